@@ -1,0 +1,54 @@
+# Everything a reader needs: 'make course' runs the notebooks, 'make test' runs the tests.
+# Works with GNU make 3.81 and later; paths are relative, so the folder may have any name.
+PYTHON ?= python3
+PROFILE ?= laptop
+OUT ?= build
+NOTEBOOKS ?=
+PIP_FLAGS ?=
+PY := .venv/bin/python
+STAMP := .venv/installed
+
+.PHONY: help course test lab check lint clean distclean
+.DEFAULT_GOAL := help
+
+help:
+	@echo 'make course  run the notebooks; pages in build/index.html'
+	@echo '             PROFILE=smoke|laptop|gpu (laptop)  NOTEBOOKS="03 05" (all)  OUT=folder (build)'
+	@echo 'make test    run the tests'
+	@echo 'make lab     open the notebooks in JupyterLab'
+	@echo 'make check   what this machine has and lacks'
+	@echo 'make lint    style of package, tests and notebooks'
+	@echo 'make clean   remove build/ and caches (make distclean: .venv too)'
+	@echo 'The first of these installs everything into .venv; PYTHON=python3.12 picks the Python for it.'
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo 'Python 3.11 or newer is needed, and "$(PYTHON)" is older or missing: try make $(MAKECMDGOALS) PYTHON=python3.12' >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+	  echo '"$(PYTHON)" cannot make virtual environments: install its venv package (Debian, Ubuntu: python3-venv)' >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -e '.[test]'
+	@touch $(STAMP)
+
+course: $(STAMP)
+	@$(PY) -m dwflow_lite run --profile '$(PROFILE)' --out '$(OUT)' $(if $(strip $(NOTEBOOKS)),--notebooks $(NOTEBOOKS))
+
+test: $(STAMP)
+	$(PY) -m pytest
+
+lab: $(STAMP)
+	$(PY) -m jupyterlab notebooks
+
+check: $(STAMP)
+	@$(PY) -m dwflow_lite check
+
+lint: $(STAMP)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+clean:
+	rm -rf build .pytest_cache .ruff_cache *.egg-info
+	find dwflow_lite tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf .venv

@@ -1,0 +1,105 @@
+"""The networks of the course, written plainly, and how their weights start."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh, "silu": nn.SiLU, "identity": nn.Identity}
+INITS = ("default", "kaiming", "xavier", "uniform", "normal")
+
+
+class MLP(nn.Module):
+    """A multilayer perceptron: linear layers with an elementwise activation between them.
+
+    Args:
+        sizes: widths from input to output, e.g. ``[784, 32, 32, 10]``: two hidden layers.
+        activation: ``relu``, ``gelu``, ``tanh``, ``silu`` or ``identity``.
+
+    Input of shape (n, ...) is flattened to (n, sizes[0]); output (n, sizes[-1]).
+    """
+
+    def __init__(self, sizes: Sequence[int], activation: str = "relu") -> None:
+        super().__init__()
+        if len(sizes) < 2 or any(not isinstance(s, int) or s < 1 for s in sizes):
+            raise ValueError(f"sizes must be at least two whole numbers >= 1 (input … output), got {list(sizes)}")
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"no activation {activation!r}: choose one of {', '.join(ACTIVATIONS)}")
+        self.sizes, self.activation_name = tuple(sizes), activation
+        self.layers = nn.ModuleList(nn.Linear(m, n) for m, n in zip(sizes[:-1], sizes[1:], strict=True))
+        self.activation = ACTIVATIONS[activation]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Outputs (n, sizes[-1]) of inputs (n, ...)."""
+        x = x.flatten(1)
+        for layer in self.layers[:-1]:
+            x = self.activation(layer(x))
+        return self.layers[-1](x)
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """What :func:`build` needs to make this network again."""
+        return {"class": "MLP", "sizes": list(self.sizes), "activation": self.activation_name}
+
+
+NETWORKS = {"MLP": MLP}
+
+
+def architecture_of(network: nn.Module) -> dict[str, Any]:
+    """The JSON-able description of a network; a reader's own module is named, not described."""
+    return getattr(network, "architecture", None) or {"class": type(network).__qualname__, "custom": True}
+
+
+def build(architecture: dict[str, Any]) -> nn.Module:
+    """The network a record describes; ``ValueError`` for a reader's own class, which the reader must supply."""
+    options = dict(architecture)
+    name = options.pop("class", None)
+    if name not in NETWORKS or options.get("custom"):
+        raise ValueError(f"cannot rebuild a {name!r} network from its record; pass it: Zoo.load(path, network=...)")
+    return NETWORKS[name](**options)
+
+
+def initialise(network: nn.Module, init: str = "default", seed: int = 0) -> dict[str, Tensor]:
+    """Fresh parameters for ``network``, by name; neither the network nor the global generator is touched.
+
+    Args:
+        network: any module; ``"default"`` needs every parameter to sit in a module with ``reset_parameters``.
+        init: ``"default"`` (PyTorch's own), or for tensors of two or more axes ``"kaiming"`` (He uniform),
+            ``"xavier"`` (uniform), ``"uniform"`` (-0.1 … 0.1), ``"normal"`` (standard deviation 0.1), with
+            biases zero; one-axis tensors that are not biases (norm gains) keep PyTorch's own start.
+        seed: of this one member.
+    """
+    if init not in INITS:
+        raise ValueError(f"no init {init!r}: choose one of {', '.join(INITS)}")
+    from copy import deepcopy
+
+    fresh = deepcopy(network).cpu()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for path, module in fresh.named_modules():
+            own = list(module.parameters(recurse=False))
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+            elif own:
+                raise ValueError(
+                    f"{path or type(module).__name__} holds parameters but has no reset_parameters(); "
+                    "add that method to it so that every member can start afresh"
+                )
+    generator = torch.Generator().manual_seed(seed)
+    fill = {
+        "kaiming": lambda w: nn.init.kaiming_uniform_(w, nonlinearity="relu", generator=generator),
+        "xavier": lambda w: nn.init.xavier_uniform_(w, generator=generator),
+        "uniform": lambda w: nn.init.uniform_(w, -0.1, 0.1, generator=generator),
+        "normal": lambda w: nn.init.normal_(w, std=0.1, generator=generator),
+    }
+    parameters = {name: p.detach() for name, p in fresh.named_parameters()}
+    if init != "default":
+        for name, p in parameters.items():
+            if p.ndim >= 2:
+                fill[init](p)
+            elif name.endswith("bias"):
+                p.zero_()
+    return parameters

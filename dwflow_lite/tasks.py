@@ -1,0 +1,353 @@
+"""What a network is trained to do: arrays in four disjoint splits, a loss and a score.
+
+* ``train`` fits weights; ``calibration`` re-estimates BatchNorm statistics; ``validation`` makes choices;
+  ``test`` is read once, to report. No other room of the package ever cuts data again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SPLITS = ("train", "calibration", "validation", "test")
+FRACTIONS = {"train": 0.6, "calibration": 0.05, "validation": 0.15, "test": 0.2}
+KINDS = ("classification", "regression")
+
+
+class DataNotFoundError(FileNotFoundError):
+    """A data set is neither in a data folder nor to be downloaded."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split: inputs ``x`` of shape (n, ...) and targets ``y`` of shape (n,) or (n, outputs)."""
+
+    x: Tensor
+    y: Tensor
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+@dataclass(frozen=True)
+class Task:
+    """Data in four disjoint splits, with the loss that trains on it and the score that reports it.
+
+    Attributes:
+        name: what reports call it.
+        kind: ``"classification"`` (cross-entropy, accuracy) or ``"regression"`` (squared error, R²).
+        outputs: numbers the network returns for one input (classes, or regression targets).
+        splits: split name -> ``Split``.
+        indices: split name -> positions in the array that was cut (one array a source file).
+        seed: what the cut was drawn from.
+    """
+
+    name: str
+    kind: str
+    outputs: int
+    splits: Mapping[str, Split]
+    indices: Mapping[str, np.ndarray] = field(repr=False)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if missing := [s for s in SPLITS if s not in self.splits or not len(self.splits[s])]:
+            raise ValueError(f"task {self.name!r}: split(s) {missing} are empty or missing; all of {SPLITS} are needed")
+        parts = [np.asarray(self.indices[s]) for s in SPLITS]
+        if len(np.unique(np.concatenate(parts))) != sum(map(len, parts)):
+            raise ValueError(f"task {self.name!r}: the splits overlap; every example belongs to one split only")
+
+    @property
+    def train(self) -> Split:
+        """The split that fits weights."""
+        return self.splits["train"]
+
+    @property
+    def calibration(self) -> Split:
+        """The split that re-estimates running statistics."""
+        return self.splits["calibration"]
+
+    @property
+    def validation(self) -> Split:
+        """The split that makes choices."""
+        return self.splits["validation"]
+
+    @property
+    def test(self) -> Split:
+        """The split that is read once, to report."""
+        return self.splits["test"]
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input."""
+        return tuple(self.train.x.shape[1:])
+
+    def split(self, name: str) -> Split:
+        """The split of that name; ``ValueError`` names the ones there are."""
+        if name not in self.splits:
+            raise ValueError(f"no split {name!r}: choose one of {', '.join(SPLITS)}")
+        return self.splits[name]
+
+    def to(self, device: torch.device | str) -> Task:
+        """The same task with its tensors on ``device``."""
+        splits = {s: Split(v.x.to(device), v.y.to(device)) for s, v in self.splits.items()}
+        return Task(self.name, self.kind, self.outputs, splits, self.indices, self.seed)
+
+    def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """Mean loss over examples: ``outputs`` (..., n, outputs), ``y`` (..., n[, outputs]) -> (...)."""
+        if self.kind == "classification":
+            y = y.expand(outputs.shape[:-1])
+            losses = F.cross_entropy(outputs.reshape(-1, self.outputs), y.reshape(-1), reduction="none")
+            return losses.view(outputs.shape[:-1]).mean(-1)
+        return (outputs - y).square().mean((-2, -1))
+
+    def score(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """Accuracy in [0, 1], or R² (1 is perfect): ``outputs`` (..., n, outputs) -> (...)."""
+        if self.kind == "classification":
+            return (outputs.argmax(-1) == y).float().mean(-1)
+        residual = (outputs - y).square().sum((-2, -1))
+        return 1 - residual / (y - y.mean(-2, keepdim=True)).square().sum((-2, -1)).clamp_min(1e-12)
+
+    @property
+    def score_name(self) -> str:
+        """``"accuracy"`` or ``"R²"``."""
+        return "accuracy" if self.kind == "classification" else "R²"
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hexadecimal digits that change when an example or the cut changes."""
+        digest = hashlib.sha256(self.kind.encode())
+        for name in SPLITS:
+            digest.update(np.ascontiguousarray(self.splits[name].x.cpu().numpy()).tobytes())
+            digest.update(np.ascontiguousarray(self.splits[name].y.cpu().numpy()).tobytes())
+        return digest.hexdigest()[:12]
+
+    @classmethod
+    def from_arrays(
+        cls,
+        x: np.ndarray | Tensor,
+        y: np.ndarray | Tensor,
+        *,
+        x_test: np.ndarray | Tensor | None = None,
+        y_test: np.ndarray | Tensor | None = None,
+        kind: str = "classification",
+        outputs: int | None = None,
+        fractions: Mapping[str, float] = FRACTIONS,
+        standardise: bool = False,
+        seed: int = 0,
+        name: str = "arrays",
+    ) -> Task:
+        """Cut a reader's own arrays into a task.
+
+        Args:
+            x: inputs (n, ...). Unsigned bytes are read as pixels and divided by 255.
+            y: labels 0 … classes-1 of shape (n,), or targets (n,) / (n, outputs) for regression.
+            x_test: an official test set; without it ``fractions["test"]`` of ``x`` is the test split.
+            y_test: its labels or targets.
+            kind: ``"classification"`` or ``"regression"``.
+            outputs: number of classes; by default the largest label plus one.
+            fractions: share of ``x`` for each split (rescaled to what is cut).
+            standardise: give every feature mean 0 and standard deviation 1, measured on train only.
+            seed: of the cut. Classes are cut separately (stratified), so small splits keep every class.
+            name: what reports call the task.
+
+        Raises:
+            ValueError: shapes that do not fit, NaN or infinite values, labels out of range, empty splits.
+        """
+        if kind not in KINDS:
+            raise ValueError(f"no task kind {kind!r}: choose one of {', '.join(KINDS)}")
+        if (x_test is None) != (y_test is None):
+            raise ValueError("give both x_test and y_test, or neither")
+        if set(fractions) != set(SPLITS) or min(fractions.values()) < 0:
+            raise ValueError(f"fractions must give a share >= 0 for each of {SPLITS}, got {dict(fractions)}")
+        x, y = _inputs(x, "x"), _targets(y, kind, outputs, "y")
+        _same_length(x, y, "x", "y")
+        sources = [(x, y, SPLITS if x_test is None else SPLITS[:3])]
+        if x_test is not None:
+            xt, yt = _inputs(x_test, "x_test"), _targets(y_test, kind, outputs, "y_test")
+            _same_length(xt, yt, "x_test", "y_test")
+            if xt.shape[1:] != x.shape[1:]:
+                raise ValueError(f"x_test has inputs of shape {xt.shape[1:]}, x of shape {x.shape[1:]}")
+            sources.append((xt, yt, SPLITS[3:]))
+        rng, offset, splits, indices = np.random.default_rng(seed), 0, {}, {}
+        for xs, ys, names in sources:
+            for split, rows in _cut(ys, kind, {s: fractions[s] for s in names}, rng).items():
+                splits[split], indices[split] = (xs[rows], ys[rows]), rows + offset
+            offset += len(xs)
+        if standardise:
+            mean, std = splits["train"][0].mean(0), splits["train"][0].std(0)
+            std = np.where(std > 0, std, 1.0).astype(np.float32)
+            splits = {s: ((xs - mean) / std, ys) for s, (xs, ys) in splits.items()}
+        if kind == "classification":
+            outputs = outputs or int(max(ys.max() for _, ys, _ in sources)) + 1
+        else:
+            outputs = y.shape[1]
+        tensors = {s: Split(torch.from_numpy(xs.copy()), torch.from_numpy(ys.copy())) for s, (xs, ys) in splits.items()}
+        return cls(name, kind, outputs, tensors, indices, seed)
+
+    @classmethod
+    def from_npz(cls, path: str | Path, **options: object) -> Task:
+        """Read an ``.npz`` in the Keras convention: ``x_train, y_train, x_test, y_test``.
+
+        ``options`` go to :meth:`from_arrays`. ``ValueError`` for a corrupt file or missing arrays.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise DataNotFoundError(f"no file {path}")
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                if missing := [k for k in ("x_train", "y_train", "x_test", "y_test") if k not in archive]:
+                    raise ValueError(f"{path.name} lacks {missing}; it holds {archive.files}")
+                arrays = {k: archive[k] for k in ("x_train", "y_train", "x_test", "y_test")}
+        except (OSError, EOFError, KeyError, AttributeError) as error:
+            raise ValueError(f"{path.name} is not a readable .npz archive ({error})") from error
+        except Exception as error:
+            if type(error).__name__ in ("BadZipFile", "error"):
+                raise ValueError(f"{path.name} is truncated or corrupt ({error})") from error
+            raise
+        options = {"name": path.stem} | options
+        x, y, x_test, y_test = arrays.values()
+        return cls.from_arrays(x, _column(y), x_test=x_test, y_test=_column(y_test), **options)
+
+
+def _column(y: np.ndarray) -> np.ndarray:
+    return y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+
+
+def _inputs(x: np.ndarray | Tensor, name: str) -> np.ndarray:
+    x = np.asarray(x.detach().cpu() if isinstance(x, Tensor) else x)
+    if x.ndim < 2 or not len(x):
+        raise ValueError(f"{name} must have shape (examples, ...) with at least one example, got {x.shape}")
+    if x.dtype == object or not np.issubdtype(x.dtype, np.number):
+        raise ValueError(f"{name} must hold numbers, got dtype {x.dtype}")
+    x = x.astype(np.float32) / 255 if x.dtype == np.uint8 else x.astype(np.float32)
+    if not np.isfinite(x).all():
+        raise ValueError(f"{name} holds NaN or infinite values in {int((~np.isfinite(x)).sum())} places; clean it first")
+    return x
+
+
+def _targets(y: np.ndarray | Tensor, kind: str, outputs: int | None, name: str) -> np.ndarray:
+    y = np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y)
+    if kind == "regression":
+        y = np.atleast_1d(y).astype(np.float32)
+        y = y[:, None] if y.ndim == 1 else y
+        if y.ndim != 2 or not np.isfinite(y).all():
+            raise ValueError(f"{name} must be finite targets of shape (n,) or (n, outputs), got {y.shape}")
+        return y
+    if y.ndim != 1 or not np.issubdtype(y.dtype, np.number) or not len(y) or (y != np.round(y)).any():
+        raise ValueError(f"{name} must be whole-number labels of shape (n,), got {y.dtype} of shape {y.shape}")
+    top = outputs - 1 if outputs else int(y.max())
+    if y.min() < 0 or y.max() > top:
+        raise ValueError(f"{name} has labels from {y.min():g} to {y.max():g}, outside 0 … {top}; renumber them from 0")
+    return y.astype(np.int64)
+
+
+def _same_length(x: np.ndarray, y: np.ndarray, x_name: str, y_name: str) -> None:
+    if len(x) != len(y):
+        raise ValueError(f"{x_name} has {len(x)} examples but {y_name} has {len(y)}")
+
+
+def _cut(y: np.ndarray, kind: str, fractions: Mapping[str, float], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Split name -> row positions, cut class by class (regression: all rows as one class)."""
+    groups = [np.flatnonzero(y == c) for c in np.unique(y)] if kind == "classification" else [np.arange(len(y))]
+    shares = np.array(list(fractions.values()))
+    rows: dict[str, list[np.ndarray]] = {name: [] for name in fractions}
+    # A random offset a class keeps rounding from starving the small splits when classes are small.
+    for group in map(rng.permutation, groups):
+        edges = np.cumsum(shares / shares.sum()) * len(group)
+        edges = np.floor(edges + rng.random()).clip(0, len(group)).astype(int)
+        edges[-1] = len(group)
+        for name, part in zip(fractions, np.split(group, edges[:-1]), strict=True):
+            rows[name].append(part)
+    return {name: rng.permutation(np.concatenate(parts)) for name, parts in rows.items()}
+
+
+# -- the tasks of the course ------------------------------------------------------------------------------------
+
+
+def digits(seed: int = 0) -> Task:
+    """1,797 grey images of 8 × 8 pixels, ten classes (scikit-learn, embedded)."""
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    x = (images / 16).reshape(-1, 1, 8, 8)
+    return Task.from_arrays(x, labels, seed=seed, name="digits")
+
+
+def iris(seed: int = 0) -> Task:
+    """150 flowers, four measurements, three species (scikit-learn, embedded), standardised on train."""
+    from sklearn.datasets import load_iris
+
+    x, y = load_iris(return_X_y=True)
+    fractions = {"train": 0.5, "calibration": 0.1, "validation": 0.2, "test": 0.2}
+    return Task.from_arrays(x, y, fractions=fractions, standardise=True, seed=seed, name="iris")
+
+
+def data_folders() -> list[Path]:
+    """Where downloadable data is looked for: ``$DWFLOW_DATA``, ``./data``, the repository's, the user's cache."""
+    named = [Path(os.environ["DWFLOW_DATA"])] if os.environ.get("DWFLOW_DATA") else []
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dwflow_lite"
+    return [*named, Path("data"), Path(__file__).resolve().parents[1] / "data", cache]
+
+
+def _torchvision_images(which: str, seed: int, folder: str | Path | None, download: bool) -> Task:
+    """A torchvision image set, cut; torchvision verifies the checksum of what it downloads."""
+    try:
+        from torchvision import datasets
+    except Exception as error:
+        raise RuntimeError(
+            f"{which} needs torchvision, which does not import here ({error}); "
+            "install matching torch and torchvision builds, then run `python -m dwflow_lite check`"
+        ) from error
+    make = getattr(datasets, which)
+    folders = [Path(folder)] if folder else data_folders()
+    for place in folders:
+        try:
+            parts = [make(root=str(place), train=train, download=False) for train in (True, False)]
+            break
+        except RuntimeError:
+            continue
+    else:
+        looked = ", ".join(map(str, folders))
+        if not download:
+            raise DataNotFoundError(f"{which} is in none of: {looked}. Set DWFLOW_DATA to its folder or pass download=True")
+        place = Path(folder) if folder else folders[0] if os.environ.get("DWFLOW_DATA") else folders[-1]
+        try:
+            parts = [make(root=str(place), train=train, download=True) for train in (True, False)]
+        except Exception as error:
+            raise DataNotFoundError(
+                f"{which} is in none of: {looked}, and could not be downloaded to {place} ({error}). Offline? "
+                f"Copy the {which}/raw files of a machine that has them and set DWFLOW_DATA to their folder"
+            ) from error
+    (x, y), (x_test, y_test) = [(p.data.numpy()[:, None], p.targets.numpy()) for p in parts]
+    fractions = {"train": 0.88, "calibration": 0.02, "validation": 0.1, "test": 0.0}
+    return Task.from_arrays(
+        x, y, x_test=x_test, y_test=y_test, fractions=fractions, seed=seed, name=which.lower(), outputs=10
+    )
+
+
+def mnist(seed: int = 0, folder: str | Path | None = None, download: bool = True) -> Task:
+    """MNIST, 28 × 28: 52,800 train / 1,200 calibration / 6,000 validation images, the official 10,000 test images."""
+    return _torchvision_images("MNIST", seed, folder, download)
+
+
+def fashion_mnist(seed: int = 0, folder: str | Path | None = None, download: bool = True) -> Task:
+    """Fashion-MNIST, 28 × 28, cut as :func:`mnist`."""
+    return _torchvision_images("FashionMNIST", seed, folder, download)
+
+
+TASKS = {"digits": digits, "iris": iris, "mnist": mnist, "fashion_mnist": fashion_mnist}
+
+
+def load_task(name: str, seed: int = 0, **options: object) -> Task:
+    """A task of the course by name (``digits``, ``iris``, ``mnist``, ``fashion_mnist``), cut from ``seed``."""
+    if name not in TASKS:
+        raise ValueError(f"no task {name!r}: choose one of {', '.join(TASKS)}, or build one with Task.from_arrays")
+    return TASKS[name](seed=seed, **options)

@@ -1,0 +1,293 @@
+"""Train a zoo: every member its own start and its own data order, all of them in one batched computation."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from dwflow_lite import __version__
+from dwflow_lite.layout import Layout
+from dwflow_lite.networks import INITS, architecture_of, initialise
+from dwflow_lite.tasks import Split, Task
+from dwflow_lite.zoo import Zoo, batched_forward, evaluate
+
+OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+SAVE_EVERY_SECONDS = 10.0
+
+
+class DivergedError(RuntimeError):
+    """Members ended with NaN or infinite weights; ``members`` lists their positions."""
+
+    def __init__(self, members: list[int], total: int) -> None:
+        self.members = members
+        super().__init__(
+            f"{len(members)} of {total} members diverged (NaN or infinite weights): {members}. Lower lr, or pass "
+            "on_diverged='drop' to go on without them (a checkpoint, if you gave one, spares the training)"
+        )
+
+
+def train_zoo(
+    task: Task,
+    network: nn.Module,
+    *,
+    members: int = 100,
+    held_out: int = 0,
+    seed: int = 0,
+    epochs: int = 40,
+    batch_size: int = 64,
+    optimizer: str = "adam",
+    lr: float = 1e-3,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    init: str | Sequence[str] = "default",
+    method: str = "batched",
+    on_diverged: str = "raise",
+    device: torch.device | str = "cpu",
+    checkpoint: str | Path | None = None,
+    progress: bool = False,
+) -> Zoo:
+    """Train ``members`` + ``held_out`` networks to completion, each alone on the same task.
+
+    Member ``m`` of a zoo of any size with this seed and recipe is the same network: its start and the order in which
+    it sees the data come from ``(seed, m)``.
+
+    Args:
+        task: data, loss and score; only ``task.train`` is trained on, all but calibration are scored.
+        network: template module; its own weights are not used and not changed.
+        members: networks a generator may be fitted on.
+        held_out: further networks, trained alike, that no generator may see (last rows of the zoo).
+        seed: of every start and every data order.
+        epochs: passes over the training split.
+        batch_size: examples a step and member; the last, smaller batch of an epoch is used too.
+        optimizer: ``"adam"``, ``"adamw"`` or ``"sgd"``.
+        lr: learning rate, constant.
+        momentum: of ``"sgd"`` only.
+        weight_decay: as the optimizer defines it.
+        init: one of ``networks.INITS``, or several, dealt to the members in turn.
+        method: ``"batched"`` (one computation for all), or ``"loop"`` (member after member: slow, for modules that
+            ``torch.vmap`` refuses, and the oracle of the tests).
+        on_diverged: ``"raise"`` names diverged members; ``"drop"`` leaves them out and says so in the record.
+        device: where to train; the zoo comes back on the CPU.
+        checkpoint: a file, or a folder in which the file is named after the recipe. A finished zoo found there is
+            read; an interrupted ``"batched"`` training goes on from its last save (every ten seconds).
+        progress: show a bar.
+
+    Raises:
+        ValueError: an unknown name, a number out of range, or a network that does not fit the task.
+        DivergedError: see ``on_diverged``.
+    """
+    if optimizer not in OPTIMIZERS:
+        raise ValueError(f"no optimizer {optimizer!r}: choose one of {', '.join(OPTIMIZERS)}")
+    if method not in ("batched", "loop") or on_diverged not in ("raise", "drop"):
+        raise ValueError("method is 'batched' or 'loop', on_diverged is 'raise' or 'drop'")
+    numbers = {"members": members, "epochs": epochs, "batch_size": batch_size, "held_out": held_out + 1}
+    if bad := [n for n, v in numbers.items() if not isinstance(v, int) or v < 1] or not lr > 0:
+        raise ValueError(f"members, epochs and batch_size must be whole numbers >= 1, held_out >= 0, lr > 0 ({bad})")
+    inits = [init] if isinstance(init, str) else list(init)
+    if unknown := [i for i in inits if i not in INITS]:
+        raise ValueError(f"no init {unknown[0]!r}: choose from {', '.join(INITS)}")
+    _check_fit(task, network)
+    recipe = {
+        "epochs": epochs, "batch_size": batch_size, "optimizer": optimizer, "lr": lr, "weight_decay": weight_decay,
+        "momentum": momentum if optimizer == "sgd" else None, "init": inits,
+    }  # fmt: skip
+    layout, total = Layout.of(network), members + held_out
+    identity = {
+        "architecture": architecture_of(network), "layout": layout.to_json(), "recipe": recipe, "seed": seed,
+        "task": {"name": task.name, "kind": task.kind, "seed": task.seed, "fingerprint": task.fingerprint},
+        "sizes": {"members": members, "held_out": held_out},
+    }  # fmt: skip
+    identity_hash = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    finished = _checkpoint_file(checkpoint, task, identity_hash)
+    if finished and finished.is_file():
+        zoo = Zoo.load(finished, network)
+        if zoo.record.get("identity") != identity_hash:
+            raise ValueError(f"{finished.name} holds another zoo ({zoo}): name another file, or a folder, or delete it")
+        return _settle(zoo, on_diverged)
+
+    started = time.perf_counter()
+    starts = [initialise(network, inits[m % len(inits)], _member_seed(seed, m)) for m in range(total)]
+    run = _train_batched if method == "batched" else _train_loop
+    partial = finished.with_name(finished.name + ".partial") if finished else None
+    state, history = run(task.to(device), deepcopy(network).to(device).train(), starts, recipe, seed, partial,
+                         identity_hash, progress)  # fmt: skip
+    weights = layout.flatten({k: v.detach().cpu() for k, v in state.items()})
+    diverged = (~torch.isfinite(weights).all(1)).nonzero().flatten().tolist()
+    record = {
+        "identity": identity_hash,
+        "architecture": identity["architecture"],
+        "task": identity["task"],
+        "recipe": recipe,
+        "seed": seed,
+        "method": method,
+        "seconds": round(time.perf_counter() - started, 3),
+        "versions": {"dwflow_lite": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        "members": [{"member": m, "seed": _member_seed(seed, m), "init": inits[m % len(inits)]} for m in range(total)],
+        "train_loss": [[float(f"{v:.5g}") if np.isfinite(v) else None for v in row] for row in history],
+        "diverged": diverged,
+        "stages": [],
+    }
+    zoo = Zoo(weights.nan_to_num(0.0, 0.0, 0.0), layout, deepcopy(network).cpu(), record, _held(members, held_out))
+    for split in ("train", "validation", "test"):
+        result = evaluate(zoo, task, split)
+        record.setdefault("scores", {})[split] = [float(f"{v:.6g}") for v in result.score]
+        record.setdefault("losses", {})[split] = [float(f"{v:.6g}") for v in result.loss]
+    if finished:
+        zoo.save(finished)
+        partial.unlink(missing_ok=True)
+    return _settle(zoo, on_diverged)
+
+
+def _held(members: int, held_out: int) -> tuple[bool, ...]:
+    return (False,) * members + (True,) * held_out
+
+
+def _settle(zoo: Zoo, on_diverged: str) -> Zoo:
+    """The zoo without its diverged members, or an error that names them."""
+    diverged = zoo.record["diverged"]
+    if not diverged:
+        return zoo
+    if on_diverged == "raise" or len(diverged) == len(zoo):
+        raise DivergedError(diverged, len(zoo))
+    return zoo.take([m for m in range(len(zoo)) if m not in diverged])
+
+
+def _check_fit(task: Task, network: nn.Module) -> None:
+    """One forward pass of two examples, so that a network that does not fit fails here and not in a batch of many."""
+    if not any(True for _ in network.parameters()):
+        raise ValueError(f"{type(network).__name__} has no parameters to train")
+    probe = deepcopy(network).cpu().eval()
+    x = task.train.x[:2].cpu()
+    try:
+        with torch.no_grad():
+            shape = tuple(probe(x).shape)
+    except Exception as error:
+        raise ValueError(f"the network does not take inputs of shape {task.input_shape} ({error})") from error
+    if shape != (len(x), task.outputs):
+        raise ValueError(f"the network returns {shape} for two examples; task {task.name!r} wants (2, {task.outputs})")
+
+
+def _member_seed(seed: int, member: int) -> int:
+    return int(np.random.SeedSequence(seed, spawn_key=(member,)).generate_state(1)[0])
+
+
+def _order(seed: int, member: int, epoch: int, n: int) -> np.ndarray:
+    """The order in which a member sees the training split in an epoch."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(member, 1 + epoch))).permutation(n)
+
+
+def _checkpoint_file(checkpoint: str | Path | None, task: Task, identity: str) -> Path | None:
+    if checkpoint is None:
+        return None
+    path = Path(checkpoint)
+    if path.suffix == "":
+        return path / f"zoo-{task.name}-{identity}.safetensors"
+    return path
+
+
+def _optimizer(parameters: list[Tensor], recipe: dict[str, Any]) -> torch.optim.Optimizer:
+    options = {"lr": recipe["lr"], "weight_decay": recipe["weight_decay"]}
+    if recipe["optimizer"] == "sgd":
+        options["momentum"] = recipe["momentum"]
+    return OPTIMIZERS[recipe["optimizer"]](parameters, **options, foreach=True)
+
+
+def _train_batched(
+    task: Task, network: nn.Module, starts: list[dict[str, Tensor]], recipe: dict[str, Any], seed: int,
+    partial: Path | None, identity: str, progress: bool,
+) -> tuple[dict[str, Tensor], list[list[float]]]:  # fmt: skip
+    """All members at once: tensors (N, *shape), one backward pass of the summed losses, one elementwise optimizer."""
+    device, split, members = task.train.x.device, task.train, len(starts)
+    state = {k: torch.stack([s[k] for s in starts]).to(device).requires_grad_() for k in starts[0]}
+    optimizer = _optimizer(list(state.values()), recipe)
+    steps = -(-len(split) // recipe["batch_size"])
+    done, history, sums = 0, [], torch.zeros(members, device=device)
+    if partial and (saved := _read_partial(partial, identity, device)):
+        done, history, sums = saved["done"], saved["history"], saved["sums"]
+        with torch.no_grad():
+            for name, tensor in state.items():
+                tensor.copy_(saved["state"][name])
+        optimizer.load_state_dict(saved["optimizer"])
+    last_save, order = time.monotonic(), None
+    with tqdm(total=recipe["epochs"] * steps, initial=done, desc=f"training {members}", unit="step",
+              disable=not progress) as bar:  # fmt: skip
+        while done < recipe["epochs"] * steps:
+            epoch, step = divmod(done, steps)
+            if order is None or step == 0:
+                orders = np.stack([_order(seed, m, epoch, len(split)) for m in range(members)])
+                order = torch.from_numpy(orders).to(device)
+            rows = order[:, step * recipe["batch_size"] : (step + 1) * recipe["batch_size"]]
+            losses = task.loss(batched_forward(network, state, split.x[rows]), split.y[rows])
+            optimizer.zero_grad()
+            losses.sum().backward()
+            optimizer.step()
+            sums += losses.detach() * rows.shape[1]
+            done += 1
+            if step == steps - 1:
+                history.append((sums / len(split)).tolist())
+                sums = torch.zeros_like(sums)
+                bar.set_postfix(loss=f"{np.nanmean(history[-1]):.3f}", refresh=False)
+            if partial and time.monotonic() - last_save > SAVE_EVERY_SECONDS:
+                _write_partial(partial, {"identity": identity, "done": done, "history": history, "sums": sums,
+                                         "state": {k: v.detach() for k, v in state.items()},
+                                         "optimizer": optimizer.state_dict()})  # fmt: skip
+                last_save = time.monotonic()
+            bar.update()
+    return state, history
+
+
+def _train_loop(
+    task: Task, network: nn.Module, starts: list[dict[str, Tensor]], recipe: dict[str, Any], seed: int,
+    partial: Path | None, identity: str, progress: bool,
+) -> tuple[dict[str, Tensor], list[list[float]]]:  # fmt: skip
+    """The same training, member after member, with tensors in memory: the recipe a reader would write first."""
+    split, states, histories = task.train, [], []
+    for member, start in enumerate(tqdm(starts, desc="training", unit="member", disable=not progress)):
+        one = deepcopy(network)
+        with torch.no_grad():
+            for name, parameter in one.named_parameters():
+                parameter.copy_(start[name])
+        optimizer, history = _optimizer(list(one.parameters()), recipe), []
+        for epoch in range(recipe["epochs"]):
+            order, total = torch.from_numpy(_order(seed, member, epoch, len(split))).to(split.x.device), 0.0
+            for rows in order.split(recipe["batch_size"]):
+                loss = task.loss(one(split.x[rows]), split.y[rows])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                total += loss.detach() * len(rows)
+            history.append(float(total / len(split)))
+        states.append({name: p.detach() for name, p in one.named_parameters()})
+        histories.append(history)
+    return {k: torch.stack([s[k] for s in states]) for k in states[0]}, [list(row) for row in zip(*histories, strict=True)]
+
+
+def _write_partial(path: Path, content: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    torch.save(content, beside)
+    os.replace(beside, path)
+
+
+def _read_partial(path: Path, identity: str, device: torch.device) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        saved = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:
+        raise ValueError(f"{path.name} is not a readable checkpoint ({error}); delete it to train afresh") from error
+    if saved["identity"] != identity:
+        raise ValueError(f"{path.name} belongs to another recipe; name another checkpoint or delete it")
+    return saved

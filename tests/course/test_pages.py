@@ -1,0 +1,80 @@
+"""Pages are self-contained and say what the notebook said."""
+
+import re
+
+import nbformat
+import pytest
+
+from dwflow_lite.course.pages import PageError, check_formulas, external_resources, link_pages, mathml
+
+
+def test_page_fetches_nothing(ordinary):
+    for page in (ordinary.page("01_first"), (ordinary.out / "index.html").read_text()):
+        assert external_resources(page) == []
+        assert not re.search(r"<(?!a\b)[^>]*\b(?:src|href)\s*=\s*[\"']?(?:https?:)?//", page)
+        assert "<script" not in page
+
+
+@pytest.mark.parametrize(
+    "snippet",
+    [
+        '<script src="https://x.org/a.js"></script>',
+        '<link rel="stylesheet" href="//x.org/a.css">',
+        "<img src='pic.png'>",
+        "<style>@import 'a.css';</style>",
+        "<style>a { background: url(https://x.org/a.png) }</style>",
+    ],
+)
+def test_what_would_be_fetched_is_seen(snippet):
+    assert len(external_resources(f"<p>{snippet}</p>")) == 1
+
+
+def test_what_is_inline_or_a_link_is_not():
+    assert (
+        external_resources('<a href="https://x.org">x</a><img src="data:image/png;base64,AA"><p>url(x)</p>')
+        == []
+    )
+
+
+def test_mathematics_is_mathml(ordinary):
+    page = ordinary.page("01_first")
+    assert page.count("<math") == 4, "two in the text, one in a note, one displayed by code"
+    assert "$" not in re.sub(r"<pre>.*?</pre>|<style>.*?</style>", "", page, flags=re.DOTALL)
+
+
+def test_formula_that_cannot_be_shown_is_named():
+    assert "<math" in mathml(r"\begin{cases} 1 & x>0 \\ 0 & \text{else}\end{cases}", "block")
+    for formula in (r"\frobnicate x", r"\frac{a}{", r"\left( a", "x_1_2"):
+        with pytest.raises(PageError, match=re.escape(repr(formula))):
+            mathml(formula)
+    cells = [nbformat.v4.new_markdown_cell("fine $x$"), nbformat.v4.new_markdown_cell(r"bad $\oops$")]
+    with pytest.raises(PageError, match="cell 2"):
+        check_formulas(nbformat.v4.new_notebook(cells=cells))
+
+
+def test_folds_keep_what_is_in_them(ordinary):
+    fold = re.search(r"<details>(.*?)</details>", ordinary.page("01_first"), re.DOTALL)[1]
+    assert "<em>this</em>" in fold and '<div class="highlight">' in fold and "42" in fold
+
+
+def test_links_pictures_and_widgets(ordinary):
+    page = ordinary.page("01_first")
+    assert 'href="02_second.html#There"' in page and ".ipynb" not in page
+    assert "Live in Jupyter: time, kind." in page and "widget-view" not in page
+    assert 'alt="Figure: Maths"' in page and "data:image/png;base64" in page
+    assert "<title>Title of 01_first</title>" in page and "profile smoke" in page
+
+
+def test_navigation(ordinary, tmp_path):
+    assert ordinary.page("01_first").count('<a href="02_second.html">Title of 02_second →</a>') == 2
+    assert '<a href="01_first.html">← Title of 01_first</a>' in ordinary.page("02_second")
+    for stem in ("01_a", "03_c"):
+        (tmp_path / f"{stem}.html").write_text("<!--nav-->old<!--/nav-->")
+    link_pages(tmp_path, {"01_a": "A", "02_b": "B & B", "03_c": "C"})
+    assert "03_c.html" in (tmp_path / "01_a.html").read_text(), "a page that is not there is passed over"
+
+
+def test_index(ordinary):
+    index = (ordinary.out / "index.html").read_text()
+    assert '<a href="pages/01_first.html">Title of 01_first</a>' in index
+    assert "0.1235" in index and "✓ holds" in index and "papermill" in index
