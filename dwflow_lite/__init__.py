@@ -18,7 +18,7 @@ _HOME = {
     "compress": ["DualPCA"],
     "flow": ["ClosedFormField", "GaussianSource", "StraightPath", "VelocityField", "integrate", "train_flow"],
     "generate": ["DeepWeightFlow"],
-    "audit": ["audit"],
+    "auditing": ["audit"],
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 __all__ = ["__version__", *sorted(_MODULE_OF)]

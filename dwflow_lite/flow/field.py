@@ -1,0 +1,74 @@
+"""Velocity fields: the paper's network, and the closed form of a finite set."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class VelocityField(nn.Module):
+    """The paper's field v(x, t) (arXiv 2601.05052, sec. 1.3 of its code): an MLP on [x ; time embedding].
+
+    Linear(→h) LayerNorm GELU Dropout, Linear(→h/2) LayerNorm GELU Dropout, Linear(→h) LayerNorm GELU, Linear(→k);
+    the last layer starts at zero, so that an untrained flow moves nothing.
+
+    Args:
+        dim: k.
+        hidden: width h.
+        time_dim: width of the time embedding Linear-GELU-Linear.
+        dropout: in training only.
+    """
+
+    def __init__(self, dim: int, hidden: int = 256, time_dim: int = 64, dropout: float = 0.1) -> None:
+        super().__init__()
+        if min(dim, time_dim) < 1 or hidden < 2:
+            raise ValueError(f"dim and time_dim must be >= 1 and hidden >= 2, got {dim}, {time_dim}, {hidden}")
+        self.dim = dim
+        self.time = nn.Sequential(nn.Linear(1, time_dim), nn.GELU(), nn.Linear(time_dim, time_dim))
+        self.body = nn.Sequential(
+            nn.Linear(dim + time_dim, hidden), nn.LayerNorm(hidden), nn.GELU(), nn.Dropout(dropout),
+            nn.Linear(hidden, hidden // 2), nn.LayerNorm(hidden // 2), nn.GELU(), nn.Dropout(dropout),
+            nn.Linear(hidden // 2, hidden), nn.LayerNorm(hidden), nn.GELU(),
+        )  # fmt: skip
+        self.head = nn.Linear(hidden, dim)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """Velocities (n, k) at points x (n, k) and times t (n,) or a single time."""
+        embedded = self.time(t.expand(len(x))[:, None])
+        return self.head(self.body(torch.cat([x, embedded], -1)))
+
+
+class ClosedFormField:
+    """The exact minimiser of the flow-matching loss for a finite set of targets and a centred Gaussian source.
+
+    v(x, t) = Σᵢ wᵢ(x, t) uᵢ(x, t), where wᵢ is the posterior probability that the path through x ends in target i,
+    and uᵢ its velocity (arXiv 2506.03719, eq. 6; with path noise σ, the posterior mean of x0 shrinks accordingly).
+    Followed to t = 1 it can only return the targets: a flow that fits its zoo perfectly has memorised it.
+
+    Args:
+        targets: (N, k).
+        scale: standard deviation of the source.
+        noise: σ of the path.
+    """
+
+    def __init__(self, targets: Tensor, scale: float = 1.0, noise: float = 0.0) -> None:
+        if targets.ndim != 2 or not scale > 0 or not noise >= 0:
+            raise ValueError("targets must be (N, k), scale > 0 and noise >= 0")
+        self.targets, self.scale, self.noise = targets, scale, noise
+
+    def weights(self, x: Tensor, t: Tensor) -> Tensor:
+        """Posterior (n, N) over targets of points x (n, k) at times t (n,) or a single time."""
+        t = t.expand(len(x))[:, None]
+        variance = ((1 - t) * self.scale) ** 2 + self.noise**2
+        distance = (x[:, None] - t[..., None] * self.targets).square().sum(-1)
+        return torch.softmax(-distance / (2 * variance.clamp_min(1e-12)), -1)
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """Velocities (n, k)."""
+        column = t.expand(len(x))[:, None]
+        variance = (((1 - column) * self.scale) ** 2 + self.noise**2).clamp_min(1e-12)
+        target = self.weights(x, t) @ self.targets
+        # E[x1 - x0 | x_t = x]: x0 is the part (1-t) s² / variance of the residual x - t x1.
+        return target - (1 - column) * self.scale**2 / variance * (x - column * target)

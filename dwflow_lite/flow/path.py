@@ -1,0 +1,97 @@
+"""Where a flow starts, the path to where it ends, and who is paired with whom (arXiv 2210.02747; 2302.00482)."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+
+class Source(Protocol):
+    """A distribution of starting points."""
+
+    def sample(self, n: int, generator: torch.Generator, *, training: bool = False) -> Tensor:
+        """``n`` points (n, k); ``training`` tells the draws a flow is fitted on from those it generates from."""
+        ...
+
+
+class GaussianSource:
+    """Gaussian noise with a given mean and scale; every draw is fresh.
+
+    Args:
+        dim: k.
+        scale: standard deviation: a number, one for each coordinate (k,), or a factor L (k, k) of the covariance LLᵀ.
+        mean: (k,); zero by default.
+    """
+
+    def __init__(self, dim: int, scale: float | Tensor = 1.0, mean: Tensor | None = None) -> None:
+        self.dim, self.scale = dim, torch.as_tensor(scale, dtype=torch.float32)
+        self.mean = torch.zeros(dim) if mean is None else mean
+        shapes = [(), (dim,), (dim, dim)]
+        if tuple(self.scale.shape) not in shapes or not torch.isfinite(self.scale).all():
+            raise ValueError(f"scale must be finite and of shape {shapes}, got {tuple(self.scale.shape)}")
+        if self.scale.ndim < 2 and not (self.scale > 0).all():
+            raise ValueError("the scale of a source must be positive")
+
+    def sample(self, n: int, generator: torch.Generator, *, training: bool = False) -> Tensor:
+        """``n`` fresh points (n, k)."""
+        noise = torch.randn(n, self.dim, generator=generator)
+        return self.mean + (noise @ self.scale.T if self.scale.ndim == 2 else noise * self.scale)
+
+
+class FixedSource:
+    """A set of starting points drawn once and reused in training, as the paper's code does; fresh when generating."""
+
+    def __init__(self, base: Source, size: int, generator: torch.Generator) -> None:
+        self.base, self.points = base, base.sample(size, generator)
+
+    def sample(self, n: int, generator: torch.Generator, *, training: bool = False) -> Tensor:
+        """In training ``n`` of the fixed points, without repeats where there are enough; else fresh ones."""
+        if not training:
+            return self.base.sample(n, generator)
+        rows = [torch.randperm(len(self.points), generator=generator) for _ in range(-(-n // len(self.points)))]
+        return self.points[torch.cat(rows)[:n]]
+
+
+class StraightPath:
+    """The straight path x_t = (1-t) x0 + t x1 + σε, with target velocity u = x1 - x0 (arXiv 2302.00482, eq. 14).
+
+    Args:
+        noise: σ, the standard deviation of the path noise (0.001 in the paper).
+    """
+
+    def __init__(self, noise: float = 0.0) -> None:
+        if not noise >= 0:
+            raise ValueError(f"path noise must be >= 0, got {noise}")
+        self.noise = noise
+
+    def sample(
+        self, x0: Tensor, x1: Tensor, t: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Points x_t and velocities u, both (n, k), for pairs x0, x1 (n, k) at times t (n,)."""
+        if x0.shape != x1.shape or t.shape != x0.shape[:1]:
+            raise ValueError(f"shapes do not fit: x0 {tuple(x0.shape)}, x1 {tuple(x1.shape)}, t {tuple(t.shape)}")
+        x = torch.lerp(x0, x1, t[:, None])
+        if self.noise:
+            x = x + self.noise * torch.randn(x.shape, generator=generator).to(x)
+        return x, x1 - x0
+
+
+COUPLINGS = ("independent", "assignment")
+
+
+def couple(x0: Tensor, x1: Tensor, coupling: str = "independent") -> tuple[Tensor, Tensor]:
+    """Pair sources with targets, both (n, k): as they come, or by the assignment of least total squared distance.
+
+    For batches of equal size the exact optimal transport plan is a permutation, so one linear assignment finds it.
+    """
+    if coupling not in COUPLINGS:
+        raise ValueError(f"no coupling {coupling!r}: choose one of {', '.join(COUPLINGS)}")
+    if coupling == "independent":
+        return x0, x1
+    if x0.shape != x1.shape:
+        raise ValueError(f"assignment coupling pairs batches of one size, got {tuple(x0.shape)} and {tuple(x1.shape)}")
+    cost = torch.cdist(x0.double(), x1.double()).square()
+    return x0, x1[torch.from_numpy(linear_sum_assignment(cost.cpu().numpy())[1]).to(x1.device)]

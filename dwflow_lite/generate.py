@@ -1,0 +1,202 @@
+"""DeepWeightFlow: from a zoo of networks to new ones (arXiv 2601.05052, with the choices of this course)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dwflow_lite import __version__
+from dwflow_lite.compress import DualPCA
+from dwflow_lite.flow import FixedSource, GaussianSource, StraightPath, Trajectory, VelocityField, integrate, train_flow
+from dwflow_lite.layout import Layout
+from dwflow_lite.networks import architecture_of, build
+from dwflow_lite.symmetry import PermutationSpec, canonicalise
+from dwflow_lite.zoo import Zoo, ZooFileError, read_safetensors, write_safetensors
+
+FORMAT = "dwflow_lite.model/1"
+FLOW = {
+    "hidden": 512, "time_dim": 64, "dropout": 0.1, "steps": 3000, "batch_size": 64, "lr": 1e-3, "path_noise": 0.0,
+    "coupling": "independent", "every": 250, "patience": None, "keep": "last", "solver": "heun", "solver_steps": 20,
+}  # fmt: skip
+
+
+class DeepWeightFlow:
+    """Align a zoo, compress it, learn a flow from noise to its codes, and generate networks that need no training.
+
+    Codes are divided by one number, their root mean square, so that a code coordinate has size about 1 whatever the
+    network; distances keep their proportions (this is not whitening).
+
+    Args:
+        align: True: weight matching to the first fitted member, with the network's own spec; a ``PermutationSpec``
+            for a reader's own network; None or False: no alignment.
+        components: k of the PCA: a number, a share of variance in (0, 1), or None for all N-1.
+        flow: settings that differ from ``generate.FLOW``: ``hidden`` (width of the field), ``steps``,
+            ``coupling``, ``patience``, ``keep`` (``"last"`` or ``"best"`` by held-out loss), ``solver`` and so on.
+        source: standard deviation of Gaussian noise, in units of the codes' root mean square; ``"matched"``: each
+            coordinate's own standard deviation; ``"kaiming"``: freshly initialised networks, seen through the PCA.
+        fixed_source: draw the training noise once, one vector a network, as the paper's code does. Default: fresh.
+        seed: of the alignment, the field and its training.
+
+    After :meth:`fit`: ``zoo_`` (aligned), ``pca_``, ``scale_``, ``source_``, ``field_``, ``training_``.
+    """
+
+    def __init__(
+        self,
+        *,
+        align: bool | PermutationSpec | None = True,
+        components: int | float | None = None,
+        flow: Mapping[str, Any] | None = None,
+        source: float | str = 0.1,
+        fixed_source: bool = False,
+        seed: int = 0,
+    ) -> None:
+        if unknown := set(flow or {}) - set(FLOW):
+            raise ValueError(f"unknown flow settings {sorted(unknown)}; there are {', '.join(FLOW)}")
+        if isinstance(source, str) and source not in ("matched", "kaiming"):
+            raise ValueError(f"source must be a number > 0, 'matched' or 'kaiming', got {source!r}")
+        if not isinstance(source, str) and not 0 < source < float("inf"):
+            raise ValueError(f"source must be a number > 0, 'matched' or 'kaiming', got {source!r}")
+        self.align, self.components, self.flow = align, components, dict(FLOW) | dict(flow or {})
+        if self.flow["keep"] not in ("last", "best"):
+            raise ValueError(f"flow keep must be 'last' or 'best', got {self.flow['keep']!r}")
+        self.source, self.fixed_source, self.seed = source, fixed_source, seed
+
+    def fit(self, zoo: Zoo, *, progress: bool = False) -> DeepWeightFlow:
+        """Learn from the fitted members of a zoo; held-out members only steer ``patience`` and ``keep="best"``.
+
+        Raises:
+            ValueError: fewer than two fitted members, k >= N, or alignment asked for a network without a spec.
+        """
+        if sum(not held for held in zoo.held_out) < 2:
+            raise ValueError(f"a generator needs at least two members it may see, got {zoo!r}")
+        if self.align:
+            spec = self.align if isinstance(self.align, PermutationSpec) else PermutationSpec.of(zoo.network)
+            first = zoo.held_out.index(False)
+            zoo = canonicalise(zoo, spec, reference=first, seed=self.seed, progress=progress)
+        self.zoo_, self.network_, self.layout_ = zoo, zoo.network, zoo.layout
+        self.record_ = {k: zoo.record[k] for k in ("architecture", "task", "identity", "seed") if k in zoo.record}
+        fitted, unseen, options = zoo.fitted.weights.float(), zoo.unseen, self.flow
+        self.pca_ = DualPCA(self.components).fit(fitted)
+        codes = self.pca_.transform(fitted)
+        self.scale_ = float(codes.square().mean().sqrt())
+        codes = codes / self.scale_
+        held_out = self.pca_.transform(unseen.weights.float()) / self.scale_ if unseen else None
+        self.source_ = self._source(codes)
+        training_source = self.source_
+        if self.fixed_source:
+            training_source = FixedSource(self.source_, len(codes), torch.Generator().manual_seed(self.seed + 3))
+        self.field_ = self._field(codes.shape[1])
+        self.training_ = train_flow(
+            self.field_, codes, training_source, path=StraightPath(options["path_noise"]), held_out=held_out,
+            steps=options["steps"], batch_size=options["batch_size"], lr=options["lr"], coupling=options["coupling"],
+            every=options["every"], patience=options["patience"], seed=self.seed, progress=progress,
+        )  # fmt: skip
+        if options["keep"] == "best":
+            self.field_.load_state_dict(self.training_.best)
+        return self
+
+    def trajectory(self, n: int, *, seed: int, steps: int | None = None, solver: str | None = None) -> Trajectory:
+        """Follow ``n`` points from noise to codes; :meth:`decode` turns any of them into networks."""
+        self._fitted()
+        if not isinstance(n, int) or n < 1:
+            raise ValueError(f"how many networks? n must be a whole number >= 1, got {n!r}")
+        start = self.source_.sample(n, torch.Generator().manual_seed(seed))
+        return integrate(
+            self.field_, start, steps=steps or self.flow["solver_steps"], solver=solver or self.flow["solver"]
+        )
+
+    def decode(self, codes: Tensor, **how: Any) -> Zoo:
+        """The networks (n, d) of codes (n, k), as a zoo."""
+        self._fitted()
+        weights = self.pca_.inverse_transform(codes * self.scale_)
+        record = self.record_ | {"generated": {"align": bool(self.align), "source": self.source, "flow": self.flow} | how}
+        return Zoo(weights, self.layout_, self.network_, record)
+
+    def sample(self, n: int, *, seed: int) -> Zoo:
+        """Generate ``n`` complete networks; the same seed gives the same networks."""
+        return self.decode(self.trajectory(n, seed=seed).end, sample_seed=seed)
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _fitted(self) -> None:
+        if not hasattr(self, "field_"):
+            raise RuntimeError("this DeepWeightFlow is not fitted yet: call fit(zoo) first")
+
+    def _field(self, dim: int) -> VelocityField:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return VelocityField(dim, self.flow["hidden"], self.flow["time_dim"], self.flow["dropout"])
+
+    def _source(self, codes: Tensor) -> GaussianSource:
+        dim = codes.shape[1]
+        if self.source == "matched":
+            return GaussianSource(dim, codes.std(0))
+        if self.source != "kaiming":
+            return GaussianSource(dim, float(self.source))
+        # Fresh Kaiming networks are Gaussian in weight space, so their codes are Gaussian too: project both moments.
+        std, mean = torch.zeros(self.layout_.size), self.pca_.mean_.clone()
+        for entry in self.layout_.entries:
+            if len(entry.shape) >= 2:
+                columns, fan_in = self.layout_.slices[entry.name], entry.size // entry.shape[0]
+                std[columns], mean[columns] = (2 / fan_in) ** 0.5, 0.0
+        spread = (self.pca_.components_ * std).double()
+        covariance = spread @ spread.T / self.scale_**2
+        factor = torch.linalg.cholesky(covariance + 1e-9 * torch.eye(dim, dtype=torch.float64)).float()
+        return GaussianSource(dim, factor, self.pca_.transform(mean) / self.scale_)
+
+    # -- files ---------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> Path:
+        """Write the generator (field, PCA, source, layout) to one safetensors file; the zoo itself is not in it."""
+        self._fitted()
+        tensors = {f"field.{k}": v for k, v in self.field_.state_dict().items()}
+        tensors |= {f"pca.{k}": getattr(self.pca_, k + "_") for k in ("components", "mean", "singular_values")}
+        tensors |= {"pca.ratio": self.pca_.explained_variance_ratio_}
+        tensors |= {"source.scale": self.source_.scale, "source.mean": self.source_.mean}
+        record = {
+            "layout": self.layout_.to_json(), "architecture": architecture_of(self.network_), "record": self.record_,
+            "align": bool(self.align), "components": self.components, "flow": self.flow, "source": self.source,
+            "fixed_source": self.fixed_source, "seed": self.seed, "scale": self.scale_,
+            "n_samples": self.pca_.n_samples_, "versions": {"dwflow_lite": __version__, "torch": torch.__version__},
+        }  # fmt: skip
+        text = json.dumps(record, sort_keys=True)
+        return write_safetensors(tensors, path, {"format": FORMAT, "record": text, "sha256": _digest(tensors, text)})
+
+    @classmethod
+    def load(cls, path: str | Path, network: nn.Module | None = None) -> DeepWeightFlow:
+        """Read a generator and verify it; ``network`` as in :meth:`Zoo.load`. It samples; ``zoo_`` is not there."""
+        tensors, metadata = read_safetensors(path, FORMAT)
+        if metadata["sha256"] != _digest(tensors, metadata["record"]):
+            raise ZooFileError(f"{Path(path).name} was altered after it was written: its hash does not match")
+        record = json.loads(metadata["record"])
+        model = cls(**{k: record[k] for k in ("align", "components", "flow", "source", "fixed_source", "seed")})
+        model.layout_ = Layout.from_json(record["layout"])
+        model.network_ = deepcopy(network) if network else build(record["architecture"])
+        if Layout.of(model.network_) != model.layout_:
+            difference = model.layout_.difference(model.network_)
+            raise ZooFileError(f"{Path(path).name} does not fit the network: {difference}")
+        model.record_, model.scale_ = record["record"], record["scale"]
+        pca = model.pca_ = DualPCA(record["components"])
+        pca.components_, pca.mean_ = tensors["pca.components"], tensors["pca.mean"]
+        pca.singular_values_, pca.explained_variance_ratio_ = tensors["pca.singular_values"], tensors["pca.ratio"]
+        (pca.n_components_, pca.n_features_in_), pca.n_samples_ = pca.components_.shape, record["n_samples"]
+        pca.explained_variance_ = pca.singular_values_**2 / (pca.n_samples_ - 1)
+        model.source_ = GaussianSource(pca.n_components_, tensors["source.scale"], tensors["source.mean"])
+        model.field_ = model._field(pca.n_components_)
+        model.field_.load_state_dict({k.removeprefix("field."): v for k, v in tensors.items() if k.startswith("field.")})
+        model.field_.eval()
+        return model
+
+
+def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        digest.update(name.encode() + tensors[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,17 @@
+"""Remove the permutation symmetry of a zoo: what moves together, matching, one basin, and the barrier that shows it."""
+
+from dwflow_lite.symmetry.barrier import BarrierCurve, interpolate, linear_barrier
+from dwflow_lite.symmetry.canonical import canonicalise
+from dwflow_lite.symmetry.matching import MatchingResult, weight_matching
+from dwflow_lite.symmetry.spec import Permutation, PermutationSpec
+
+__all__ = [
+    "BarrierCurve",
+    "MatchingResult",
+    "Permutation",
+    "PermutationSpec",
+    "canonicalise",
+    "interpolate",
+    "linear_barrier",
+    "weight_matching",
+]

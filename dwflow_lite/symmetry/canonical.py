@@ -1,0 +1,57 @@
+"""A whole zoo in one basin: every member renamed to one reference."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from dwflow_lite.symmetry.matching import weight_matching
+from dwflow_lite.symmetry.spec import PermutationSpec
+from dwflow_lite.zoo import Zoo
+
+
+def canonicalise(
+    zoo: Zoo,
+    spec: PermutationSpec | None = None,
+    *,
+    reference: int | Tensor = 0,
+    restarts: int = 0,
+    seed: int = 0,
+    progress: bool = False,
+) -> Zoo:
+    """Rename the hidden units of every member so that its weights lie close to a reference.
+
+    Args:
+        zoo: networks of one architecture; not changed.
+        spec: what moves together; by default ``PermutationSpec.of`` the zoo's network.
+        reference: position of the member that stays as it is (not a held-out one), or a weight vector (d,).
+        restarts: further random starts for each matching.
+        seed: of group order and restarts.
+        progress: show a bar.
+
+    Returns:
+        A zoo of the same functions. Its record's last stage holds the objective before and after, for each member.
+    """
+    spec = spec or PermutationSpec.of(zoo.network)
+    if spec.layout != zoo.layout:
+        raise ValueError("the spec belongs to another layout than the zoo's")
+    if isinstance(reference, Tensor):
+        target, name = reference.to(zoo.weights), "given weights"
+    else:
+        if not 0 <= reference < len(zoo):
+            raise ValueError(f"reference {reference} is not a member of a zoo of {len(zoo)}")
+        if zoo.held_out[reference]:
+            raise ValueError(f"reference {reference} is held out; choose a member that generators may see")
+        target, name = zoo.weights[reference], reference
+    rows, before, after = [], [], []
+    for w in tqdm(zoo.weights, desc="aligning", unit="network", disable=not progress):
+        found = weight_matching(target, w, spec, restarts=restarts, seed=seed)
+        rows.append(spec.apply(found.permutation, w))
+        before.append(float(target.double() @ w.double()))
+        after.append(found.objective[-1])
+    stage = {
+        "stage": "canonicalise", "method": "weight matching", "reference": name, "restarts": restarts, "seed": seed,
+        "objective_before": before, "objective_after": after,
+    }  # fmt: skip
+    return zoo.with_weights(torch.stack(rows), stage, keep_scores=True)

@@ -1,0 +1,133 @@
+"""Which axes of which tensors move together when hidden units are renamed (Git Re-Basin, arXiv 2209.04836, sec. 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from math import factorial, lgamma, log, prod
+
+import torch
+from torch import Tensor, nn
+
+from dwflow_lite.layout import Layout
+from dwflow_lite.networks import MLP
+
+
+@dataclass(frozen=True)
+class Permutation:
+    """One index array for each group of units: new unit ``i`` of group ``g`` is old unit ``indices[g][i]``."""
+
+    indices: Mapping[str, Tensor]
+
+    def __post_init__(self) -> None:
+        for group, index in self.indices.items():
+            if not torch.equal(index.sort().values, torch.arange(len(index), device=index.device)):
+                raise ValueError(f"group {group!r}: {index.tolist()} is not a permutation of 0 … {len(index) - 1}")
+
+    def compose(self, first: Permutation) -> Permutation:
+        """The permutation that does ``first``, then this one."""
+        return Permutation({g: first.indices[g][index] for g, index in self.indices.items()})
+
+    def inverse(self) -> Permutation:
+        """The permutation that undoes this one."""
+        return Permutation({g: index.argsort() for g, index in self.indices.items()})
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether nothing moves."""
+        return all(torch.equal(i, torch.arange(len(i), device=i.device)) for i in self.indices.values())
+
+
+@dataclass(frozen=True)
+class PermutationSpec:
+    """For every tensor axis the group of units it runs over, or None where the axis is fixed (inputs, outputs).
+
+    Attributes:
+        layout: the tensors of the network.
+        axes: tensor name -> one group name or None for each axis.
+
+    Raises ``ValueError`` where a tensor is missing or unknown, the number of axes is wrong, or a group has two sizes.
+    """
+
+    layout: Layout
+    axes: Mapping[str, tuple[str | None, ...]]
+
+    def __post_init__(self) -> None:
+        names = {e.name for e in self.layout.entries}
+        if set(self.axes) != names:
+            raise ValueError(
+                f"the spec does not fit its network: missing {sorted(names - set(self.axes))}, "
+                f"unknown {sorted(set(self.axes) - names)}"
+            )
+        sizes: dict[str, tuple[int, str]] = {}
+        for name, groups in self.axes.items():
+            shape = self.layout[name].shape
+            if len(groups) != len(shape):
+                raise ValueError(f"the spec gives {len(groups)} axes for {name!r} of shape {shape}")
+            if len({g for g in groups if g}) != sum(1 for g in groups if g):
+                raise ValueError(f"{name!r} has one group on two axes, which this matching does not handle")
+            for group, size in zip(groups, shape, strict=True):
+                if group and sizes.setdefault(group, (size, name))[0] != size:
+                    was, where = sizes[group]
+                    raise ValueError(f"group {group!r} has {was} units in {where!r} but {size} in {name!r}")
+
+    @classmethod
+    def of(cls, network: nn.Module) -> PermutationSpec:
+        """The spec of a network of the course (so far: MLP)."""
+        if not isinstance(network, MLP) or network.activation_name == "identity":
+            raise ValueError(
+                f"no permutation spec is known for {type(network).__name__}; write one (PermutationSpec(layout, axes)) "
+                "or go on without alignment (align=None)"
+            )
+        layout, last, axes = Layout.of(network), len(network.layers) - 1, {}
+        for i in range(len(network.layers)):
+            units, inputs = f"hidden{i}" if i < last else None, f"hidden{i - 1}" if i > 0 else None
+            axes[f"layers.{i}.weight"], axes[f"layers.{i}.bias"] = (units, inputs), (units,)
+        return cls(layout, axes)
+
+    @cached_property
+    def groups(self) -> dict[str, int]:
+        """Group name -> number of units."""
+        return {g: s for n, gs in self.axes.items() for g, s in zip(gs, self.layout[n].shape, strict=True) if g}
+
+    @cached_property
+    def uses(self) -> dict[str, list[tuple[str, int]]]:
+        """Group name -> every (tensor name, axis) that runs over it."""
+        return {g: [(n, a) for n, gs in self.axes.items() for a, x in enumerate(gs) if x == g] for g in self.groups}
+
+    def count(self) -> int:
+        """How many relabelled copies every network has: the product of the factorials of the group sizes."""
+        return prod(factorial(size) for size in self.groups.values())
+
+    def log10_count(self) -> float:
+        """Decimal logarithm of :meth:`count`."""
+        return sum(lgamma(size + 1) for size in self.groups.values()) / log(10)
+
+    def identity(self) -> Permutation:
+        """The permutation that moves nothing."""
+        return Permutation({g: torch.arange(size) for g, size in self.groups.items()})
+
+    def random(self, generator: torch.Generator) -> Permutation:
+        """A permutation drawn uniformly."""
+        return Permutation({g: torch.randperm(size, generator=generator) for g, size in self.groups.items()})
+
+    def columns(self, permutation: Permutation) -> Tensor:
+        """Renaming units moves whole columns of the weight matrix: the (d,) index that does it."""
+        if {g: len(i) for g, i in permutation.indices.items()} != self.groups:
+            raise ValueError("the permutation has other groups or sizes than the spec")
+        state = self.layout.unflatten(torch.arange(self.layout.size))
+        return self.layout.flatten({n: permute_axes(t, self.axes[n], permutation) for n, t in state.items()})
+
+    def apply(self, permutation: Permutation, weights: Tensor) -> Tensor:
+        """Renamed copies of flat weights (..., d): other numbers in other places, the same functions."""
+        self.layout.check(weights)
+        return weights[..., self.columns(permutation).to(weights.device)]
+
+
+def permute_axes(tensor: Tensor, groups: tuple[str | None, ...], permutation: Permutation) -> Tensor:
+    """Reorder each axis of a tensor by the permutation of the group it runs over (None: leave it)."""
+    for axis, group in enumerate(groups):
+        if group is not None:
+            tensor = tensor.index_select(axis, permutation.indices[group])
+    return tensor
