@@ -36,13 +36,19 @@ class DualPCA:
             ValueError: fewer than two rows, NaN, k >= N, or more components than carry variance.
         """
         if x.ndim != 2 or len(x) < 2:
-            raise ValueError(f"PCA needs at least two networks in a matrix (N, d), got shape {tuple(x.shape)}")
+            raise ValueError(
+                f"PCA needs at least two networks in a matrix (N, d), got shape {tuple(x.shape)}"
+            )
         if not torch.isfinite(x).all():
             raise ValueError("the matrix holds NaN or infinite values")
         n, d = x.shape
         wanted = self.n_components
         whole = isinstance(wanted, int) and not isinstance(wanted, bool)
-        if wanted is not None and not (whole and 1 <= wanted < n) and not (isinstance(wanted, float) and 0 < wanted < 1):
+        if (
+            wanted is not None
+            and not (whole and 1 <= wanted < n)
+            and not (isinstance(wanted, float) and 0 < wanted < 1)
+        ):
             raise ValueError(
                 f"n_components must be a whole number from 1 to N-1 = {n - 1} (N networks span N-1 directions around "
                 f"their mean), a share of variance in (0, 1), or None; got {wanted!r}"

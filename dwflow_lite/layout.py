@@ -86,6 +86,8 @@ class Layout:
             batch = t.shape[: t.ndim - len(e.shape)]
             if tuple(t.shape[len(batch) :]) != e.shape:
                 raise ValueError(f"tensor {e.name!r} has shape {tuple(t.shape)}, the layout wants (..., {e.shape})")
+            if parts and batch != parts[0].shape[:-1]:
+                raise ValueError(f"tensor {e.name!r} is batched {tuple(batch)}, the first {tuple(parts[0].shape[:-1])}")
             parts.append(t.reshape(*batch, e.size))
         return torch.cat(parts, -1)
 
@@ -103,6 +105,8 @@ class Layout:
     def load_into(self, network: nn.Module, weights: Tensor) -> nn.Module:
         """Copy one flat vector (d,) into ``network`` (changed and returned); dtypes follow the network."""
         self.check(weights)
+        if weights.ndim != 1:
+            raise ValueError(f"one network takes one vector of weights, got shape {tuple(weights.shape)}")
         if Layout.of(network) != self:
             raise ValueError(f"{type(network).__name__} does not have the tensors of this layout: {self.difference(network)}")
         targets = dict(network.named_parameters()) | dict(network.named_buffers())

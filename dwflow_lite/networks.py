@@ -49,8 +49,10 @@ NETWORKS = {"MLP": MLP}
 
 
 def architecture_of(network: nn.Module) -> dict[str, Any]:
-    """The JSON-able description of a network; a reader's own module is named, not described."""
-    return getattr(network, "architecture", None) or {"class": type(network).__qualname__, "custom": True}
+    """The JSON-able description of a network; a reader's own module (or subclass) is named, not described."""
+    if type(network) in NETWORKS.values():
+        return network.architecture
+    return {"class": type(network).__qualname__, "custom": True}
 
 
 def build(architecture: dict[str, Any]) -> nn.Module:
@@ -78,7 +80,7 @@ def initialise(network: nn.Module, init: str = "default", seed: int = 0) -> dict
 
     fresh = deepcopy(network).cpu()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs' generators too
         for path, module in fresh.named_modules():
             own = list(module.parameters(recurse=False))
             if hasattr(module, "reset_parameters"):

@@ -175,6 +175,8 @@ class Task:
             _same_length(xt, yt, "x_test", "y_test")
             if xt.shape[1:] != x.shape[1:]:
                 raise ValueError(f"x_test has inputs of shape {xt.shape[1:]}, x of shape {x.shape[1:]}")
+            if yt.shape[1:] != y.shape[1:]:
+                raise ValueError(f"y_test has targets of shape {yt.shape[1:]}, y of shape {y.shape[1:]}")
             sources.append((xt, yt, SPLITS[3:]))
         rng, offset, splits, indices = np.random.default_rng(seed), 0, {}, {}
         for xs, ys, names in sources:
@@ -201,17 +203,15 @@ class Task:
         path = Path(path)
         if not path.is_file():
             raise DataNotFoundError(f"no file {path}")
+        wanted = ("x_train", "y_train", "x_test", "y_test")
         try:
             with np.load(path, allow_pickle=False) as archive:
-                if missing := [k for k in ("x_train", "y_train", "x_test", "y_test") if k not in archive]:
-                    raise ValueError(f"{path.name} lacks {missing}; it holds {archive.files}")
-                arrays = {k: archive[k] for k in ("x_train", "y_train", "x_test", "y_test")}
-        except (OSError, EOFError, KeyError, AttributeError) as error:
-            raise ValueError(f"{path.name} is not a readable .npz archive ({error})") from error
+                held = archive.files
+                arrays = {k: archive[k] for k in wanted if k in held}
         except Exception as error:
-            if type(error).__name__ in ("BadZipFile", "error"):
-                raise ValueError(f"{path.name} is truncated or corrupt ({error})") from error
-            raise
+            raise ValueError(f"{path.name} is truncated or not a readable .npz of plain arrays ({error})") from error
+        if missing := [k for k in wanted if k not in held]:
+            raise ValueError(f"{path.name} lacks {missing}; it holds {held}")
         options = {"name": path.stem} | options
         x, y, x_test, y_test = arrays.values()
         return cls.from_arrays(x, _column(y), x_test=x_test, y_test=_column(y_test), **options)
@@ -261,7 +261,7 @@ def _cut(y: np.ndarray, kind: str, fractions: Mapping[str, float], rng: np.rando
     rows: dict[str, list[np.ndarray]] = {name: [] for name in fractions}
     # A random offset a class keeps rounding from starving the small splits when classes are small.
     for group in map(rng.permutation, groups):
-        edges = np.cumsum(shares / shares.sum()) * len(group)
+        edges = np.cumsum(shares) / max(shares.sum(), 1e-12) * len(group)
         edges = np.floor(edges + rng.random()).clip(0, len(group)).astype(int)
         edges[-1] = len(group)
         for name, part in zip(fractions, np.split(group, edges[:-1]), strict=True):
@@ -312,8 +312,10 @@ def _torchvision_images(which: str, seed: int, folder: str | Path | None, downlo
         try:
             parts = [make(root=str(place), train=train, download=False) for train in (True, False)]
             break
-        except RuntimeError:
-            continue
+        except Exception as error:
+            if "Dataset not found" in str(error):
+                continue
+            raise ValueError(f"the {which} files in {place} are damaged ({error}); delete {which}/raw there") from error
     else:
         looked = ", ".join(map(str, folders))
         if not download:

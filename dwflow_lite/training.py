@@ -7,7 +7,8 @@ import json
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,12 @@ SAVE_EVERY_SECONDS = 10.0
 
 
 class DivergedError(RuntimeError):
-    """Members ended with NaN or infinite weights; ``members`` lists their positions."""
+    """Members ended with NaN or infinite weights or losses; ``members`` lists their positions."""
 
     def __init__(self, members: list[int], total: int) -> None:
         self.members = members
         super().__init__(
-            f"{len(members)} of {total} members diverged (NaN or infinite weights): {members}. Lower lr, or pass "
+            f"{len(members)} of {total} members diverged (NaN or infinite weights or losses): {members}. Lower lr, or pass "
             "on_diverged='drop' to go on without them (a checkpoint, if you gave one, spares the training)"
         )
 
@@ -61,7 +62,8 @@ def train_zoo(
     """Train ``members`` + ``held_out`` networks to completion, each alone on the same task.
 
     Member ``m`` of a zoo of any size with this seed and recipe is the same network: its start and the order in which
-    it sees the data come from ``(seed, m)``.
+    it sees the data come from ``(seed, m)``. (With dropout, whose masks are drawn for all members at once, this holds
+    for zoos of one size trained by one method.)
 
     Args:
         task: data, loss and score; only ``task.train`` is trained on, all but calibration are scored.
@@ -85,7 +87,8 @@ def train_zoo(
         progress: show a bar.
 
     Raises:
-        ValueError: an unknown name, a number out of range, or a network that does not fit the task.
+        ValueError: an unknown name, a number out of range, a network that does not fit the task, or one that
+            changes its buffers as it trains (BatchNorm's running statistics), which is not supported yet.
         DivergedError: see ``on_diverged``.
     """
     if optimizer not in OPTIMIZERS:
@@ -93,12 +96,16 @@ def train_zoo(
     if method not in ("batched", "loop") or on_diverged not in ("raise", "drop"):
         raise ValueError("method is 'batched' or 'loop', on_diverged is 'raise' or 'drop'")
     numbers = {"members": members, "epochs": epochs, "batch_size": batch_size, "held_out": held_out + 1}
-    if bad := [n for n, v in numbers.items() if not isinstance(v, int) or v < 1] or not lr > 0:
-        raise ValueError(f"members, epochs and batch_size must be whole numbers >= 1, held_out >= 0, lr > 0 ({bad})")
+    bad = [n for n, v in numbers.items() if not isinstance(v, int) or v < 1] + ([] if 0 < lr < np.inf else ["lr"])
+    if bad:
+        raise ValueError(
+            "members, epochs and batch_size must be whole numbers >= 1, held_out >= 0, lr > 0; "
+            f"out of range: {', '.join(bad)}"
+        )
     inits = [init] if isinstance(init, str) else list(init)
-    if unknown := [i for i in inits if i not in INITS]:
+    if unknown := [i for i in inits if i not in INITS] or ([] if inits else [init]):
         raise ValueError(f"no init {unknown[0]!r}: choose from {', '.join(INITS)}")
-    _check_fit(task, network)
+    _check_fit(task, network, method)
     recipe = {
         "epochs": epochs, "batch_size": batch_size, "optimizer": optimizer, "lr": lr, "weight_decay": weight_decay,
         "momentum": momentum if optimizer == "sgd" else None, "init": inits,
@@ -106,6 +113,7 @@ def train_zoo(
     layout, total = Layout.of(network), members + held_out
     identity = {
         "architecture": architecture_of(network), "layout": layout.to_json(), "recipe": recipe, "seed": seed,
+        "modules": repr(network) if architecture_of(network).get("custom") else None,
         "task": {"name": task.name, "kind": task.kind, "seed": task.seed, "fingerprint": task.fingerprint},
         "sizes": {"members": members, "held_out": held_out},
     }  # fmt: skip
@@ -123,8 +131,9 @@ def train_zoo(
     partial = finished.with_name(finished.name + ".partial") if finished else None
     state, history = run(task.to(device), deepcopy(network).to(device).train(), starts, recipe, seed, partial,
                          identity_hash, progress)  # fmt: skip
-    weights = layout.flatten({k: v.detach().cpu() for k, v in state.items()})
-    diverged = (~torch.isfinite(weights).all(1)).nonzero().flatten().tolist()
+    constants = {k: b.detach().cpu().expand(total, *b.shape) for k, b in network.named_buffers()}
+    weights = layout.flatten({k: v.detach().cpu() for k, v in state.items()} | constants)
+    finite = torch.isfinite(weights).all(1)
     record = {
         "identity": identity_hash,
         "architecture": identity["architecture"],
@@ -135,15 +144,16 @@ def train_zoo(
         "seconds": round(time.perf_counter() - started, 3),
         "versions": {"dwflow_lite": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "members": [{"member": m, "seed": _member_seed(seed, m), "init": inits[m % len(inits)]} for m in range(total)],
-        "train_loss": [[float(f"{v:.5g}") if np.isfinite(v) else None for v in row] for row in history],
-        "diverged": diverged,
+        "train_loss": [_plain(row, 5) for row in history],
         "stages": [],
     }
     zoo = Zoo(weights.nan_to_num(0.0, 0.0, 0.0), layout, deepcopy(network).cpu(), record, _held(members, held_out))
     for split in ("train", "validation", "test"):
         result = evaluate(zoo, task, split)
-        record.setdefault("scores", {})[split] = [float(f"{v:.6g}") for v in result.score]
-        record.setdefault("losses", {})[split] = [float(f"{v:.6g}") for v in result.loss]
+        record.setdefault("scores", {})[split] = _plain(result.score, 6)
+        record.setdefault("losses", {})[split] = _plain(result.loss, 6)
+        finite &= torch.isfinite(result.loss) & torch.isfinite(result.score)
+    record["diverged"] = (~finite).nonzero().flatten().tolist()
     if finished:
         zoo.save(finished)
         partial.unlink(missing_ok=True)
@@ -152,6 +162,11 @@ def train_zoo(
 
 def _held(members: int, held_out: int) -> tuple[bool, ...]:
     return (False,) * members + (True,) * held_out
+
+
+def _plain(values: Sequence[float] | Tensor, digits: int) -> list[float | None]:
+    """Rounded numbers for the record; None for NaN and infinity, which JSON does not have."""
+    return [float(f"{v:.{digits}g}") if np.isfinite(v) else None for v in map(float, values)]
 
 
 def _settle(zoo: Zoo, on_diverged: str) -> Zoo:
@@ -164,9 +179,9 @@ def _settle(zoo: Zoo, on_diverged: str) -> Zoo:
     return zoo.take([m for m in range(len(zoo)) if m not in diverged])
 
 
-def _check_fit(task: Task, network: nn.Module) -> None:
-    """One forward pass of two examples, so that a network that does not fit fails here and not in a batch of many."""
-    if not any(True for _ in network.parameters()):
+def _check_fit(task: Task, network: nn.Module, method: str) -> None:
+    """Forward passes of two examples, so that a network that does not fit fails here and not in a batch of many."""
+    if not any(p.requires_grad for p in network.parameters()):
         raise ValueError(f"{type(network).__name__} has no parameters to train")
     probe = deepcopy(network).cpu().eval()
     x = task.train.x[:2].cpu()
@@ -177,6 +192,22 @@ def _check_fit(task: Task, network: nn.Module) -> None:
         raise ValueError(f"the network does not take inputs of shape {task.input_shape} ({error})") from error
     if shape != (len(x), task.outputs):
         raise ValueError(f"the network returns {shape} for two examples; task {task.name!r} wants (2, {task.outputs})")
+    before = {name: b.clone() for name, b in probe.named_buffers()}
+    with torch.no_grad(), _noise(x.device, 0):
+        try:
+            probe.train()(x)
+        except Exception as error:
+            raise ValueError(f"the network does not run in training mode ({error})") from error
+        if changed := [n for n, b in probe.named_buffers() if not torch.equal(b, before[n])]:
+            raise ValueError(
+                f"the network changes its buffers as it trains ({', '.join(changed)}): modules with running statistics, "
+                "as BatchNorm, are not supported yet. Use LayerNorm or GroupNorm, or wait for the ResNet lesson"
+            )
+        if method == "batched":
+            try:
+                batched_forward(probe, {k: p[None] for k, p in probe.named_parameters()}, x[None])
+            except Exception as error:
+                raise ValueError(f"torch.vmap refuses the network ({error}); pass method='loop'") from error
 
 
 def _member_seed(seed: int, member: int) -> int:
@@ -188,11 +219,24 @@ def _order(seed: int, member: int, epoch: int, n: int) -> np.ndarray:
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(member, 1 + epoch))).permutation(n)
 
 
+@contextmanager
+def _noise(device: torch.device, seed: int, *key: int) -> Iterator[None]:
+    """Dropout draws from ``(seed, *key)`` in here; the global generators are left as they were."""
+    drawn = int(np.random.SeedSequence(seed, spawn_key=(*key, 0, 1)).generate_state(1)[0])
+    cuda = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.default_generator.manual_seed(drawn)
+        for one in cuda:
+            with torch.cuda.device(one):
+                torch.cuda.manual_seed(drawn)
+        yield
+
+
 def _checkpoint_file(checkpoint: str | Path | None, task: Task, identity: str) -> Path | None:
     if checkpoint is None:
         return None
     path = Path(checkpoint)
-    if path.suffix == "":
+    if path.suffix == "" or path.is_dir():
         return path / f"zoo-{task.name}-{identity}.safetensors"
     return path
 
@@ -210,7 +254,9 @@ def _train_batched(
 ) -> tuple[dict[str, Tensor], list[list[float]]]:  # fmt: skip
     """All members at once: tensors (N, *shape), one backward pass of the summed losses, one elementwise optimizer."""
     device, split, members = task.train.x.device, task.train, len(starts)
-    state = {k: torch.stack([s[k] for s in starts]).to(device).requires_grad_() for k in starts[0]}
+    state = {k: torch.stack([s[k] for s in starts]).to(device) for k in starts[0]}
+    for name, parameter in network.named_parameters():
+        state[name].requires_grad_(parameter.requires_grad)
     optimizer = _optimizer(list(state.values()), recipe)
     steps = -(-len(split) // recipe["batch_size"])
     done, history, sums = 0, [], torch.zeros(members, device=device)
@@ -229,7 +275,8 @@ def _train_batched(
                 orders = np.stack([_order(seed, m, epoch, len(split)) for m in range(members)])
                 order = torch.from_numpy(orders).to(device)
             rows = order[:, step * recipe["batch_size"] : (step + 1) * recipe["batch_size"]]
-            losses = task.loss(batched_forward(network, state, split.x[rows]), split.y[rows])
+            with _noise(device, seed, done):
+                losses = task.loss(batched_forward(network, state, split.x[rows]), split.y[rows])
             optimizer.zero_grad()
             losses.sum().backward()
             optimizer.step()
@@ -238,7 +285,7 @@ def _train_batched(
             if step == steps - 1:
                 history.append((sums / len(split)).tolist())
                 sums = torch.zeros_like(sums)
-                bar.set_postfix(loss=f"{np.nanmean(history[-1]):.3f}", refresh=False)
+                bar.set_postfix(loss=f"{np.median(history[-1]):.3f}", refresh=False)
             if partial and time.monotonic() - last_save > SAVE_EVERY_SECONDS:
                 _write_partial(partial, {"identity": identity, "done": done, "history": history, "sums": sums,
                                          "state": {k: v.detach() for k, v in state.items()},
@@ -259,15 +306,17 @@ def _train_loop(
         with torch.no_grad():
             for name, parameter in one.named_parameters():
                 parameter.copy_(start[name])
-        optimizer, history = _optimizer(list(one.parameters()), recipe), []
+        optimizer, history, step = _optimizer(list(one.parameters()), recipe), [], 0
         for epoch in range(recipe["epochs"]):
             order, total = torch.from_numpy(_order(seed, member, epoch, len(split))).to(split.x.device), 0.0
             for rows in order.split(recipe["batch_size"]):
-                loss = task.loss(one(split.x[rows]), split.y[rows])
+                with _noise(split.x.device, seed, member, step):
+                    loss = task.loss(one(split.x[rows]), split.y[rows])
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
                 total += loss.detach() * len(rows)
+                step += 1
             history.append(float(total / len(split)))
         states.append({name: p.detach() for name, p in one.named_parameters()})
         histories.append(history)
@@ -277,8 +326,11 @@ def _train_loop(
 def _write_partial(path: Path, content: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    torch.save(content, beside)
-    os.replace(beside, path)
+    try:
+        torch.save(content, beside)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def _read_partial(path: Path, identity: str, device: torch.device) -> dict[str, Any] | None:
@@ -287,7 +339,7 @@ def _read_partial(path: Path, identity: str, device: torch.device) -> dict[str, 
     try:
         saved = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
-        raise ValueError(f"{path.name} is not a readable checkpoint ({error}); delete it to train afresh") from error
-    if saved["identity"] != identity:
+        raise ValueError(f"{path.name} is not a readable checkpoint ({type(error).__name__}); delete it to train afresh") from error
+    if not isinstance(saved, dict) or saved.get("identity") != identity:
         raise ValueError(f"{path.name} belongs to another recipe; name another checkpoint or delete it")
     return saved

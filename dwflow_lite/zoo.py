@@ -78,6 +78,8 @@ class Zoo:
                 record[key] = [record[key][r] for r in rows]
             elif record.get(key):
                 record[key] = {s: [values[r] for r in rows] for s, values in record[key].items()}
+        if "train_loss" in record:
+            record["train_loss"] = [[row[r] for r in rows] for row in record["train_loss"]]
         return replace(self, weights=self.weights[rows], record=record, held_out=tuple(self.held_out[r] for r in rows))
 
     @property
@@ -133,14 +135,17 @@ class Zoo:
             ZooFileError: truncated, altered, of another format, or not the weights of ``network``.
         """
         tensors, metadata = read_safetensors(path, FORMAT)
-        text, weights = metadata["record"], tensors["weights"]
-        if metadata["sha256"] != _digest(weights, text):
+        text, weights = metadata.get("record", ""), tensors.get("weights")
+        if weights is None or metadata.get("sha256") != _digest(weights, text):
             raise ZooFileError(f"{Path(path).name} was altered after it was written: its hash does not match. Make it again")
         record = json.loads(text)
         layout, held_out = Layout.from_json(record.pop("layout")), tuple(record.pop("held_out"))
-        network = network or build(record["architecture"])
+        written = record.get("architecture", {"custom": True})
+        network = build(written) if network is None else network
         if Layout.of(network) != layout:
             raise ZooFileError(f"{Path(path).name} does not fit the network: {layout.difference(network)}")
+        if not written.get("custom") and written != architecture_of(network):
+            raise ZooFileError(f"{Path(path).name} holds {written} networks, not {architecture_of(network)}")
         return cls(weights, layout, deepcopy(network), record, held_out)
 
     @classmethod
@@ -152,7 +157,8 @@ class Zoo:
         for i, module in enumerate(modules):
             if Layout.of(module) != layout:
                 raise ValueError(f"module {i} differs from module 0: {layout.difference(module)}")
-        weights = torch.stack([layout.flatten(m.state_dict()) for m in modules]).detach().clone()
+        states = [dict(m.named_parameters()) | dict(m.named_buffers()) for m in modules]
+        weights = torch.stack([layout.flatten(s) for s in states]).detach()
         record = {"architecture": architecture_of(modules[0])} | record
         return cls(weights, layout, deepcopy(modules[0]), record)
 
@@ -217,9 +223,19 @@ def predict(zoo: Zoo, x: Tensor, *, members_at_once: int = 128, inputs_at_once: 
     network, rows = deepcopy(zoo.network).eval().to(zoo.weights.device), []
     for weights in zoo.weights.split(members_at_once):
         state = zoo.layout.unflatten(weights)
-        parts = [batched_forward(network, state, part, shared_input=True) for part in x.split(inputs_at_once)]
-        rows.append(torch.cat(parts, 1))
+        rows.append(torch.cat([_forward_all(network, state, part) for part in x.split(inputs_at_once)], 1))
     return torch.cat(rows)
+
+
+def _forward_all(network: nn.Module, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    """Batched where :func:`torch.vmap` takes the network, else member after member."""
+    try:
+        return batched_forward(network, state, x, shared_input=True)
+    except RuntimeError as error:
+        if "vmap" not in str(error):
+            raise
+    members = len(next(iter(state.values())))
+    return torch.stack([functional_call(network, {k: t[m] for k, t in state.items()}, (x,)) for m in range(members)])
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,9 @@ class Trajectory:
 
 
 @torch.no_grad()
-def integrate(field: Field, x0: Tensor, *, steps: int = 20, solver: str = "heun", keep: bool = True) -> Trajectory:
+def integrate(
+    field: Field, x0: Tensor, *, steps: int = 20, solver: str = "heun", keep: bool = True
+) -> Trajectory:
     """Carry points x0 (n, k) along ``field`` from t = 0 to 1 in equal steps.
 
     Args:
@@ -92,5 +94,7 @@ def integrate(field: Field, x0: Tensor, *, steps: int = 20, solver: str = "heun"
     if was_training:
         field.train()
     if not torch.isfinite(x).all():
-        raise FloatingPointError(f"the flow diverged: {solver} with {steps} steps left the finite numbers; take more steps")
+        raise FloatingPointError(
+            f"the flow diverged: {solver} with {steps} steps left the finite numbers; take more steps"
+        )
     return Trajectory(times if keep else times[-1:], torch.stack(points), calls)

@@ -1,0 +1,287 @@
+"""Networks and layouts: starts of the stated law, and a bijection between tensors and vectors."""
+
+from __future__ import annotations
+
+import json
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import nn
+
+from dwflow_lite.layout import Entry, Layout
+from dwflow_lite.networks import ACTIVATIONS, INITS, MLP, NETWORKS, architecture_of, build, initialise
+
+
+class Raw(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(3))
+        self.linear = nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.linear(x * self.scale)
+
+
+class Resettable(Raw):
+    def reset_parameters(self):
+        nn.init.normal_(self.scale)
+
+
+def same(a, b):
+    return all(torch.equal(a[k], b[k]) for k in a)
+
+
+# -- networks -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sizes", [[], [3], [3, 0, 2], [3, -1], [3, 2.0], [3, "4"]])
+def test_bad_sizes(sizes):
+    with pytest.raises(ValueError, match="sizes must be at least two whole numbers"):
+        MLP(sizes)
+
+
+def test_bad_activation():
+    with pytest.raises(ValueError, match="no activation 'sigmoid': choose one of relu"):
+        MLP([3, 2], "sigmoid")
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_mlp_is_the_written_formula(activation):
+    network, x = (
+        MLP([12, 5, 4, 2], activation),
+        torch.randn(7, 3, 4, generator=torch.Generator().manual_seed(0)),
+    )
+    h, act = x.reshape(7, 12), ACTIVATIONS[activation]()
+    for layer in list(network.layers)[:-1]:
+        h = act(h @ layer.weight.T + layer.bias)
+    last = network.layers[-1]
+    torch.testing.assert_close(network(x), h @ last.weight.T + last.bias)
+
+
+def test_a_network_is_rebuilt_from_its_description():
+    network = MLP([4, 3, 2], "tanh")
+    again = build(json.loads(json.dumps(architecture_of(network))))
+    assert Layout.of(again) == Layout.of(network) and again.activation_name == "tanh"
+    assert NETWORKS["MLP"] is MLP
+
+
+def test_a_readers_own_class_is_named_and_not_rebuilt():
+    class Doubled(MLP):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    class MyMLP(nn.Linear):
+        pass
+
+    MyMLP.__qualname__ = "MLP"
+    for network in (Raw(), Doubled([4, 2]), MyMLP(2, 2)):
+        assert architecture_of(network)["custom"]
+        with pytest.raises(ValueError, match=r"pass it: Zoo\.load\(path, network="):
+            build(architecture_of(network))
+
+
+# -- starts ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("init", INITS)
+def test_starts_come_from_the_seed_alone(init):
+    network = MLP([6, 5, 2])
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = initialise(network, init, seed=7)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert same(first, initialise(network, init, seed=7))
+    assert not same(first, initialise(network, init, seed=8))
+
+
+@pytest.mark.parametrize("init", INITS)
+def test_starts_neither_use_nor_change_the_template(init):
+    network = MLP([6, 5, 2])
+    kept = deepcopy(network.state_dict())
+    start = initialise(network, init)
+    start["layers.0.weight"].fill_(9.0)
+    assert same(kept, network.state_dict())
+    with torch.no_grad():
+        network.layers[0].weight.fill_(5.0)
+    assert (initialise(network, init)["layers.0.weight"] != 5).all()
+
+
+def test_starts_do_not_seed_the_gpus(monkeypatch):
+    seeded = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    initialise(MLP([2, 2]))
+    assert not seeded
+    torch.manual_seed(0)  # control: the plain call does
+    assert seeded
+
+
+def test_default_is_pytorchs_own():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        network = MLP([6, 5, 2])
+    assert same(dict(network.named_parameters()), initialise(MLP([6, 5, 2]), "default", seed=3))
+
+
+@pytest.mark.parametrize(
+    ("init", "bound", "std"),
+    [
+        ("default", 100**-0.5, 100**-0.5 / 3**0.5),
+        ("kaiming", (6 / 100) ** 0.5, (2 / 100) ** 0.5),
+        ("xavier", (6 / 400) ** 0.5, (2 / 400) ** 0.5),
+        ("uniform", 0.1, 0.1 / 3**0.5),
+        ("normal", None, 0.1),
+    ],
+)
+def test_starts_have_the_stated_law(init, bound, std):
+    start = initialise(MLP([100, 300, 2]), init)
+    weight, bias = start["layers.0.weight"], start["layers.0.bias"]
+    assert abs(weight.std().item() / std - 1) < 0.02
+    assert abs(weight.mean().item()) < 4 * std / len(weight.flatten()) ** 0.5
+    if bound:
+        assert 0.99 * bound < weight.abs().max() <= bound
+    else:
+        assert weight.abs().max() > 3.5 * std  # control: no bound
+    assert (bias == 0).all() == (init != "default")
+
+
+def test_inits_differ_from_each_other():
+    starts = [initialise(MLP([6, 5, 2]), init)["layers.0.weight"] for init in INITS]
+    assert all(not torch.equal(a, b) for i, a in enumerate(starts) for b in starts[:i])
+
+
+def test_norm_gains_stay_one():
+    start = initialise(nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4)), "normal")
+    assert (start["1.weight"] == 1).all() and (start["1.bias"] == 0).all()
+
+
+def test_unknown_init_and_parameters_without_a_start():
+    with pytest.raises(ValueError, match="no init 'zeros': choose one of default"):
+        initialise(MLP([2, 2]), "zeros")
+    with pytest.raises(ValueError, match=r"Raw holds parameters but has no reset_parameters\(\)"):
+        initialise(Raw())
+    with pytest.raises(ValueError, match=r"0 holds parameters but has no reset_parameters\(\)"):
+        initialise(nn.Sequential(Raw()))
+    assert set(initialise(Resettable())) == {"scale", "linear.weight", "linear.bias"}
+
+
+# -- layouts --------------------------------------------------------------------------------------------
+
+NETWORKS_OF_ALL_SORTS = [
+    MLP([4, 3, 2]),
+    nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 2, bias=False)),
+    Resettable(),
+]
+
+
+def tensors(network):
+    return dict(network.named_parameters()) | dict(network.named_buffers())
+
+
+@pytest.mark.parametrize("network", NETWORKS_OF_ALL_SORTS)
+@pytest.mark.parametrize("batch", [(), (3,), (2, 3)])
+def test_flatten_and_unflatten_are_inverse(network, batch):
+    layout, draw = Layout.of(network), torch.Generator().manual_seed(0)
+    weights = torch.randn(*batch, layout.size, generator=draw)
+    state = layout.unflatten(weights)
+    assert {k: tuple(v.shape) for k, v in state.items()} == {
+        e.name: (*batch, *e.shape) for e in layout.entries
+    }
+    assert torch.equal(layout.flatten(state), weights)
+    swapped = {k: v + 1 for k, v in state.items()}
+    assert torch.equal(layout.unflatten(layout.flatten(swapped))[layout.entries[0].name],
+                       swapped[layout.entries[0].name])  # fmt: skip
+    assert not torch.equal(layout.flatten(swapped), weights)
+
+
+def test_columns_follow_the_layers_and_cover_the_vector_once():
+    network = MLP([4, 3, 2])
+    layout = Layout.of(network)
+    expected = torch.cat([p.flatten() for p in network.parameters()])
+    assert torch.equal(layout.flatten(network.state_dict()), expected)
+    columns = [c for s in layout.slices.values() for c in range(s.start, s.stop)]
+    assert columns == list(range(layout.size)) and layout.size == 4 * 3 + 3 + 3 * 2 + 2
+    assert layout["layers.1.weight"].shape == (2, 3)
+    with pytest.raises(KeyError, match="no tensor 'nothing'"):
+        layout["nothing"]
+
+
+def test_unflatten_returns_views():
+    layout, weights = Layout.of(MLP([4, 3, 2])), torch.zeros(5, 23)
+    layout.unflatten(weights)["layers.0.weight"][2] = 1.0
+    assert weights[2, :12].eq(1).all() and weights.sum() == 12
+
+
+def test_buffers_have_columns_and_counters_do_not():
+    network = NETWORKS_OF_ALL_SORTS[1]
+    layout = Layout.of(network)
+    roles = {e.name: e.role for e in layout.entries}
+    assert roles["1.running_var"] == roles["1.running_mean"] == "buffer" and roles["1.weight"] == "parameter"
+    assert "1.num_batches_tracked" not in roles and "1.num_batches_tracked" in network.state_dict()
+    names = list(roles)
+    assert names.index("1.running_mean") > names.index("3.weight")  # after every parameter
+    loaded = deepcopy(network)
+    loaded[1].num_batches_tracked.fill_(7)
+    layout.load_into(loaded, torch.full((layout.size,), 0.5))
+    assert (loaded[1].running_var == 0.5).all() and loaded[1].num_batches_tracked == 7
+
+
+def test_tensors_that_do_not_fit_are_named():
+    network = MLP([4, 3, 2])
+    layout, state = Layout.of(network), dict(network.state_dict())
+    layout.flatten(state | {"counter": torch.tensor(3)})  # control: whole-number extras are left out
+    with pytest.raises(ValueError, match=r"missing \['layers\.0\.bias'\], unknown \[\]"):
+        layout.flatten({k: v for k, v in state.items() if k != "layers.0.bias"})
+    with pytest.raises(ValueError, match=r"missing \[\], unknown \['extra'\]"):
+        layout.flatten(state | {"extra": torch.ones(2)})
+    for wrong in (torch.ones(4, 3), torch.ones(3), torch.ones(12)):
+        with pytest.raises(ValueError, match=r"'layers\.0\.weight' has shape .*the layout wants"):
+            layout.flatten(state | {"layers.0.weight": wrong})
+    with pytest.raises(ValueError, match=r"'layers\.1\.bias' is batched \(2,\), the first \(\)"):
+        layout.flatten(state | {"layers.1.bias": torch.ones(2, 2)})
+    for weights in (torch.zeros(22), torch.zeros(23, 2), torch.zeros(())):
+        with pytest.raises(ValueError, match="do not fit a layout of 23 weights"):
+            layout.unflatten(weights)
+
+
+def test_load_into_copies_and_refuses_another_network():
+    layout, network = Layout.of(MLP([4, 3, 2])), MLP([4, 3, 2])
+    weights = torch.arange(23.0)
+    assert layout.load_into(network, weights) is network
+    assert torch.equal(layout.flatten(network.state_dict()), weights)
+    weights.zero_()
+    assert network.layers[0].weight[0, 1] == 1  # a copy, not a view
+    with pytest.raises(ValueError, match=r"MLP does not have the tensors .* layers\.0\.weight \(3, 4\)"):
+        layout.load_into(MLP([4, 4, 2]), torch.zeros(23))
+    with pytest.raises(ValueError, match="float64"):
+        layout.load_into(MLP([4, 3, 2]).double(), torch.zeros(23))
+    with pytest.raises(ValueError, match="4 tensors here, 6 there"):
+        layout.load_into(MLP([4, 3, 2, 2]), torch.zeros(23))
+    with pytest.raises(ValueError, match=r"one vector of weights, got shape \(2, 23\)"):
+        layout.load_into(network, torch.zeros(2, 23))
+
+
+@pytest.mark.parametrize("network", NETWORKS_OF_ALL_SORTS)
+def test_json_round_trip(network):
+    layout = Layout.of(network)
+    again = Layout.from_json(json.loads(json.dumps(layout.to_json())))
+    assert again == layout and hash(again) == hash(layout)
+    assert again != Layout.of(MLP([9, 9]))
+
+
+def test_a_layout_names_each_tensor_once():
+    with pytest.raises(ValueError, match="each name once"):
+        Layout((Entry("a", (2,), "float32"), Entry("a", (3,), "float32")))
+    with pytest.raises(ValueError, match="at least one tensor"):
+        Layout.of(nn.ReLU())
+
+
+def test_tied_parameters_have_one_place():
+    network = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    network[1].weight = network[0].weight
+    layout = Layout.of(network)
+    assert [e.name for e in layout.entries] == ["0.weight", "0.bias", "1.bias"] and layout.size == 15
+    loaded = layout.load_into(deepcopy(network), torch.arange(15.0))
+    assert loaded[0].weight is loaded[1].weight and loaded[1].weight[2, 2] == 8
+    assert torch.equal(layout.flatten(tensors(loaded)), torch.arange(15.0))

@@ -1,0 +1,493 @@
+"""Training: many at once is each alone, and an interruption changes nothing."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dwflow_lite import training
+from dwflow_lite.networks import MLP
+from dwflow_lite.tasks import Task
+from dwflow_lite.training import DivergedError, train_zoo
+from dwflow_lite.zoo import Zoo, evaluate
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(80, 4))
+TASK = Task.from_arrays(X, (X[:, 0] * X[:, 1] > 0).astype(int) + (X[:, 2] > 0), name="small")
+OTHER = Task.from_arrays(X, (X[:, 0] * X[:, 1] > 0).astype(int) + (X[:, 2] > 0), name="small", seed=1)
+CURVE = Task.from_arrays(X, X[:, :2] ** 2, kind="regression")
+FAST = {"members": 3, "epochs": 2, "batch_size": 20, "lr": 1e-2}
+
+
+class Tied(nn.Module):
+    """Two layers, one weight; one parameter frozen; a constant; a parameter that is never used."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.out = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+        self.unused = nn.Linear(2, 2)
+        self.second.weight = self.first.weight
+        self.first.bias.requires_grad_(False)
+        self.register_buffer("scale", torch.full((4,), 1.5))
+
+    def forward(self, x):
+        return self.out(torch.tanh(self.second(torch.tanh(self.first(x * self.scale)))))
+
+
+class Branching(MLP):
+    """torch.vmap refuses a branch on data."""
+
+    def forward(self, x):
+        h = super().forward(x)
+        return h if h.mean() > 0 else 2 * h
+
+
+class Counting(nn.Linear):
+    """A reader's own running statistic."""
+
+    def __init__(self):
+        super().__init__(4, 3)
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x):
+        if self.training:
+            self.seen += 1
+        return super().forward(x)
+
+
+def mlp():
+    return MLP([4, 6, 3])
+
+
+def dropout():
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3))
+
+
+def conv():
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 3, 2), nn.Flatten(), nn.LayerNorm(3), nn.Linear(3, 3)
+    )
+
+
+def batchnorm():
+    return nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 3))
+
+
+def same(a, b):
+    return torch.equal(a.weights, b.weights)
+
+
+# -- many at once is each alone -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("network", [mlp, Tied, conv])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"optimizer": "adam"},
+        {"optimizer": "adamw", "weight_decay": 0.1},
+        {"optimizer": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.01},
+    ],
+)
+def test_batched_equals_loop(network, recipe):
+    options = FAST | {"batch_size": 18, "init": ["default", "kaiming"]} | recipe
+    batched = train_zoo(TASK, network(), **options)
+    loop = train_zoo(TASK, network(), method="loop", **options)
+    torch.testing.assert_close(batched.weights, loop.weights, atol=1e-5, rtol=1e-5)
+    one, other = (torch.tensor(z.record["train_loss"]) for z in (batched, loop))
+    torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+    other = train_zoo(TASK, network(), seed=1, **options)
+    assert (other.weights - batched.weights).abs().max() > 1e-2  # control
+
+
+def test_batched_equals_loop_in_regression():
+    network, options = MLP([4, 6, 2], "tanh"), FAST
+    batched = train_zoo(CURVE, network, **options)
+    loop = train_zoo(CURVE, network, method="loop", **options)
+    torch.testing.assert_close(batched.weights, loop.weights, atol=1e-5, rtol=1e-5)
+    start = training.initialise(network, seed=batched.record["members"][0]["seed"])
+    assert (batched.weights[0] - batched.layout.flatten(start)).abs().max() > 0.02  # it moved
+
+
+@pytest.mark.parametrize("method", ["batched", "loop"])
+def test_a_member_is_the_same_in_a_larger_zoo(method):
+    small = train_zoo(TASK, mlp(), method=method, **FAST)
+    large = train_zoo(TASK, mlp(), method=method, **(FAST | {"members": 5, "held_out": 2}))
+    torch.testing.assert_close(large.weights[:3], small.weights, atol=1e-6, rtol=1e-5)
+    assert (large.weights[3:6] - small.weights).abs().max() > 1e-2
+    assert [m["seed"] for m in large.record["members"]][:3] == [m["seed"] for m in small.record["members"]]
+
+
+@pytest.mark.parametrize("network", [mlp, dropout])
+@pytest.mark.parametrize("method", ["batched", "loop"])
+def test_same_seed_same_zoo_whatever_the_global_generators(network, method):
+    torch.manual_seed(0)
+    template = network()
+    kept, rng, numpy_rng = (
+        deepcopy(template.state_dict()),
+        torch.get_rng_state(),
+        np.random.get_state()[1].copy(),  # noqa: NPY002
+    )
+    one = train_zoo(TASK, template, method=method, **FAST)
+    assert torch.equal(torch.get_rng_state(), rng)
+    assert np.array_equal(np.random.get_state()[1], numpy_rng)  # noqa: NPY002
+    assert all(torch.equal(kept[k], v) for k, v in template.state_dict().items())
+    assert all(p.grad is None for p in template.parameters()) and template.training
+    torch.manual_seed(1)
+    assert same(one, train_zoo(TASK, network(), method=method, **FAST))
+    assert not same(one, train_zoo(TASK, network(), method=method, **(FAST | {"seed": 1})))
+
+
+def test_starts_and_orders_differ_between_members():
+    orders = [training._order(0, m, e, 50) for m in range(3) for e in range(3)]
+    assert all(sorted(o) == list(range(50)) for o in orders)
+    assert len({tuple(o) for o in orders}) == 9
+    assert len({training._member_seed(s, m) for s in range(5) for m in range(50)}) == 250
+
+
+@pytest.mark.parametrize("method", ["batched", "loop"])
+def test_each_step_draws_its_own_masks(monkeypatch, method):
+    drawn = []
+
+    class Drawing(nn.Linear):
+        def forward(self, x):
+            if self.training and len(x) > 2:  # not the probe
+                drawn.append(torch.rand(x.shape[:1]).sum())
+            return super().forward(x)
+
+    seen, plain = [], training._noise
+    monkeypatch.setattr(training, "_noise", lambda *key: seen.append(key[1:]) or plain(*key))
+    train_zoo(TASK, Drawing(4, 3), method=method, **FAST)
+    steps = 2 * -(-len(TASK.train) // 20) * (1 if method == "batched" else 3)
+    assert len(drawn) == steps and len(set(seen[1:])) == steps
+    draws = set()
+    for key in seen[1:]:
+        with plain(torch.device("cpu"), *key):
+            draws.add(torch.rand(()).item())
+    assert len(draws) == steps
+
+
+def test_dropout_is_at_work_in_training_and_not_after():
+    zoo = train_zoo(TASK, dropout(), **FAST)
+    plain = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Identity(), nn.Linear(8, 3))
+    assert not torch.allclose(zoo.weights, train_zoo(TASK, plain, **FAST).weights, atol=1e-3)
+    recorded = torch.tensor(zoo.record["losses"]["test"])
+    torch.testing.assert_close(evaluate(zoo, TASK, "test").loss, recorded, atol=1e-5, rtol=1e-5)
+
+
+def test_training_learns_and_the_record_says_how():
+    zoo = train_zoo(
+        TASK, MLP([4, 16, 3]), members=2, held_out=1, epochs=60, batch_size=16, lr=1e-2, init="xavier"
+    )
+    losses = zoo.record["train_loss"]
+    assert len(losses) == 60 and len(losses[0]) == 3
+    assert all(last < 0.5 * first for first, last in zip(losses[0], losses[-1], strict=True))
+    assert zoo.held_out == (False, False, True) and len(zoo.fitted) == 2 and len(zoo.unseen) == 1
+    for split in ("train", "validation", "test"):
+        torch.testing.assert_close(zoo.scores(split), evaluate(zoo, TASK, split).score, atol=1e-5, rtol=1e-5)
+    assert "calibration" not in zoo.record["scores"]
+    assert zoo.record["recipe"]["init"] == ["xavier"] and zoo.record["recipe"]["momentum"] is None
+    assert zoo.record["diverged"] == [] and zoo.record["method"] == "batched"
+    assert not zoo.weights.requires_grad
+
+
+def test_inits_are_dealt_in_turn():
+    zoo = train_zoo(TASK, mlp(), **(FAST | {"init": ["normal", "xavier"]}))
+    assert [m["init"] for m in zoo.record["members"]] == ["normal", "xavier", "normal"]
+
+
+def test_only_train_is_trained_on():
+    changed = {s: v if s == "train" else type(v)(v.x + 5, v.y.flip(0)) for s, v in TASK.splits.items()}
+    elsewhere = Task("small", TASK.kind, TASK.outputs, changed, TASK.indices)
+    assert same(train_zoo(TASK, mlp(), **FAST), train_zoo(elsewhere, mlp(), **FAST))
+    assert not same(train_zoo(TASK, mlp(), **FAST), train_zoo(OTHER, mlp(), **FAST))  # control
+
+
+# -- networks that do not fit ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["batched", "loop"])
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (MLP([5, 3]), r"does not take inputs of shape \(4,\)"),
+        (MLP([4, 2]), r"returns \(2, 2\) for two examples; task 'small' wants \(2, 3\)"),
+        (nn.Flatten(), "Flatten has no parameters to train"),
+        (nn.Linear(4, 3).requires_grad_(False), "Linear has no parameters to train"),
+        (nn.LSTM(4, 3), "does not take inputs"),
+        (batchnorm(), r"changes its buffers as it trains \(1\.running_mean.*BatchNorm.*Use LayerNorm"),
+        (Counting(), r"changes its buffers as it trains \(seen\)"),
+        (MLP([4, 3]).double(), "does not take inputs"),
+    ],
+)
+def test_a_network_that_does_not_fit_is_refused_before_training(monkeypatch, method, network, message):
+    monkeypatch.setattr(training, "_optimizer", None)  # no step is taken
+    with pytest.raises(ValueError, match=message):
+        train_zoo(TASK, network, method=method, **FAST)
+
+
+def test_a_network_that_vmap_refuses_is_trained_by_the_loop():
+    with pytest.raises(ValueError, match=r"torch\.vmap refuses the network .*pass method='loop'"):
+        train_zoo(TASK, Branching([4, 3]), **FAST)
+    zoo = train_zoo(TASK, Branching([4, 3]), method="loop", **FAST)
+    score = TASK.score(zoo.module(1)(TASK.test.x), TASK.test.y).item()
+    assert abs(zoo.scores("test")[1].item() - score) < 1e-5
+
+
+def test_batchnorm_without_running_statistics_is_no_obstacle():
+    network = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5, track_running_stats=False), nn.Linear(5, 3))
+    # SGD: the bias before a BatchNorm has gradient zero, whose rounding Adam would blow up.
+    options = FAST | {"optimizer": "sgd"}
+    loop = train_zoo(TASK, network, method="loop", **options)
+    torch.testing.assert_close(
+        train_zoo(TASK, network, **options).weights, loop.weights, atol=1e-5, rtol=1e-5
+    )
+
+
+def test_a_parameter_without_a_start_is_refused():
+    class Raw(nn.Linear):
+        def __init__(self):
+            super().__init__(4, 3)
+            self.scaled = nn.ParameterList([torch.ones(3)])
+
+    with pytest.raises(ValueError, match=r"scaled holds parameters but has no reset_parameters\(\)"):
+        train_zoo(TASK, Raw(), **FAST)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"optimizer": "lbfgs"}, "no optimizer 'lbfgs': choose one of adam"),
+        ({"method": "vmap"}, "method is 'batched' or 'loop'"),
+        ({"on_diverged": "ignore"}, "on_diverged is 'raise' or 'drop'"),
+        ({"init": "zeros"}, "no init 'zeros'"),
+        ({"init": ["default", "zeros"]}, "no init 'zeros'"),
+        ({"init": []}, "no init"),
+        ({"members": 0}, "out of range: members"),
+        ({"held_out": -1}, "out of range: held_out"),
+        ({"epochs": 1.5, "batch_size": 0}, "out of range: epochs, batch_size"),
+        ({"lr": 0.0}, "out of range: lr"),
+        ({"lr": float("nan")}, "out of range: lr"),
+        ({"momentum": -1.0, "optimizer": "sgd"}, "momentum"),
+        ({"weight_decay": -1.0}, "weight_decay"),
+    ],
+)
+def test_bad_arguments(options, message):
+    with pytest.raises(ValueError, match=message):
+        train_zoo(TASK, mlp(), **(FAST | options))
+
+
+# -- divergence -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def poisoned(monkeypatch):
+    """Member 1 starts with a NaN."""
+    seeds = [training._member_seed(0, m) for m in range(4)]
+    plain = training.initialise
+
+    def start(network, init, seed):
+        tensors = plain(network, init, seed)
+        if seed == seeds[1]:
+            tensors["layers.0.weight"][0, 0] = float("nan")
+        return tensors
+
+    monkeypatch.setattr(training, "initialise", start)
+
+
+@pytest.mark.parametrize("method", ["batched", "loop"])
+def test_diverged_members_are_named_or_dropped(poisoned, monkeypatch, method, tmp_path):
+    options = FAST | {"members": 4, "method": method, "checkpoint": tmp_path / "zoo.safetensors"}
+    with pytest.raises(DivergedError, match=r"1 of 4 members diverged .*: \[1\]") as raised:
+        train_zoo(TASK, mlp(), **options)
+    assert raised.value.members == [1] and "on_diverged='drop'" in str(raised.value)
+    monkeypatch.setattr(training, "_train_batched", None)  # the checkpoint spares the training
+    monkeypatch.setattr(training, "_train_loop", None)
+    left = train_zoo(TASK, mlp(), on_diverged="drop", **options)
+    assert len(left) == 3 and left.record["diverged"] == [1]
+    assert [m["member"] for m in left.record["members"]] == [0, 2, 3]
+    assert all(None not in row and len(row) == 3 for row in left.record["train_loss"])
+    monkeypatch.undo()
+    healthy = train_zoo(TASK, mlp(), **(options | {"checkpoint": None}))
+    torch.testing.assert_close(left.weights, healthy.weights[[0, 2, 3]], atol=1e-6, rtol=1e-5)
+
+
+def test_a_learning_rate_that_only_some_survive():
+    options = FAST | {"members": 6, "optimizer": "sgd", "epochs": 6}
+    network, found = MLP([4, 6, 2]), None
+    for lr in (0.2, 0.4, 0.6, 0.8, 1.2, 2.0):
+        try:
+            train_zoo(CURVE, network, **(options | {"lr": lr}))
+        except DivergedError as error:
+            found = error.members
+            if len(found) < 6:
+                left = train_zoo(CURVE, network, on_diverged="drop", **(options | {"lr": lr}))
+                assert [m["member"] for m in left.record["members"]] == [
+                    m for m in range(6) if m not in found
+                ]
+                assert torch.isfinite(left.scores("test")).all()
+                break
+            with pytest.raises(DivergedError, match="6 of 6"):
+                train_zoo(CURVE, network, on_diverged="drop", **(options | {"lr": lr}))
+    assert found  # and the smallest rate, the control, went through: the loop got past it
+
+
+def test_a_finite_weight_with_an_infinite_loss_has_diverged(monkeypatch, tmp_path):
+    plain = training.initialise
+
+    def start(network, init, seed):
+        return {
+            k: v * (1e25 if seed == training._member_seed(0, 2) else 1)
+            for k, v in plain(network, init, seed).items()
+        }
+
+    monkeypatch.setattr(training, "initialise", start)
+    options = FAST | {"optimizer": "sgd", "lr": 1e-30, "checkpoint": tmp_path}
+    with pytest.raises(DivergedError, match=r"\[2\]"):
+        train_zoo(CURVE, MLP([4, 6, 2]), **options)
+    left = train_zoo(CURVE, MLP([4, 6, 2]), on_diverged="drop", **options)
+    assert len(left) == 2 and torch.isfinite(left.scores("test")).all()
+    left.save(tmp_path / "left.safetensors")
+
+
+def test_all_diverged_is_an_error_even_when_dropping(monkeypatch):
+    def start(network, init, seed):
+        return {k: torch.full_like(p, float("nan")) for k, p in network.named_parameters()}
+
+    monkeypatch.setattr(training, "initialise", lambda *a: {k: v.detach() for k, v in start(*a).items()})
+    with pytest.raises(DivergedError, match="3 of 3"):
+        train_zoo(TASK, mlp(), on_diverged="drop", **FAST)
+
+
+# -- checkpoints ----------------------------------------------------------------------------------------
+
+
+def test_a_finished_zoo_is_read_and_not_trained_again(tmp_path, monkeypatch):
+    zoo = train_zoo(TASK, mlp(), checkpoint=tmp_path, **FAST)
+    (file,) = tmp_path.iterdir()
+    assert file.name.startswith("zoo-small-")
+    calls = []
+    plain = training._train_batched
+    monkeypatch.setattr(training, "_train_batched", lambda *a: calls.append(1) or plain(*a))
+    again = train_zoo(TASK, mlp(), checkpoint=tmp_path, **FAST)
+    assert same(zoo, again) and again.record == zoo.record and not calls
+    others = [FAST | {"lr": 2e-2}, FAST | {"seed": 1}, FAST | {"members": 4}, FAST | {"init": "normal"}]
+    for other in others:
+        train_zoo(TASK, mlp(), checkpoint=tmp_path, **other)
+    train_zoo(OTHER, mlp(), checkpoint=tmp_path, **FAST)
+    train_zoo(TASK, MLP([4, 6, 3], "tanh"), checkpoint=tmp_path, **FAST)
+    assert len(calls) == 6 and len(list(tmp_path.iterdir())) == 7  # each recipe a file of its own
+    assert same(again, Zoo.load(file))
+
+
+def test_two_modules_with_the_same_tensors_are_two_recipes(tmp_path):
+    def build(p):
+        return nn.Sequential(nn.Linear(4, 8), nn.Dropout(p), nn.Linear(8, 3))
+
+    zoos = [train_zoo(TASK, build(p), checkpoint=tmp_path, **FAST) for p in (0.0, 0.9, 0.9)]
+    assert len(list(tmp_path.iterdir())) == 2
+    assert not same(zoos[0], zoos[1]) and same(zoos[1], zoos[2])
+
+
+def test_another_recipe_in_the_named_file_is_refused(tmp_path):
+    file = tmp_path / "mine.safetensors"
+    train_zoo(TASK, mlp(), checkpoint=file, **FAST)
+    old = file.read_bytes()
+    with pytest.raises(ValueError, match=r"mine\.safetensors holds another zoo"):
+        train_zoo(TASK, mlp(), checkpoint=file, **(FAST | {"lr": 2e-2}))
+    with pytest.raises(ValueError, match=r"mine\.safetensors does not fit the network"):
+        train_zoo(TASK, MLP([4, 7, 3]), checkpoint=file, **FAST)
+    assert file.read_bytes() == old
+
+
+def test_a_folder_with_a_dot_in_its_name_is_a_folder(tmp_path):
+    (tmp_path / "zoos.v1").mkdir()
+    train_zoo(TASK, mlp(), checkpoint=tmp_path / "zoos.v1", **FAST)
+    assert len(list((tmp_path / "zoos.v1").iterdir())) == 1
+
+
+class Interrupter:
+    """Ctrl-C in the forward pass of one chosen step of the batched training."""
+
+    def __init__(self, monkeypatch, step):
+        self.plain, self.calls, self.step = training.batched_forward, 0, step
+        monkeypatch.setattr(training, "batched_forward", self)
+
+    def __call__(self, network, state, x, *args, **options):
+        self.calls += network.training and len(next(iter(state.values()))) > 1  # not the probe
+        if self.calls == self.step:
+            raise KeyboardInterrupt
+        return self.plain(network, state, x, *args, **options)
+
+
+@pytest.mark.parametrize("network", [mlp, dropout, Tied])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("step", [4, 5])  # three steps an epoch: at an epoch's end, and amid one
+def test_an_interrupted_training_goes_on_to_the_same_zoo(tmp_path, monkeypatch, network, optimizer, step):
+    options = FAST | {"optimizer": optimizer, "epochs": 3, "checkpoint": tmp_path}
+    whole = train_zoo(TASK, network(), **(options | {"checkpoint": None}))
+    monkeypatch.setattr(training, "SAVE_EVERY_SECONDS", -1.0)
+    with monkeypatch.context() as patch:
+        Interrupter(patch, step)
+        with pytest.raises(KeyboardInterrupt):
+            train_zoo(TASK, network(), **options)
+    (partial,) = tmp_path.iterdir()
+    assert partial.name.endswith(".partial")
+    assert torch.load(partial)["done"] == step - 1
+    with monkeypatch.context() as patch:
+        counter = Interrupter(patch, -1)
+        resumed = train_zoo(TASK, network(), **options)
+    assert counter.calls == 9 - (step - 1)  # only the steps that were left
+    assert same(whole, resumed) and resumed.record["train_loss"] == whole.record["train_loss"]
+    assert [p.suffix for p in tmp_path.iterdir()] == [".safetensors"]
+
+
+def interrupted(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "SAVE_EVERY_SECONDS", -1.0)
+    with monkeypatch.context() as patch:
+        Interrupter(patch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            train_zoo(TASK, mlp(), checkpoint=tmp_path / "zoo.safetensors", **FAST)
+    return tmp_path / "zoo.safetensors.partial"
+
+
+def test_damaged_or_foreign_partials_are_refused(tmp_path, monkeypatch):
+    partial = interrupted(tmp_path, monkeypatch)
+    whole = partial.read_bytes()
+    for content in (whole[: len(whole) // 2], b"", b"nothing"):
+        partial.write_bytes(content)
+        with pytest.raises(
+            ValueError, match=r"\.partial is not a readable checkpoint .*delete it to train afresh"
+        ):
+            train_zoo(TASK, mlp(), checkpoint=tmp_path / "zoo.safetensors", **FAST)
+    torch.save([1, 2], partial)
+    with pytest.raises(ValueError, match="belongs to another recipe"):
+        train_zoo(TASK, mlp(), checkpoint=tmp_path / "zoo.safetensors", **FAST)
+    partial.write_bytes(whole)
+    with pytest.raises(ValueError, match="belongs to another recipe"):
+        train_zoo(TASK, mlp(), checkpoint=tmp_path / "zoo.safetensors", **(FAST | {"lr": 0.5}))
+    train_zoo(TASK, mlp(), checkpoint=tmp_path / "zoo.safetensors", **FAST)  # control: the whole one serves
+
+
+def test_a_failed_save_leaves_the_last_one(tmp_path, monkeypatch):
+    partial = interrupted(tmp_path, monkeypatch)
+    old = partial.read_bytes()
+
+    def half(content, path):
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(OSError, match="disk full"):
+        train_zoo(TASK, mlp(), checkpoint=tmp_path / "zoo.safetensors", **FAST)
+    assert partial.read_bytes() == old and list(tmp_path.iterdir()) == [partial]
+
+
+@pytest.mark.parametrize("method", ["batched", "loop"])
+def test_a_zoo_of_one(method):
+    zoo = train_zoo(TASK, mlp(), **(FAST | {"members": 1, "method": method}))
+    assert len(zoo) == 1 and zoo.scores("test").shape == (1,)

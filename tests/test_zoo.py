@@ -1,0 +1,373 @@
+"""Zoos: choosing members, running them together, and files that are whole or refused."""
+
+from __future__ import annotations
+
+import json
+import struct
+from copy import deepcopy
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from dwflow_lite import zoo as zoo_module
+from dwflow_lite.layout import Layout
+from dwflow_lite.networks import MLP, initialise
+from dwflow_lite.tasks import load_task
+from dwflow_lite.zoo import Zoo, ZooFileError, batched_forward, evaluate, predict
+
+
+class Own(nn.Module):
+    """A reader's own network, with a buffer and two parameters that are one."""
+
+    def __init__(self, width=4):
+        super().__init__()
+        self.inner = nn.Linear(4, width)
+        self.again = nn.Linear(4, width)
+        self.again.weight = self.inner.weight
+        self.out = nn.Linear(width, 3)
+        self.register_buffer("shift", torch.full((4,), 0.25))
+        self.register_buffer("fixed", torch.full((4,), 2.0), persistent=False)
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, x):
+        return self.out(self.drop(torch.tanh(self.inner(x + self.shift) - self.again(x * self.fixed))))
+
+
+def make_zoo(members=5, network=None, **record):
+    network = network or MLP([4, 6, 3])
+    modules = []
+    for seed in range(members):
+        module = deepcopy(network)
+        with torch.no_grad():
+            for name, value in initialise(network, seed=seed).items():
+                module.get_parameter(name).copy_(value)
+        modules.append(module)
+    return Zoo.from_modules(modules, **record)
+
+
+def with_record(held_out=2):
+    members = [{"member": m} for m in range(5)]
+    zoo = make_zoo(
+        members=5, scores={"test": [0.0, 0.1, 0.2, 0.3, 0.4]}, losses={"test": [4.0, 3.0, 2.0, 1.0, 0.0]}
+    )
+    record = dict(zoo.record) | {
+        "members": members,
+        "train_loss": [[m + 10.0 * e for m in range(5)] for e in (0, 1)],
+    }
+    return Zoo(zoo.weights, zoo.layout, zoo.network, record, (False,) * (5 - held_out) + (True,) * held_out)
+
+
+INPUTS = torch.randn(7, 4, generator=torch.Generator().manual_seed(1))
+
+
+# -- choosing members -----------------------------------------------------------------------------------
+
+
+def test_what_is_recorded_follows_the_members():
+    zoo = with_record()
+    taken = zoo.take([4, 0, -2])
+    assert torch.equal(taken.weights, zoo.weights[[4, 0, 3]])
+    torch.testing.assert_close(taken.scores("test"), torch.tensor([0.4, 0.0, 0.3]))
+    assert taken.record["losses"]["test"] == [0.0, 4.0, 1.0]
+    assert [m["member"] for m in taken.record["members"]] == [4, 0, 3]
+    assert taken.record["train_loss"] == [[4.0, 0.0, 3.0], [14.0, 10.0, 13.0]]
+    assert taken.held_out == (True, False, True)
+    assert torch.equal(zoo.take(slice(1, 3)).weights, zoo.weights[1:3])
+    assert zoo.record["scores"]["test"] == [0.0, 0.1, 0.2, 0.3, 0.4]  # the zoo taken from is as it was
+
+
+def test_fitted_and_unseen_part_the_members():
+    zoo = with_record(held_out=2)
+    assert torch.equal(torch.cat([zoo.fitted.weights, zoo.unseen.weights]), zoo.weights)
+    assert len(zoo.fitted) == 3 and not any(zoo.fitted.held_out) and all(zoo.unseen.held_out)
+    torch.testing.assert_close(zoo.unseen.scores(), torch.tensor([0.3, 0.4]))
+    assert zoo.fitted.unseen is None and make_zoo().unseen is None
+    assert "5 MLP networks x 51 weights, 2 held out" in repr(zoo)
+
+
+@pytest.mark.parametrize("members", [[], [5], [-6], slice(9, 12)])
+def test_members_that_are_not_there(members):
+    with pytest.raises(ValueError, match=r"cannot take members .* of a zoo of 5"):
+        make_zoo().take(members)
+
+
+def test_scores_that_are_not_there():
+    with pytest.raises(ValueError, match="no recorded validation scores; call evaluate"):
+        with_record().scores("validation")
+
+
+def test_what_is_no_zoo():
+    zoo = make_zoo(3)
+    for bad in (float("nan"), float("inf")):
+        weights = zoo.weights.clone()
+        weights[1, 3] = bad
+        with pytest.raises(ValueError, match=r"members \[1\] hold NaN or infinite"):
+            Zoo(weights, zoo.layout, zoo.network)
+    with pytest.raises(ValueError, match="members >= 1"):
+        Zoo(zoo.weights[:0], zoo.layout, zoo.network)
+    with pytest.raises(ValueError, match="members >= 1"):
+        Zoo(zoo.weights[0], zoo.layout, zoo.network)
+    with pytest.raises(ValueError, match="do not fit a layout of 51"):
+        Zoo(zoo.weights[:, :-1], zoo.layout, zoo.network)
+    with pytest.raises(ValueError, match="held_out has 2 entries for 3"):
+        Zoo(zoo.weights, zoo.layout, zoo.network, held_out=(True, False))
+    with pytest.raises(ValueError, match="at least one module"):
+        Zoo.from_modules([])
+    with pytest.raises(ValueError, match=r"module 1 differs from module 0: layers\.0\.weight"):
+        Zoo.from_modules([MLP([4, 3]), MLP([4, 2])])
+
+
+# -- immutability ---------------------------------------------------------------------------------------
+
+
+def test_a_stage_makes_a_new_zoo():
+    zoo = with_record()
+    kept, record = zoo.weights.clone(), json.dumps(zoo.record)
+    new = zoo.with_weights(zoo.weights + 1, {"stage": "shift"}).with_weights(zoo.weights, {"stage": "back"})
+    assert torch.equal(zoo.weights, kept) and json.dumps(zoo.record) == record
+    assert [s["stage"] for s in new.record["stages"]] == ["shift", "back"]
+    assert "scores" not in new.record and new.held_out == zoo.held_out
+    assert zoo.with_weights(zoo.weights, {}, keep_scores=True).scores().tolist() == zoo.scores().tolist()
+    with pytest.raises(AttributeError):
+        zoo.weights = kept
+
+
+def test_modules_are_independent_of_the_zoo():
+    zoo = make_zoo()
+    kept = zoo.weights.clone()
+    module, other = zoo.module(2), zoo.module(2)
+    assert not module.training and torch.equal(zoo.layout.flatten(module.state_dict()), kept[2])
+    with torch.no_grad():
+        for p in module.parameters():
+            p.zero_()
+    assert torch.equal(zoo.weights, kept) and other(INPUTS).abs().sum() > 0
+    assert not torch.equal(zoo.network(INPUTS), module(INPUTS))
+
+
+def test_a_zoo_of_modules_copies_them():
+    modules = [MLP([4, 3]) for _ in range(2)]
+    zoo = Zoo.from_modules(modules)
+    kept = zoo.weights.clone()
+    with torch.no_grad():
+        modules[0].layers[0].weight.zero_()
+    assert torch.equal(zoo.weights, kept) and zoo.network is not modules[0]
+
+
+# -- many at once ---------------------------------------------------------------------------------------
+
+
+class Branching(MLP):
+    """torch.vmap refuses a branch on data."""
+
+    def forward(self, x):
+        h = super().forward(x)
+        return h if h.mean() > 0 else 2 * h
+
+
+CONV = nn.Sequential(
+    nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 2, 2), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2, 3)
+)
+
+
+@pytest.mark.parametrize("network", [MLP([4, 6, 3]), Own(), Branching([4, 3]), CONV])
+@pytest.mark.parametrize("members", [1, 5])
+def test_predict_equals_a_loop_over_modules(network, members):
+    zoo = make_zoo(members, network)
+    with torch.no_grad():
+        loop = torch.stack([zoo.module(m)(INPUTS) for m in range(members)])
+    together = predict(zoo, INPUTS)
+    assert together.shape == (members, 7, 3)
+    torch.testing.assert_close(together, loop, atol=1e-5, rtol=1e-5)
+    if members > 1:
+        assert (together - loop.roll(1, 0)).abs().max() > 1e-3  # control: the wrong member is seen
+
+
+@pytest.mark.parametrize("sizes", [(1, 1), (2, 3), (5, 7), (100, 100)])
+def test_chunks_bound_memory_and_not_the_result(sizes):
+    zoo = make_zoo(5, Own())
+    together = predict(zoo, INPUTS, members_at_once=sizes[0], inputs_at_once=sizes[1])
+    torch.testing.assert_close(together, predict(zoo, INPUTS), atol=1e-6, rtol=1e-5)
+
+
+def test_predict_changes_nothing_and_keeps_errors():
+    network = Own().train()
+    zoo = make_zoo(3, network)
+    kept, rng = zoo.weights.clone(), torch.get_rng_state()
+    assert torch.equal(predict(zoo, INPUTS), predict(zoo, INPUTS))  # no dropout
+    assert zoo.network.training and torch.equal(zoo.weights, kept) and torch.equal(torch.get_rng_state(), rng)
+    assert not predict(zoo, INPUTS).requires_grad
+    with pytest.raises(RuntimeError, match=r"size of tensor|shapes"):
+        predict(zoo, torch.ones(7, 5))
+
+
+def test_inputs_of_each_member_or_shared():
+    zoo = make_zoo(3)
+    state, own = zoo.layout.unflatten(zoo.weights), torch.stack([INPUTS, 2 * INPUTS, 3 * INPUTS])
+    separate = batched_forward(zoo.network, state, own)
+    shared = batched_forward(zoo.network, state, INPUTS, shared_input=True)
+    torch.testing.assert_close(separate[0], shared[0])
+    assert not torch.allclose(separate[1], shared[1])
+
+
+def test_members_drop_different_units():
+    network = nn.Dropout(0.5)
+    outputs = batched_forward(
+        network.train(), {"unused": torch.zeros(2, 1)}, torch.ones(64), shared_input=True
+    )
+    assert not torch.equal(outputs[0], outputs[1])
+    still = batched_forward(network.eval(), {"unused": torch.zeros(2, 1)}, torch.ones(64), shared_input=True)
+    assert torch.equal(still[0], still[-1])
+
+
+@pytest.mark.parametrize("members", [1, 4])
+def test_evaluate_equals_a_loop(members):
+    task, zoo = load_task("iris"), make_zoo(members)
+    for name in ("train", "test"):
+        result, data = evaluate(zoo, task, name), task.split(name)
+        outputs = [zoo.module(m)(data.x).detach() for m in range(members)]
+        torch.testing.assert_close(result.loss, torch.stack([task.loss(o, data.y) for o in outputs]))
+        torch.testing.assert_close(result.score, torch.stack([task.score(o, data.y) for o in outputs]))
+        assert result.split == name
+    assert not torch.equal(evaluate(zoo, task, "train").loss, evaluate(zoo, task, "test").loss)
+
+
+def test_evaluate_refuses_another_task():
+    with pytest.raises(ValueError, match="return 2 outputs, task 'iris' wants 3"):
+        evaluate(make_zoo(2, MLP([4, 2])), load_task("iris"))
+    with pytest.raises(ValueError, match="no split 'dev'"):
+        evaluate(make_zoo(2), load_task("iris"), "dev")
+
+
+# -- files ----------------------------------------------------------------------------------------------
+
+
+def test_saved_and_loaded_to_the_bit(tmp_path):
+    zoo = with_record()
+    path = zoo.save(tmp_path / "new" / "zoo.safetensors")
+    again = Zoo.load(path)
+    assert again.weights.numpy().tobytes() == zoo.weights.numpy().tobytes()
+    assert again.layout == zoo.layout and again.held_out == zoo.held_out and again.record == zoo.record
+    assert torch.equal(predict(again, INPUTS), predict(zoo, INPUTS))
+    assert again.network.activation_name == "relu"
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    with pytest.raises(FileNotFoundError):
+        Zoo.load(tmp_path / "absent.safetensors")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_precisions_keep_their_bits(tmp_path, dtype):
+    zoo = Zoo.from_modules([MLP([4, 3]).to(dtype) for _ in range(2)])
+    again = Zoo.load(zoo.save(tmp_path / "z.safetensors"), MLP([4, 3]).to(dtype))
+    assert again.weights.dtype == dtype and torch.equal(again.weights, zoo.weights)
+
+
+def test_a_readers_own_class_needs_its_module(tmp_path):
+    zoo = make_zoo(3, Own())
+    path = zoo.save(tmp_path / "own.safetensors")
+    with pytest.raises(ValueError, match=r"cannot rebuild a 'Own' network .*network="):
+        Zoo.load(path)
+    again = Zoo.load(path, network=Own())
+    assert torch.equal(again.weights, zoo.weights)
+    torch.testing.assert_close(predict(again, INPUTS), predict(zoo, INPUTS))
+    with pytest.raises(ZooFileError, match=r"does not fit the network: inner\.weight \(4, 4\) float32 here"):
+        Zoo.load(path, network=Own(5))
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    path = make_zoo().save(tmp_path / "zoo.safetensors")
+    Zoo.load(path, MLP([4, 6, 3]))  # control
+    with pytest.raises(ZooFileError, match="does not fit the network"):
+        Zoo.load(path, MLP([4, 7, 3]))
+    with pytest.raises(ZooFileError, match=r"holds .*'relu'.* networks, not .*'tanh'"):
+        Zoo.load(path, MLP([4, 6, 3], "tanh"))
+
+
+def header(path):
+    raw = path.read_bytes()
+    length = struct.unpack("<Q", raw[:8])[0]
+    return raw, 8 + length
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, -1])
+def test_a_truncated_file_is_refused(tmp_path, keep):
+    path = make_zoo().save(tmp_path / "zoo.safetensors")
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ZooFileError, match=r"zoo\.safetensors is truncated or not a safetensors file"):
+        Zoo.load(path)
+
+
+@pytest.mark.parametrize("where", [0, 500, -1])
+def test_one_flipped_bit_of_a_weight_is_seen(tmp_path, where):
+    path = make_zoo().save(tmp_path / "zoo.safetensors")
+    raw, start = header(path)
+    body = bytearray(raw[start:])
+    body[where] ^= 1
+    path.write_bytes(raw[:start] + bytes(body))
+    with pytest.raises(ZooFileError, match="was altered after it was written"):
+        Zoo.load(path)
+
+
+@pytest.mark.parametrize(("old", "new"), [(b"0.4", b"0.9"), (b"true", b"True"), (b"sha256", b"sha257")])
+def test_an_altered_record_is_seen(tmp_path, old, new):
+    path = with_record().save(tmp_path / "zoo.safetensors")
+    raw, start = header(path)
+    assert raw[:start].count(old)
+    path.write_bytes(raw[:start].replace(old, new, 1) + raw[start:])
+    with pytest.raises(ZooFileError, match="was altered"):
+        Zoo.load(path)
+
+
+def test_other_formats_are_refused(tmp_path):
+    path = tmp_path / "other.safetensors"
+    for metadata in (None, {"format": "pt"}, {"format": "dwflow_lite.zoo/99"}):
+        save_file({"weights": torch.zeros(2, 3)}, path, metadata=metadata)
+        with pytest.raises(ZooFileError, match=r"is of format .*, not 'dwflow_lite\.zoo/1'"):
+            Zoo.load(path)
+    for name in ("weights", "something"):
+        save_file({name: torch.zeros(2, 3)}, path, metadata={"format": zoo_module.FORMAT})
+        with pytest.raises(ZooFileError, match="was altered"):
+            Zoo.load(path)
+    path.write_text("no safetensors at all")
+    with pytest.raises(ZooFileError, match="truncated or not a safetensors file"):
+        Zoo.load(path)
+
+
+@pytest.mark.parametrize("failing", ["save_file", "replace"])
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, failing):
+    path = make_zoo(3).save(tmp_path / "zoo.safetensors")
+    old = path.read_bytes()
+
+    def half(tensors, target, metadata=None):
+        target.write_bytes(b"half")
+        raise OSError("disk full")
+
+    def refuse(source, target):
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        if failing == "save_file":
+            patch.setattr(zoo_module, "save_file", half)
+        else:
+            patch.setattr(zoo_module.os, "replace", refuse)
+        with pytest.raises(OSError, match="disk full"):
+            make_zoo(4).save(path)
+    assert path.read_bytes() == old and list(tmp_path.iterdir()) == [path]
+    make_zoo(4).save(path)  # control: without the failure the file is replaced
+    assert len(Zoo.load(path)) == 4
+
+
+def test_a_record_that_json_does_not_have_is_refused(tmp_path):
+    zoo = make_zoo(2, scores={"test": [float("nan"), 1.0]})
+    with pytest.raises(ValueError, match="JSON"):
+        zoo.save(tmp_path / "zoo.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_tensors_without_columns_stay_the_templates():
+    network = deepcopy(CONV)
+    network[2].num_batches_tracked.fill_(3)
+    zoo = make_zoo(2, network)
+    assert zoo.module(1)[2].num_batches_tracked == 3
+    assert Layout.of(zoo.module(0)) == zoo.layout
