@@ -61,7 +61,7 @@ class DeepWeightFlow:
         align: bool | PermutationSpec | None = True,
         components: int | float | None = None,
         flow: Mapping[str, Any] | None = None,
-        source: float | str = 0.1,
+        source: float | str = 0.05,
         fixed_source: bool = False,
         seed: int = 0,
     ) -> None:
