@@ -13,13 +13,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("check", help="versions, device, memory, kernel and data of this machine")
     run = commands.add_parser("run", help="execute the notebooks and write pages and a report")
-    run.add_argument(
-        "--profile", default="laptop", help="smoke, laptop (default) or gpu: see notebooks/profiles.yaml"
-    )
+    run.add_argument("--profile", default="laptop", help="smoke, laptop (default) or gpu: see notebooks/profiles.yaml")
     run.add_argument("--out", default="build", metavar="FOLDER", help="where results go (default: build)")
-    run.add_argument(
-        "--notebooks", nargs="+", default=[], metavar="NN", help="numbers or names; default: all"
-    )
+    run.add_argument("--notebooks", nargs="+", default=[], metavar="NN", help="numbers or names; default: all")
     run.add_argument(
         "-p",
         nargs=2,
@@ -32,9 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run.add_argument("--force", action="store_true", help="run also what has a valid result")
     run.add_argument("--cell-timeout", type=float, default=900, metavar="SECONDS")
     run.add_argument("--notebook-timeout", type=float, default=1800, metavar="SECONDS")
-    run.add_argument(
-        "--source", default=None, metavar="FOLDER", help="notebooks to run (default: the course's)"
-    )
+    run.add_argument("--source", default=None, metavar="FOLDER", help="notebooks to run (default: the course's)")
     asked = parser.parse_args(arguments)
     try:
         if asked.command == "check":

@@ -42,9 +42,7 @@ def pair_interpolation(zoo: Zoo, n: int, seed: int) -> Zoo:
     pairs = torch.stack([torch.randperm(len(weights), generator=generator)[:2] for _ in range(n)])
     t = torch.rand(n, 1, generator=generator)
     points = interpolate(weights[pairs[:, 0]], weights[pairs[:, 1]], t.to(weights))
-    return _made(
-        zoo, points[torch.arange(n), 0] if points.shape[1] == 1 else points.squeeze(1), "pair interpolation"
-    )
+    return _made(zoo, points[torch.arange(n), 0] if points.shape[1] == 1 else points.squeeze(1), "pair interpolation")
 
 
 def soup(zoo: Zoo, n: int, seed: int, size: int = 10) -> Zoo:
@@ -138,9 +136,7 @@ class Audit:
         ]
         for r in self.rows:
             score = (
-                f"{100 * r.score:.1f} ± {100 * r.score_std:.1f} %"
-                if percent
-                else f"{r.score:.3f} ± {r.score_std:.3f}"
+                f"{100 * r.score:.1f} ± {100 * r.score_std:.1f} %" if percent else f"{r.score:.3f} ± {r.score_std:.3f}"
             )
             lines.append(f"| {r.name} | {score} | {r.nearest:.2f} | {r.dispersion:.2f} |")
         return "\n".join(lines)
@@ -149,9 +145,7 @@ class Audit:
         cells = [[c.strip() for c in line.strip("|").split("|")] for line in self.markdown().splitlines()]
         cells.pop(1)
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        return "\n".join(
-            "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells
-        )
+        return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells)
 
     def _repr_markdown_(self) -> str:
         return self.markdown()

@@ -36,9 +36,7 @@ class DualPCA:
             ValueError: fewer than two rows, NaN, k >= N, or more components than carry variance.
         """
         if x.ndim != 2 or len(x) < 2:
-            raise ValueError(
-                f"PCA needs at least two networks in a matrix (N, d), got shape {tuple(x.shape)}"
-            )
+            raise ValueError(f"PCA needs at least two networks in a matrix (N, d), got shape {tuple(x.shape)}")
         if not torch.isfinite(x).all():
             raise ValueError("the matrix holds NaN or infinite values")
         n, d = x.shape

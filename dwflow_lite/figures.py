@@ -70,9 +70,7 @@ def draw_learning_curves(zoo: Zoo) -> Figure:
     figure, (left, right) = _new(2)
     losses = np.array(zoo.record["train_loss"], dtype=float)
     left.plot(np.arange(1, len(losses) + 1), losses, color=COLOURS["zoo"], alpha=0.15, lw=0.8)
-    left.plot(
-        np.arange(1, len(losses) + 1), losses.mean(1), color=COLOURS["generated"], label="mean of members"
-    )
+    left.plot(np.arange(1, len(losses) + 1), losses.mean(1), color=COLOURS["generated"], label="mean of members")
     left.set(
         xlabel="epoch",
         ylabel="training loss (nats)",
@@ -152,9 +150,7 @@ def draw_training(training: FlowTraining) -> Figure:
     figure, (left, right) = _new(2)
     left.plot(training.steps, training.loss, color=COLOURS["generated"], label="training codes")
     if training.held_out_loss:
-        left.plot(
-            training.steps, training.held_out_loss, color=COLOURS["held-out networks"], label="held-out codes"
-        )
+        left.plot(training.steps, training.held_out_loss, color=COLOURS["held-out networks"], label="held-out codes")
     left.set(xlabel="training step", ylabel="flow-matching loss", title="What the loss says")
     left.set_ylim(bottom=0)
     left.legend(frameon=False)
@@ -179,9 +175,7 @@ def draw_flow(codes: Tensor, points: Tensor, scores: Tensor, frame: int, chance:
     figure, (left, right) = _new(2)
     t = frame / (len(points) - 1)
     left.scatter(codes[:, 0], codes[:, 1], s=14, color=COLOURS["zoo"], alpha=0.5, label="zoo")
-    left.plot(
-        points[: frame + 1, :, 0], points[: frame + 1, :, 1], color=COLOURS["generated"], alpha=0.25, lw=0.7
-    )
+    left.plot(points[: frame + 1, :, 0], points[: frame + 1, :, 1], color=COLOURS["generated"], alpha=0.25, lw=0.7)
     left.scatter(points[frame, :, 0], points[frame, :, 1], s=12, color=COLOURS["generated"], label="flow")
     every = np.concatenate([codes[:, :2].numpy(), points[:, :, :2].reshape(-1, 2).numpy()])
     low, high = every.min(0) - 0.3, every.max(0) + 0.3

@@ -89,9 +89,7 @@ class DeepWeightFlow:
             first = zoo.held_out.index(False)
             zoo = canonicalise(zoo, spec, reference=first, seed=self.seed, progress=progress)
         self.zoo_, self.network_, self.layout_ = zoo, zoo.network, zoo.layout
-        self.record_ = {
-            k: zoo.record[k] for k in ("architecture", "task", "identity", "seed") if k in zoo.record
-        }
+        self.record_ = {k: zoo.record[k] for k in ("architecture", "task", "identity", "seed") if k in zoo.record}
         fitted, unseen, options = zoo.fitted.weights.float(), zoo.unseen, self.flow
         self.pca_ = DualPCA(self.components).fit(fitted)
         codes = self.pca_.transform(fitted)
@@ -101,9 +99,7 @@ class DeepWeightFlow:
         self.source_ = self._source(codes)
         training_source = self.source_
         if self.fixed_source:
-            training_source = FixedSource(
-                self.source_, len(codes), torch.Generator().manual_seed(self.seed + 3)
-            )
+            training_source = FixedSource(self.source_, len(codes), torch.Generator().manual_seed(self.seed + 3))
         self.field_ = self._field(codes.shape[1])
         self.training_ = train_flow(
             self.field_, codes, training_source, path=StraightPath(options["path_noise"]), held_out=held_out,
@@ -114,9 +110,7 @@ class DeepWeightFlow:
             self.field_.load_state_dict(self.training_.best)
         return self
 
-    def trajectory(
-        self, n: int, *, seed: int, steps: int | None = None, solver: str | None = None
-    ) -> Trajectory:
+    def trajectory(self, n: int, *, seed: int, steps: int | None = None, solver: str | None = None) -> Trajectory:
         """Follow ``n`` points from noise to codes; :meth:`decode` turns any of them into networks."""
         self._fitted()
         if not isinstance(n, int) or n < 1:
@@ -173,9 +167,7 @@ class DeepWeightFlow:
         """Write the generator (field, PCA, source, layout) to one safetensors file; the zoo itself is not in it."""
         self._fitted()
         tensors = {f"field.{k}": v for k, v in self.field_.state_dict().items()}
-        tensors |= {
-            f"pca.{k}": getattr(self.pca_, k + "_") for k in ("components", "mean", "singular_values")
-        }
+        tensors |= {f"pca.{k}": getattr(self.pca_, k + "_") for k in ("components", "mean", "singular_values")}
         tensors |= {"pca.ratio": self.pca_.explained_variance_ratio_}
         tensors |= {"source.scale": self.source_.scale, "source.mean": self.source_.mean}
         record = {
@@ -185,9 +177,7 @@ class DeepWeightFlow:
             "n_samples": self.pca_.n_samples_, "versions": {"dwflow_lite": __version__, "torch": torch.__version__},
         }  # fmt: skip
         text = json.dumps(record, sort_keys=True)
-        return write_safetensors(
-            tensors, path, {"format": FORMAT, "record": text, "sha256": _digest(tensors, text)}
-        )
+        return write_safetensors(tensors, path, {"format": FORMAT, "record": text, "sha256": _digest(tensors, text)})
 
     @classmethod
     def load(cls, path: str | Path, network: nn.Module | None = None) -> DeepWeightFlow:
@@ -196,9 +186,7 @@ class DeepWeightFlow:
         if metadata["sha256"] != _digest(tensors, metadata["record"]):
             raise ZooFileError(f"{Path(path).name} was altered after it was written: its hash does not match")
         record = json.loads(metadata["record"])
-        model = cls(
-            **{k: record[k] for k in ("align", "components", "flow", "source", "fixed_source", "seed")}
-        )
+        model = cls(**{k: record[k] for k in ("align", "components", "flow", "source", "fixed_source", "seed")})
         model.layout_ = Layout.from_json(record["layout"])
         model.network_ = deepcopy(network) if network else build(record["architecture"])
         if Layout.of(model.network_) != model.layout_:

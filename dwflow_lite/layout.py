@@ -108,7 +108,9 @@ class Layout:
         if weights.ndim != 1:
             raise ValueError(f"one network takes one vector of weights, got shape {tuple(weights.shape)}")
         if Layout.of(network) != self:
-            raise ValueError(f"{type(network).__name__} does not have the tensors of this layout: {self.difference(network)}")
+            raise ValueError(
+                f"{type(network).__name__} does not have the tensors of this layout: {self.difference(network)}"
+            )
         targets = dict(network.named_parameters()) | dict(network.named_buffers())
         with torch.no_grad():
             for name, tensor in self.unflatten(weights).items():

@@ -229,7 +229,9 @@ def _inputs(x: np.ndarray | Tensor, name: str) -> np.ndarray:
         raise ValueError(f"{name} must hold numbers, got dtype {x.dtype}")
     x = x.astype(np.float32) / 255 if x.dtype == np.uint8 else x.astype(np.float32)
     if not np.isfinite(x).all():
-        raise ValueError(f"{name} holds NaN or infinite values in {int((~np.isfinite(x)).sum())} places; clean it first")
+        raise ValueError(
+            f"{name} holds NaN or infinite values in {int((~np.isfinite(x)).sum())} places; clean it first"
+        )
     return x
 
 
@@ -319,7 +321,9 @@ def _torchvision_images(which: str, seed: int, folder: str | Path | None, downlo
     else:
         looked = ", ".join(map(str, folders))
         if not download:
-            raise DataNotFoundError(f"{which} is in none of: {looked}. Set DWFLOW_DATA to its folder or pass download=True")
+            raise DataNotFoundError(
+                f"{which} is in none of: {looked}. Set DWFLOW_DATA to its folder or pass download=True"
+            )
         place = Path(folder) if folder else folders[0] if os.environ.get("DWFLOW_DATA") else folders[-1]
         try:
             parts = [make(root=str(place), train=train, download=True) for train in (True, False)]

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from dwflow_lite import __version__
 from dwflow_lite.layout import Layout
 from dwflow_lite.networks import INITS, architecture_of, initialise
-from dwflow_lite.tasks import Split, Task
+from dwflow_lite.progress import bar as progress_bar
+from dwflow_lite.tasks import Task
 from dwflow_lite.zoo import Zoo, batched_forward, evaluate
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
@@ -267,8 +267,8 @@ def _train_batched(
                 tensor.copy_(saved["state"][name])
         optimizer.load_state_dict(saved["optimizer"])
     last_save, order = time.monotonic(), None
-    with tqdm(total=recipe["epochs"] * steps, initial=done, desc=f"training {members}", unit="step",
-              disable=not progress) as bar:  # fmt: skip
+    with progress_bar(total=recipe["epochs"] * steps, initial=done, desc=f"training {members}", unit="step",
+                      progress=progress) as bar:  # fmt: skip
         while done < recipe["epochs"] * steps:
             epoch, step = divmod(done, steps)
             if order is None or step == 0:
@@ -301,7 +301,7 @@ def _train_loop(
 ) -> tuple[dict[str, Tensor], list[list[float]]]:  # fmt: skip
     """The same training, member after member, with tensors in memory: the recipe a reader would write first."""
     split, states, histories = task.train, [], []
-    for member, start in enumerate(tqdm(starts, desc="training", unit="member", disable=not progress)):
+    for member, start in enumerate(progress_bar(starts, desc="training", unit="member", progress=progress)):
         one = deepcopy(network)
         with torch.no_grad():
             for name, parameter in one.named_parameters():
@@ -320,7 +320,9 @@ def _train_loop(
             history.append(float(total / len(split)))
         states.append({name: p.detach() for name, p in one.named_parameters()})
         histories.append(history)
-    return {k: torch.stack([s[k] for s in states]) for k in states[0]}, [list(row) for row in zip(*histories, strict=True)]
+    return {k: torch.stack([s[k] for s in states]) for k in states[0]}, [
+        list(row) for row in zip(*histories, strict=True)
+    ]
 
 
 def _write_partial(path: Path, content: dict[str, Any]) -> None:
@@ -339,7 +341,9 @@ def _read_partial(path: Path, identity: str, device: torch.device) -> dict[str, 
     try:
         saved = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
-        raise ValueError(f"{path.name} is not a readable checkpoint ({type(error).__name__}); delete it to train afresh") from error
+        raise ValueError(
+            f"{path.name} is not a readable checkpoint ({type(error).__name__}); delete it to train afresh"
+        ) from error
     if not isinstance(saved, dict) or saved.get("identity") != identity:
         raise ValueError(f"{path.name} belongs to another recipe; name another checkpoint or delete it")
     return saved

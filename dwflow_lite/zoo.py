@@ -137,7 +137,9 @@ class Zoo:
         tensors, metadata = read_safetensors(path, FORMAT)
         text, weights = metadata.get("record", ""), tensors.get("weights")
         if weights is None or metadata.get("sha256") != _digest(weights, text):
-            raise ZooFileError(f"{Path(path).name} was altered after it was written: its hash does not match. Make it again")
+            raise ZooFileError(
+                f"{Path(path).name} was altered after it was written: its hash does not match. Make it again"
+            )
         record = json.loads(text)
         layout, held_out = Layout.from_json(record.pop("layout")), tuple(record.pop("held_out"))
         written = record.get("architecture", {"custom": True})
@@ -191,7 +193,7 @@ def read_safetensors(path: str | Path, expected: str) -> tuple[dict[str, Tensor]
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
     except (SafetensorError, OSError, ValueError) as error:
         raise ZooFileError(f"{path.name} is truncated or not a safetensors file ({error})") from error
     if metadata.get("format") != expected:

@@ -185,9 +185,7 @@ def test_flatten_and_unflatten_are_inverse(network, batch):
     layout, draw = Layout.of(network), torch.Generator().manual_seed(0)
     weights = torch.randn(*batch, layout.size, generator=draw)
     state = layout.unflatten(weights)
-    assert {k: tuple(v.shape) for k, v in state.items()} == {
-        e.name: (*batch, *e.shape) for e in layout.entries
-    }
+    assert {k: tuple(v.shape) for k, v in state.items()} == {e.name: (*batch, *e.shape) for e in layout.entries}
     assert torch.equal(layout.flatten(state), weights)
     swapped = {k: v + 1 for k, v in state.items()}
     assert torch.equal(layout.unflatten(layout.flatten(swapped))[layout.entries[0].name],

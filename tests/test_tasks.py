@@ -100,9 +100,7 @@ def test_standardise_measures_on_train_only():
     task = Task.from_arrays(x, y, standardise=True)
     torch.testing.assert_close(task.train.x.mean(0), torch.zeros(5), atol=1e-5, rtol=0)
     torch.testing.assert_close(task.train.x.std(0, correction=0), torch.ones(5), atol=1e-5, rtol=0)
-    assert (
-        task.test.x.mean(0).abs().max() > 1e-3
-    )  # control: the other splits are not centred by their own mean
+    assert task.test.x.mean(0).abs().max() > 1e-3  # control: the other splits are not centred by their own mean
     # Shifting every row outside train must not change how train is scaled.
     shifted = x.copy()
     shifted[np.setdiff1d(np.arange(len(x)), cut(task)["train"])] += 1000
@@ -275,9 +273,7 @@ def test_npz_never_unpickles(tmp_path):
 # -- the tasks of the course ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("name", "shape", "outputs", "n"), [("digits", (1, 8, 8), 10, 1797), ("iris", (4,), 3, 150)]
-)
+@pytest.mark.parametrize(("name", "shape", "outputs", "n"), [("digits", (1, 8, 8), 10, 1797), ("iris", (4,), 3, 150)])
 def test_embedded_tasks(name, shape, outputs, n):
     task = load_task(name)
     assert task.input_shape == shape and task.outputs == outputs and task.name == name
@@ -290,9 +286,7 @@ def test_embedded_tasks(name, shape, outputs, n):
 def test_task_moves_between_devices():
     task = load_task("iris")
     moved = task.to("meta")
-    assert (
-        moved.train.x.device.type == moved.test.y.device.type == "meta" and task.train.x.device.type == "cpu"
-    )
+    assert moved.train.x.device.type == moved.test.y.device.type == "meta" and task.train.x.device.type == "cpu"
     assert isinstance(moved.validation, Split)
 
 
@@ -317,9 +311,7 @@ def fake_mnist(folder):
     for part, n in (("train", 500), ("t10k", 30)):
         images = rng.integers(0, 256, (n, 28, 28), dtype=np.uint8)
         labels = (np.arange(n) % 10).astype(np.uint8)
-        (raw / f"{part}-images-idx3-ubyte").write_bytes(
-            struct.pack(">IIII", 2051, n, 28, 28) + images.tobytes()
-        )
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(struct.pack(">IIII", 2051, n, 28, 28) + images.tobytes())
         (raw / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 2049, n) + labels.tobytes())
         pixels[part] = images
     return pixels

@@ -68,9 +68,7 @@ def dropout():
 
 
 def conv():
-    return nn.Sequential(
-        nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 3, 2), nn.Flatten(), nn.LayerNorm(3), nn.Linear(3, 3)
-    )
+    return nn.Sequential(nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 3, 2), nn.Flatten(), nn.LayerNorm(3), nn.Linear(3, 3))
 
 
 def batchnorm():
@@ -180,9 +178,7 @@ def test_dropout_is_at_work_in_training_and_not_after():
 
 
 def test_training_learns_and_the_record_says_how():
-    zoo = train_zoo(
-        TASK, MLP([4, 16, 3]), members=2, held_out=1, epochs=60, batch_size=16, lr=1e-2, init="xavier"
-    )
+    zoo = train_zoo(TASK, MLP([4, 16, 3]), members=2, held_out=1, epochs=60, batch_size=16, lr=1e-2, init="xavier")
     losses = zoo.record["train_loss"]
     assert len(losses) == 60 and len(losses[0]) == 3
     assert all(last < 0.5 * first for first, last in zip(losses[0], losses[-1], strict=True))
@@ -243,9 +239,7 @@ def test_batchnorm_without_running_statistics_is_no_obstacle():
     # SGD: the bias before a BatchNorm has gradient zero, whose rounding Adam would blow up.
     options = FAST | {"optimizer": "sgd"}
     loop = train_zoo(TASK, network, method="loop", **options)
-    torch.testing.assert_close(
-        train_zoo(TASK, network, **options).weights, loop.weights, atol=1e-5, rtol=1e-5
-    )
+    torch.testing.assert_close(train_zoo(TASK, network, **options).weights, loop.weights, atol=1e-5, rtol=1e-5)
 
 
 def test_a_parameter_without_a_start_is_refused():
@@ -326,9 +320,7 @@ def test_a_learning_rate_that_only_some_survive():
             found = error.members
             if len(found) < 6:
                 left = train_zoo(CURVE, network, on_diverged="drop", **(options | {"lr": lr}))
-                assert [m["member"] for m in left.record["members"]] == [
-                    m for m in range(6) if m not in found
-                ]
+                assert [m["member"] for m in left.record["members"]] == [m for m in range(6) if m not in found]
                 assert torch.isfinite(left.scores("test")).all()
                 break
             with pytest.raises(DivergedError, match="6 of 6"):
@@ -341,8 +333,7 @@ def test_a_finite_weight_with_an_infinite_loss_has_diverged(monkeypatch, tmp_pat
 
     def start(network, init, seed):
         return {
-            k: v * (1e25 if seed == training._member_seed(0, 2) else 1)
-            for k, v in plain(network, init, seed).items()
+            k: v * (1e25 if seed == training._member_seed(0, 2) else 1) for k, v in plain(network, init, seed).items()
         }
 
     monkeypatch.setattr(training, "initialise", start)
@@ -460,9 +451,7 @@ def test_damaged_or_foreign_partials_are_refused(tmp_path, monkeypatch):
     whole = partial.read_bytes()
     for content in (whole[: len(whole) // 2], b"", b"nothing"):
         partial.write_bytes(content)
-        with pytest.raises(
-            ValueError, match=r"\.partial is not a readable checkpoint .*delete it to train afresh"
-        ):
+        with pytest.raises(ValueError, match=r"\.partial is not a readable checkpoint .*delete it to train afresh"):
             train_zoo(TASK, mlp(), checkpoint=tmp_path / "zoo.safetensors", **FAST)
     torch.save([1, 2], partial)
     with pytest.raises(ValueError, match="belongs to another recipe"):

@@ -49,9 +49,7 @@ def make_zoo(members=5, network=None, **record):
 
 def with_record(held_out=2):
     members = [{"member": m} for m in range(5)]
-    zoo = make_zoo(
-        members=5, scores={"test": [0.0, 0.1, 0.2, 0.3, 0.4]}, losses={"test": [4.0, 3.0, 2.0, 1.0, 0.0]}
-    )
+    zoo = make_zoo(members=5, scores={"test": [0.0, 0.1, 0.2, 0.3, 0.4]}, losses={"test": [4.0, 3.0, 2.0, 1.0, 0.0]})
     record = dict(zoo.record) | {
         "members": members,
         "train_loss": [[m + 10.0 * e for m in range(5)] for e in (0, 1)],
@@ -166,9 +164,7 @@ class Branching(MLP):
         return h if h.mean() > 0 else 2 * h
 
 
-CONV = nn.Sequential(
-    nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 2, 2), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2, 3)
-)
+CONV = nn.Sequential(nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 2, 2), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2, 3))
 
 
 @pytest.mark.parametrize("network", [MLP([4, 6, 3]), Own(), Branching([4, 3]), CONV])
@@ -213,9 +209,7 @@ def test_inputs_of_each_member_or_shared():
 
 def test_members_drop_different_units():
     network = nn.Dropout(0.5)
-    outputs = batched_forward(
-        network.train(), {"unused": torch.zeros(2, 1)}, torch.ones(64), shared_input=True
-    )
+    outputs = batched_forward(network.train(), {"unused": torch.zeros(2, 1)}, torch.ones(64), shared_input=True)
     assert not torch.equal(outputs[0], outputs[1])
     still = batched_forward(network.eval(), {"unused": torch.zeros(2, 1)}, torch.ones(64), shared_input=True)
     assert torch.equal(still[0], still[-1])

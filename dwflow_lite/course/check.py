@@ -158,9 +158,7 @@ def data_lines() -> Iterator[Line]:
     folder = data_folder()
     files = [p for p in folder.rglob("*") if p.is_file() and p.relative_to(folder).parts[0] not in optional]
     size = sum(p.stat().st_size for p in files) / 1e6
-    yield Line(
-        "data", f"{len(files)} files, {size:.1f} MB", "" if files else "'git checkout data' brings it back"
-    )
+    yield Line("data", f"{len(files)} files, {size:.1f} MB", "" if files else "'git checkout data' brings it back")
     places = [folder, *([Path(os.environ["DWFLOW_DATA"])] if os.environ.get("DWFLOW_DATA") else [])]
     for name in optional:
         there = any((p / name).is_dir() for p in places)

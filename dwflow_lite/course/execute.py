@@ -208,9 +208,7 @@ def _findings(nb: nbformat.NotebookNode, fault: Any, watch: Watch) -> dict[str, 
     headings: dict[int, str] = {}
     heading = ""
     for index, cell in enumerate(nb.cells):
-        if cell.cell_type == "markdown" and (
-            found := re.findall(r"^#+ +(.+?) *$", cell.source, re.MULTILINE)
-        ):
+        if cell.cell_type == "markdown" and (found := re.findall(r"^#+ +(.+?) *$", cell.source, re.MULTILINE)):
             heading = found[-1]
         headings[index] = heading
     hidden = next(i for i, c in enumerate(nb.cells) if HIDDEN in c.metadata.get("tags", ()))

@@ -164,8 +164,7 @@ def fit(lesson: Lesson, values: Mapping[str, Any], where: str) -> dict[str, Any]
     for name, value in values.items():
         if name not in lesson.defaults:
             raise UsageError(
-                f"{where}: {lesson.path.name} has no parameter '{name}'; "
-                f"it has: {', '.join(lesson.defaults) or 'none'}"
+                f"{where}: {lesson.path.name} has no parameter '{name}'; it has: {', '.join(lesson.defaults) or 'none'}"
             )
         default = lesson.defaults[name]
         if isinstance(default, float) and isinstance(value, int | str) and not isinstance(value, bool):
@@ -183,9 +182,7 @@ def fit(lesson: Lesson, values: Mapping[str, Any], where: str) -> dict[str, Any]
     return fitted
 
 
-def fingerprints(
-    lessons: Sequence[Lesson], given: Mapping[str, Mapping[str, Any]], code: str
-) -> dict[str, str]:
+def fingerprints(lessons: Sequence[Lesson], given: Mapping[str, Mapping[str, Any]], code: str) -> dict[str, str]:
     """Stem -> hash of all that a result depends on: notebook, parameters, package and data, and its needs."""
     done: dict[str, str] = {}
     for x in lessons:
@@ -202,9 +199,7 @@ def code_digest() -> str:
     files = [*package.rglob("*.py"), *(p for p in data.rglob("*") if p.is_file())]
     total = hashlib.sha256()
     for path in sorted(p for p in files if not skip & set(p.parts) and not p.name.startswith(".")):
-        total.update(
-            f"{path.relative_to(package.parent)}\0".encode() + hashlib.sha256(path.read_bytes()).digest()
-        )
+        total.update(f"{path.relative_to(package.parent)}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
     return total.hexdigest()
 
 

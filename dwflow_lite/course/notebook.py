@@ -75,9 +75,7 @@ def _plain(name: str, value: Any) -> float | int | str:
         try:
             value = value.item()
         except (ValueError, RuntimeError):
-            raise TypeError(
-                f"metric '{name}' is an array of several values; record one number of it"
-            ) from None
+            raise TypeError(f"metric '{name}' is an array of several values; record one number of it") from None
     if isinstance(value, bool) or not isinstance(value, int | float):
         hint = "; a yes or no belongs in claims" if isinstance(value, bool) else ""
         raise TypeError(f"metric '{name}' must be a number or text, not {type(value).__name__}{hint}")

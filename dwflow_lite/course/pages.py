@@ -15,6 +15,7 @@ import nbformat
 from latex2mathml.converter import convert
 from nbconvert.exporters import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from nbconvert.preprocessors.coalescestreams import CoalesceStreamsPreprocessor
 from pygments.formatters import HtmlFormatter
 
 from .execute import WIDGET_VIEW, shown_widgets
@@ -36,9 +37,7 @@ def mathml(formula: str, display: str = "inline") -> str:
     try:
         out = convert(formula.strip(), display=display)
     except Exception as error:
-        raise PageError(
-            f"formula {formula.strip()!r} cannot be shown: {type(error).__name__} {error}"
-        ) from None
+        raise PageError(f"formula {formula.strip()!r} cannot be shown: {type(error).__name__} {error}") from None
     if unknown := re.search(r">(\\[A-Za-z]+|[{}])<", out):
         raise PageError(f"formula {formula.strip()!r} cannot be shown: {unknown[1]!r} is not understood")
     return out
@@ -96,9 +95,7 @@ def external_resources(page: str) -> list[str]:
 
 
 def _styles(page: str) -> str:
-    return "\n".join(
-        re.findall(r"<style.*?</style>", page, re.DOTALL) + re.findall(r"style=\"[^\"]*\"", page)
-    )
+    return "\n".join(re.findall(r"<style.*?</style>", page, re.DOTALL) + re.findall(r"style=\"[^\"]*\"", page))
 
 
 def check_formulas(nb: nbformat.NotebookNode) -> None:
@@ -123,13 +120,12 @@ def notebook_page(nb: nbformat.NotebookNode, entry: Mapping[str, Any], source: P
     nb = copy.deepcopy(nb)
     heading = entry["title"]
     for cell in nb.cells:
-        if cell.cell_type == "markdown" and (
-            found := re.findall(r"^#+ +(.+?) *$", cell.source, re.MULTILINE)
-        ):
+        if cell.cell_type == "markdown" and (found := re.findall(r"^#+ +(.+?) *$", cell.source, re.MULTILINE)):
             heading = found[-1]
         for output in cell.get("outputs", ()):
             _make_still(nb, output, heading)
     exporter = _Exporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
+    exporter.register_preprocessor(CoalesceStreamsPreprocessor, enabled=True)  # a progress bar ends as one line
     nb.metadata.pop("widgets", None)
     try:
         body, _ = exporter.from_notebook_node(nb, {"metadata": {"path": str(source)}})
@@ -156,13 +152,9 @@ def _make_still(nb: nbformat.NotebookNode, output: Any, heading: str) -> None:
         names = [s.get("description") for _, s in widgets if "value" in s or "index" in s]
         controls = ", ".join(html.escape(n) for n in dict.fromkeys(names) if n) or "controls"
         data.clear()
-        data["text/html"] = (
-            f"<p class='widget'>Live in Jupyter: {controls}. The picture above is the still.</p>"
-        )
+        data["text/html"] = f"<p class='widget'>Live in Jupyter: {controls}. The picture above is the still.</p>"
     elif "text/latex" in data and "text/html" not in data:
-        data["text/html"] = mathml(
-            data["text/latex"].strip().strip("$").removeprefix("\\displaystyle"), "block"
-        )
+        data["text/html"] = mathml(data["text/latex"].strip().strip("$").removeprefix("\\displaystyle"), "block")
     for kind in ("image/png", "image/jpeg"):
         if kind in data:
             output.metadata.setdefault(kind, nbformat.NotebookNode()).setdefault("alt", f"Figure: {heading}")
@@ -209,11 +201,7 @@ def index_page(report: Mapping[str, Any], pages: Sequence[str]) -> str:
         name = html.escape(entry["title"])
         if entry["stem"] in pages:
             name = f'<a href="pages/{entry["stem"]}.html">{name}</a>'
-        cost = (
-            f"{spent(entry['minutes'])} · {entry['peak_mb']:.0f} MB"
-            if entry.get("minutes") is not None
-            else ""
-        )
+        cost = f"{spent(entry['minutes'])} · {entry['peak_mb']:.0f} MB" if entry.get("minutes") is not None else ""
         stale = ' <span class="badge stale">stale</span>' if entry.get("stale") else ""
         state = f'<span class="badge {entry["status"]}">{entry["status"]}</span>{stale}'
         parts.append(
@@ -228,15 +216,11 @@ def index_page(report: Mapping[str, Any], pages: Sequence[str]) -> str:
         if entry.get("blocked_by"):
             parts.append(f'<p class="muted">waits for {html.escape(", ".join(entry["blocked_by"]))}</p>')
         parts.append("</section>")
-    versions = "".join(
-        f"<tr><td>{k}</td><td>{html.escape(str(v))}</td></tr>" for k, v in report["versions"].items()
-    )
+    versions = "".join(f"<tr><td>{k}</td><td>{html.escape(str(v))}</td></tr>" for k, v in report["versions"].items())
     facts = [f"profile {report['profile']}", report["device"], spent(report["minutes"]), report["date"][:10]]
     body = (
         f"<h1>The course, as it ran</h1>{''.join(parts)}<details><summary>Machine and versions</summary>"
         f"<p>{html.escape(report['platform'])}, {report['threads']} threads</p>"
         f"<table>{versions}</table></details>"
     )
-    return _shell(
-        "The course, as it ran", "".join(f"<span>{html.escape(str(f))}</span>" for f in facts), body
-    )
+    return _shell("The course, as it ran", "".join(f"<span>{html.escape(str(f))}</span>" for f in facts), body)

@@ -157,9 +157,7 @@ def _markdown(report: Mapping[str, Any]) -> str:
     for e in report["notebooks"]:
         cost = f"{spent(e['minutes'])} | {e['peak_mb']:.0f}" if e.get("minutes") is not None else " | "
         seed = "" if e.get("seed") is None else e["seed"]
-        lines.append(
-            f"| {e['stem']} | {e['status']}{', stale' if e.get('stale') else ''} | {cost} | {seed} |"
-        )
+        lines.append(f"| {e['stem']} | {e['status']}{', stale' if e.get('stale') else ''} | {cost} | {seed} |")
     for e in report["notebooks"]:
         lines += [
             "",
@@ -170,9 +168,7 @@ def _markdown(report: Mapping[str, Any]) -> str:
         if e.get("parameters"):
             lines.append("Parameters: " + ", ".join(f"{k}={v!r}" for k, v in e["parameters"].items()) + ".")
         if slow := e.get("slowest"):
-            lines.append(
-                "Slowest: " + ", ".join(f"cell {s['cell']} {s['seconds']:.1f} s" for s in slow) + "."
-            )
+            lines.append("Slowest: " + ", ".join(f"cell {s['cell']} {s['seconds']:.1f} s" for s in slow) + ".")
         lines += [""] + [f"- {k}: {shown(v)}" for k, v in e.get("metrics", {}).items()]
         lines += [f"- {'✓' if holds else '✗'} {text}" for text, holds in e.get("claims", {}).items()]
         if error := e.get("error"):

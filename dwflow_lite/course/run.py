@@ -63,9 +63,7 @@ def run(
     if cell_timeout <= 0 or notebook_timeout <= 0:
         raise ls.UsageError("timeouts are seconds above 0")
     if importlib.util.find_spec("ipykernel") is None:
-        raise ls.UsageError(
-            "no Jupyter kernel in this Python: install the project ('make course' does) or ipykernel"
-        )
+        raise ls.UsageError("no Jupyter kernel in this Python: install the project ('make course' does) or ipykernel")
     with _locked(Path(out).absolute()) as folder:
         course = _Course(folder, profile, every, chosen, given, stream or sys.stdout)
         return course.go(force, cell_timeout, notebook_timeout)
@@ -116,9 +114,7 @@ class _Course:
         old = {e.get("stem"): e for e in before.get("notebooks", ())}
         self.entries = {x.stem: self._known(x, old.get(x.stem)) for x in every}
         timed = {
-            s: e["minutes"]
-            for s, e in old.items()
-            if e.get("profile") == profile and e.get("minutes") is not None
+            s: e["minutes"] for s, e in old.items() if e.get("profile") == profile and e.get("minutes") is not None
         }
         stated = {x.stem: x.minutes[profile] for x in every if profile in x.minutes}
         self.progress = Progress(stream, {**stated, **timed})
@@ -236,11 +232,7 @@ class _Course:
 
         def tick(cell: int | None, elapsed: float) -> None:
             at = min(max((cell or 0) - shift, 0), total - 1)
-            said = (
-                "sweeping the widgets"
-                if (cell or 0) >= total + shift
-                else f"cell {at + 1}/{total}  {names[at]}"
-            )
+            said = "sweeping the widgets" if (cell or 0) >= total + shift else f"cell {at + 1}/{total}  {names[at]}"
             self.progress.tick(head, said, elapsed, lesson.stem, later)
 
         self.watch = Watch(notebook_timeout, tick)

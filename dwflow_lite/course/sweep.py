@@ -126,9 +126,7 @@ def sweep() -> None:
             facts["device"] = "mps"
     try:  # Linux keeps the high-water mark that sampling may miss
         with open("/proc/self/status") as status:
-            facts["peak_mb"] = next(
-                int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM")
-            )
+            facts["peak_mb"] = next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM"))
     except (OSError, StopIteration):
         pass
     display({KERNEL_MIME: facts, "text/plain": ""}, raw=True)

@@ -22,9 +22,7 @@ class VelocityField(nn.Module):
     def __init__(self, dim: int, hidden: int = 256, time_dim: int = 64, dropout: float = 0.1) -> None:
         super().__init__()
         if min(dim, time_dim) < 1 or hidden < 2:
-            raise ValueError(
-                f"dim and time_dim must be >= 1 and hidden >= 2, got {dim}, {time_dim}, {hidden}"
-            )
+            raise ValueError(f"dim and time_dim must be >= 1 and hidden >= 2, got {dim}, {time_dim}, {hidden}")
         self.dim = dim
         self.time = nn.Sequential(nn.Linear(1, time_dim), nn.GELU(), nn.Linear(time_dim, time_dim))
         self.body = nn.Sequential(

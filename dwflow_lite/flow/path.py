@@ -51,9 +51,7 @@ class FixedSource:
         """In training ``n`` of the fixed points, without repeats where there are enough; else fresh ones."""
         if not training:
             return self.base.sample(n, generator)
-        rows = [
-            torch.randperm(len(self.points), generator=generator) for _ in range(-(-n // len(self.points)))
-        ]
+        rows = [torch.randperm(len(self.points), generator=generator) for _ in range(-(-n // len(self.points)))]
         return self.points[torch.cat(rows)[:n]]
 
 
@@ -74,9 +72,7 @@ class StraightPath:
     ) -> tuple[Tensor, Tensor]:
         """Points x_t and velocities u, both (n, k), for pairs x0, x1 (n, k) at times t (n,)."""
         if x0.shape != x1.shape or t.shape != x0.shape[:1]:
-            raise ValueError(
-                f"shapes do not fit: x0 {tuple(x0.shape)}, x1 {tuple(x1.shape)}, t {tuple(t.shape)}"
-            )
+            raise ValueError(f"shapes do not fit: x0 {tuple(x0.shape)}, x1 {tuple(x1.shape)}, t {tuple(t.shape)}")
         x = torch.lerp(x0, x1, t[:, None])
         if self.noise:
             x = x + self.noise * torch.randn(x.shape, generator=generator).to(x)
@@ -96,8 +92,6 @@ def couple(x0: Tensor, x1: Tensor, coupling: str = "independent") -> tuple[Tenso
     if coupling == "independent":
         return x0, x1
     if x0.shape != x1.shape:
-        raise ValueError(
-            f"assignment coupling pairs batches of one size, got {tuple(x0.shape)} and {tuple(x1.shape)}"
-        )
+        raise ValueError(f"assignment coupling pairs batches of one size, got {tuple(x0.shape)} and {tuple(x1.shape)}")
     cost = torch.cdist(x0.double(), x1.double()).square()
     return x0, x1[torch.from_numpy(linear_sum_assignment(cost.cpu().numpy())[1]).to(x1.device)]

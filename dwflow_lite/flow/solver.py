@@ -54,9 +54,7 @@ class Trajectory:
 
 
 @torch.no_grad()
-def integrate(
-    field: Field, x0: Tensor, *, steps: int = 20, solver: str = "heun", keep: bool = True
-) -> Trajectory:
+def integrate(field: Field, x0: Tensor, *, steps: int = 20, solver: str = "heun", keep: bool = True) -> Trajectory:
     """Carry points x0 (n, k) along ``field`` from t = 0 to 1 in equal steps.
 
     Args:

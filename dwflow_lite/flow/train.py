@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from dwflow_lite.flow.field import VelocityField
 from dwflow_lite.flow.path import Source, StraightPath, couple
 from dwflow_lite.flow.solver import integrate
+from dwflow_lite.progress import bar as progress_bar
 
 
 def dispersion_ratio(points: Tensor, reference: Tensor) -> float:
@@ -99,10 +99,8 @@ def train_flow(
     look_from = source.sample(64, torch.Generator().manual_seed(seed + 1)).to(device)
     order, running, best = torch.empty(0, dtype=torch.long), [], float("inf")
     field.train()
-    with torch.random.fork_rng(devices=[]), tqdm(total=steps, desc="flow", disable=not progress) as bar:
-        torch.manual_seed(
-            seed
-        )  # dropout draws from the global generator, which fork_rng gives back as it was
+    with torch.random.fork_rng(devices=[]), progress_bar(total=steps, desc="flow", progress=progress) as bar:
+        torch.manual_seed(seed)  # dropout draws from the global generator, which fork_rng gives back as it was
         for step in range(1, steps + 1):
             while len(order) < batch_size:
                 order = torch.cat([order, torch.randperm(len(points), generator=generator)])
@@ -122,20 +120,14 @@ def train_flow(
                 log.loss.append(float(torch.stack(running).mean()))
                 running = []
                 if not log.loss[-1] < float("inf"):
-                    raise FloatingPointError(
-                        f"flow training diverged at step {step} (loss {log.loss[-1]}): lower lr"
-                    )
-                log.dispersion.append(
-                    dispersion_ratio(integrate(field, look_from, steps=8, keep=False).end, points)
-                )
+                    raise FloatingPointError(f"flow training diverged at step {step} (loss {log.loss[-1]}): lower lr")
+                log.dispersion.append(dispersion_ratio(integrate(field, look_from, steps=8, keep=False).end, points))
                 current = log.loss[-1]
                 if probe is not None:
                     log.held_out_loss.append(current := _held_out_loss(field, *probe))
                 if probe is None or current < best:
                     best, log.best_step, log.best = current, step, _state(field)
-                bar.set_postfix(
-                    loss=f"{log.loss[-1]:.3f}", dispersion=f"{log.dispersion[-1]:.2f}", refresh=False
-                )
+                bar.set_postfix(loss=f"{log.loss[-1]:.3f}", dispersion=f"{log.dispersion[-1]:.2f}", refresh=False)
                 if patience is not None and step - log.best_step >= patience * every:
                     log.stopped = f"held-out loss has not fallen for {patience} looks"
                     break

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from dwflow_lite.progress import bar as progress_bar
 from dwflow_lite.symmetry.matching import weight_matching
 from dwflow_lite.symmetry.spec import PermutationSpec
 from dwflow_lite.zoo import Zoo
@@ -45,7 +45,7 @@ def canonicalise(
             raise ValueError(f"reference {reference} is held out; choose a member that generators may see")
         target, name = zoo.weights[reference], reference
     rows, before, after = [], [], []
-    for w in tqdm(zoo.weights, desc="aligning", unit="network", disable=not progress):
+    for w in progress_bar(zoo.weights, desc="aligning", unit="network", progress=progress):
         found = weight_matching(target, w, spec, restarts=restarts, seed=seed)
         rows.append(spec.apply(found.permutation, w))
         before.append(float(target.double() @ w.double()))

@@ -23,9 +23,7 @@ class Permutation:
     def __post_init__(self) -> None:
         for group, index in self.indices.items():
             if not torch.equal(index.sort().values, torch.arange(len(index), device=index.device)):
-                raise ValueError(
-                    f"group {group!r}: {index.tolist()} is not a permutation of 0 … {len(index) - 1}"
-                )
+                raise ValueError(f"group {group!r}: {index.tolist()} is not a permutation of 0 … {len(index) - 1}")
 
     def compose(self, first: Permutation) -> Permutation:
         """The permutation that does ``first``, then this one."""
@@ -91,17 +89,12 @@ class PermutationSpec:
     @cached_property
     def groups(self) -> dict[str, int]:
         """Group name -> number of units."""
-        return {
-            g: s for n, gs in self.axes.items() for g, s in zip(gs, self.layout[n].shape, strict=True) if g
-        }
+        return {g: s for n, gs in self.axes.items() for g, s in zip(gs, self.layout[n].shape, strict=True) if g}
 
     @cached_property
     def uses(self) -> dict[str, list[tuple[str, int]]]:
         """Group name -> every (tensor name, axis) that runs over it."""
-        return {
-            g: [(n, a) for n, gs in self.axes.items() for a, x in enumerate(gs) if x == g]
-            for g in self.groups
-        }
+        return {g: [(n, a) for n, gs in self.axes.items() for a, x in enumerate(gs) if x == g] for g in self.groups}
 
     def count(self) -> int:
         """How many relabelled copies every network has: the product of the factorials of the group sizes."""

@@ -65,10 +65,8 @@ def ordinary(tmp_path_factory):
         "import os\nfrom pathlib import Path\nfrom dwflow_lite.course import artefacts, note, record\n"
         "(artefacts() / 'zoo.txt').write_text('shared')\n"
         "assert list(Path.cwd().iterdir()) == [], 'starts in an empty folder'",
-        "from tqdm.auto import tqdm, trange\nfor _ in tqdm(range(5)):\n    pass\n"
-        "for _ in trange(5):\n    pass",
-        "from IPython.display import Math, display\n"
-        "display(Math(r'\\alpha^2'))\nnote(f'n was **{n}** and $n^2$ more')",
+        "from tqdm.auto import tqdm, trange\nfor _ in tqdm(range(5)):\n    pass\nfor _ in trange(5):\n    pass",
+        "from IPython.display import Math, display\ndisplay(Math(r'\\alpha^2'))\nnote(f'n was **{n}** and $n^2$ more')",
         "import matplotlib.pyplot as plt\nplt.plot([n, 2])\nplt.show()",
         "from ipywidgets import interact\n@interact(time=(0.0, 1.0), kind=['a', 'b'])\n"
         "def draw(time=0.5, kind='a'):\n"

@@ -79,9 +79,7 @@ def test_probe_survives_a_crash(monkeypatch, done, says):
 
 def test_kernel_of_another_python(healthy, monkeypatch, capsys):
     spec = SimpleNamespace(argv=["/somewhere/else/bin/python"])
-    monkeypatch.setattr(
-        "jupyter_client.kernelspec.KernelSpecManager.get_kernel_spec", lambda self, name: spec
-    )
+    monkeypatch.setattr("jupyter_client.kernelspec.KernelSpecManager.get_kernel_spec", lambda self, name: spec)
     assert "another Python" in wrong(capsys)
 
 

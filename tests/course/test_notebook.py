@@ -17,9 +17,7 @@ def displayed(monkeypatch):
 
 
 def test_record_shows_and_carries(displayed):
-    record(
-        {"loss": np.float32(0.25), "n": np.int64(3), "who": "a<b"}, {"it learns": np.bool_(True), "no": False}
-    )
+    record({"loss": np.float32(0.25), "n": np.int64(3), "who": "a<b"}, {"it learns": np.bool_(True), "no": False})
     said = displayed[0]
     assert said[RECORD_MIME]["metrics"] == [["loss", 0.25], ["n", 3], ["who", "a<b"]]
     assert said[RECORD_MIME]["claims"] == [["it learns", True], ["no", False]]
@@ -41,8 +39,6 @@ def test_folders(monkeypatch, tmp_path):
     monkeypatch.setenv("DWFLOW_ARTEFACTS", str(tmp_path / "a" / "b"))
     assert artefacts() == tmp_path / "a" / "b" and artefacts().is_dir()
     assert (repository() / "pyproject.toml").exists()
-    monkeypatch.setattr(
-        "dwflow_lite.course.paths.__file__", str(tmp_path / "lib" / "dwflow_lite" / "course" / "p.py")
-    )
+    monkeypatch.setattr("dwflow_lite.course.paths.__file__", str(tmp_path / "lib" / "dwflow_lite" / "course" / "p.py"))
     with pytest.raises(FileNotFoundError, match="pip install -e"):
         repository()

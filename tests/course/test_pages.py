@@ -30,10 +30,7 @@ def test_what_would_be_fetched_is_seen(snippet):
 
 
 def test_what_is_inline_or_a_link_is_not():
-    assert (
-        external_resources('<a href="https://x.org">x</a><img src="data:image/png;base64,AA"><p>url(x)</p>')
-        == []
-    )
+    assert external_resources('<a href="https://x.org">x</a><img src="data:image/png;base64,AA"><p>url(x)</p>') == []
 
 
 def test_mathematics_is_mathml(ordinary):

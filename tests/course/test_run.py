@@ -40,9 +40,7 @@ def command(*words):
 def test_good_run_passes_and_reports(ordinary):
     assert ordinary.code == 0 and ordinary.status() == {"01_first": "passed", "02_second": "passed"}
     first = ordinary.entries["01_first"]
-    assert first["parameters"] == {"n": 6, "seed": 7, "rate": 0.001}, (
-        "-p wins over the profile, 1e-3 is a number"
-    )
+    assert first["parameters"] == {"n": 6, "seed": 7, "rate": 0.001}, "-p wins over the profile, 1e-3 is a number"
     assert first["seed"] == 7 and first["peak_mb"] > 20 and first["minutes"] > 0
     assert list(first["metrics"].items()) == [("zeta", 6), ("alpha", 0.123456), ("names", "text")]
     assert first["claims"] == {"n is positive": True}
@@ -110,9 +108,7 @@ def test_fingerprint_follows_code_data_and_needs(tmp_path, monkeypatch):
     write_notebook(tmp_path / "nb", "03_three", RECORD)
     lessons = discover(tmp_path / "nb")
     base = fingerprints(lessons, {}, "code")
-    assert base == fingerprints(lessons, {"01_one": {"n": 3}}, "code"), (
-        "the default said aloud changes nothing"
-    )
+    assert base == fingerprints(lessons, {"01_one": {"n": 3}}, "code"), "the default said aloud changes nothing"
     changed = fingerprints(lessons, {"01_one": {"n": 4}}, "code")
     assert [changed[s] != base[s] for s in base] == [True, True, False]
     assert all(fingerprints(lessons, {}, "other code")[s] != base[s] for s in base)

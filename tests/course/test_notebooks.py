@@ -1,0 +1,264 @@
+"""Every notebook: its shape, what it shows of the package, its exercises, and a whole run at smoke size."""
+
+import ast
+import importlib
+import inspect
+import json
+import re
+import subprocess
+import sys
+
+import nbformat
+import pytest
+import yaml
+
+from dwflow_lite.course import notebooks_folder
+from dwflow_lite.course.exercises import CHECKS, check
+from dwflow_lite.course.run import run
+
+FILES = sorted(notebooks_folder().glob("[0-9][0-9]_*.ipynb"))
+SECTIONS = ("**Claim.**", "After this notebook you can", "**You need**", "**Time**")
+
+
+def cells(path, kind):
+    return [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == kind]
+
+
+def prose(path):
+    return "\n\n".join(c.source for c in cells(path, "markdown"))
+
+
+@pytest.fixture(scope="module", params=FILES, ids=lambda p: p.stem)
+def path(request):
+    return request.param
+
+
+# -- shape -------------------------------------------------------------------------------------------------------
+
+
+def test_first_screen_says_what_to_expect(path):
+    first = cells(path, "markdown")[0].source
+    assert first.startswith("# ")
+    assert not [s for s in SECTIONS if s not in first]
+
+
+def test_ends_with_limits_exercises_summary_and_references(path):
+    text = prose(path)
+    order = [text.find(s) for s in ("\n## Limits", "\n## Exercises", "\n## Summary", "**References.**")]
+    assert -1 not in order and order == sorted(order)
+
+
+def test_code_cells_are_short_and_source_is_stripped(path):
+    nb = nbformat.read(path, as_version=4)
+    nbformat.validate(nb)
+    for cell in nb.cells:
+        if cell.cell_type == "code":
+            assert len(cell.source.splitlines()) <= 25, cell.id
+            assert cell.outputs == [] and cell.execution_count is None
+            assert not re.search(r"sys\.path|%pip|!pip|\.\./data", cell.source), cell.id
+    assert "widgets" not in nb.metadata
+
+
+def test_every_widget_stands_after_a_picture_drawn_by_the_same_function(path):
+    seen = ""
+    for cell in cells(path, "code"):
+        if "widgets.explore(" in cell.source:
+            assert "widgets.explore(\n    draw" in cell.source or "widgets.explore(draw" in cell.source
+            assert re.search(r"figures\.show\(\s*(draw\(|figures\.draw_barriers)", seen + cell.source)
+        seen += cell.source
+
+
+def test_every_picture_has_a_text_alternative(path):
+    for cell in cells(path, "code"):
+        for call in ast.walk(ast.parse(cell.source)):
+            if isinstance(call, ast.Call) and ast.unparse(call.func) in ("figures.show", "widgets.explore"):
+                assert "alt" in [k.arg for k in call.keywords], cell.id
+
+
+def test_links_between_notebooks_lead_somewhere(path):
+    for target in re.findall(r"\]\((\d\d_\w+\.ipynb)\)", prose(path)):
+        assert (path.parent / target).is_file(), target
+
+
+def test_profiles_name_the_notebooks_there_are():
+    profiles = yaml.safe_load((notebooks_folder() / "profiles.yaml").read_text())
+    assert {"smoke", "laptop", "gpu"} <= set(profiles)
+    assert set(profiles["smoke"]) == {p.stem for p in FILES}
+
+
+# -- what is shown is what is packaged ---------------------------------------------------------------------------
+
+
+def bare(source):
+    """The code of one function without docstring and annotations."""
+    (function,) = ast.parse(inspect.cleandoc("\n" + source) if source.startswith(" ") else source).body
+    if ast.get_docstring(function):
+        function.body = function.body[1:]
+    for node in ast.walk(function):
+        if isinstance(node, ast.FunctionDef):
+            node.returns = None
+        if isinstance(node, ast.arg):
+            node.annotation = None
+    return ast.dump(function)
+
+
+def shown_functions():
+    for file in FILES:
+        for cell in cells(file, "code"):
+            for tag in cell.metadata.get("tags", ()):
+                if tag.startswith("source:"):
+                    yield pytest.param(tag.removeprefix("source:"), cell.source, id=f"{file.stem}-{tag}")
+
+
+@pytest.mark.parametrize("name, source", shown_functions())
+def test_shown_function_is_the_packaged_one(name, source):
+    module, function = name.rsplit(".", 1)
+    packaged = inspect.getsource(getattr(importlib.import_module(module), function))
+    assert bare(source) == bare(packaged)
+    assert bare(source.replace("return", "return not", 1)) != bare(packaged)  # control: a change is seen
+
+
+def test_functions_are_shown():
+    assert len(list(shown_functions())) >= 3
+
+
+# -- exercises ---------------------------------------------------------------------------------------------------
+
+
+def exercises():
+    for file in FILES:
+        for cell in cells(file, "code"):
+            for tag in cell.metadata.get("tags", ()):
+                if tag.startswith("exercise:"):
+                    yield pytest.param(file, tag.removeprefix("exercise:"), cell.source, id=tag)
+
+
+def solution(file, number):
+    pattern = rf"<summary>Solution {re.escape(number)}</summary>\s+```python\n(.*?)```"
+    found = re.findall(pattern, prose(file), re.DOTALL)
+    assert len(found) == 1, f"{number}: {len(found)} solutions"
+    return found[0]
+
+
+def answer_name(source, number):
+    return re.search(rf'check\("{re.escape(number)}", (\w+)\)', source)[1]
+
+
+@pytest.mark.parametrize("file, number, stub", exercises())
+def test_check_accepts_the_solution_and_not_the_stub(file, number, stub, capsys):
+    name = answer_name(stub, number)
+    namespace = {}
+    exec(solution(file, number), namespace)
+    assert check(number, namespace[name]), capsys.readouterr().out
+    assert "<summary>Hint " + number in prose(file)
+    blank = {"check": check}
+    exec(stub, blank)  # runs to its end: Run all does not stop here
+    assert "not started" in capsys.readouterr().out
+    assert not check(number, blank[name])
+
+
+WRONG = {
+    "00.1": [
+        "lambda o, y: 100 * (o.argmax(-1) == y).float().mean()",
+        "lambda o, y: (o.argmax(-1) == y).sum()",
+        "lambda o, y: (o.argmin(-1) == y).float().mean()",
+    ],
+    "00.2": [
+        "lambda p, z: (z - p).norm(dim=-1).max()",
+        "lambda p, z: (z - p).square().sum(-1).min()",
+        "lambda p, z: (z - p).abs().sum(-1).min()",
+    ],
+    "01.1": ["lambda s: sum(m * n for m, n in zip(s, s[1:]))", "lambda s: sum(s)", "lambda s: 1 / 0"],
+    "01.2": [
+        "lambda f, s: [f[: a[0] * a[-1]].reshape(a) if len(a) == 2 else f[: a[0]] for a in s]",
+        "lambda f, s: []",
+        "lambda f, s: [f] * len(s)",
+    ],
+    "02.1": [
+        "lambda a, b, c, i, j: (a, b, c)",
+        "lambda a, b, c, i, j: (a[[0, 3, 2, 1, 4]], b[[0, 3, 2, 1, 4]], c)",
+        "lambda a, b, c, i, j: (a[[0, 3, 2, 1, 4]], b, c[:, [0, 3, 2, 1, 4]])",
+        "lambda a, b, c, i, j: (a.zero_(), b, c)",
+    ],
+    "02.2": [
+        "lambda s: __import__('math').prod(__import__('math').factorial(n) for n in s)",
+        "lambda s: sum(__import__('math').factorial(n) for n in s[1:-1])",
+    ],
+    "06.1": [
+        "lambda p, r: ((p - p.mean(0)) ** 2).sum(-1).mean().sqrt() / ((r - r.mean(0)) ** 2).sum(-1).mean().sqrt()",
+        "lambda p, r: ((p - r.mean(0)) ** 2).sum(-1).mean() / ((r - r.mean(0)) ** 2).sum(-1).mean()",
+    ],
+    "06.2": [
+        "lambda w, m, g: w[:m].mean(0)",
+        "lambda w, m, g: w[__import__('torch').randint(len(w), (m,), generator=g)].mean(0)",
+        "lambda w, m, g: w.mean(0)",
+    ],
+}
+
+
+@pytest.mark.parametrize("number, source", [(n, s) for n, many in WRONG.items() for s in many])
+def test_check_refuses_planted_wrong_answers(number, source, capsys):
+    assert not check(number, eval(source))
+    assert "✗" in capsys.readouterr().out
+
+
+def test_every_exercise_has_planted_wrong_answers():
+    assert {p.values[1] for p in exercises()} == set(CHECKS) == set(WRONG)
+    assert {p.values[0] for p in exercises()} == set(FILES)
+
+
+def test_unknown_exercise_is_refused():
+    with pytest.raises(ValueError, match=r"no exercise '99.1'"):
+        check("99.1", len)
+
+
+# -- the whole course at smoke size ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    out = tmp_path_factory.mktemp("course")
+    assert run(out=out, profile="smoke") == 0, (out / "report.md").read_text()
+    return out
+
+
+def test_all_notebooks_run_at_smoke_and_leave_pages(smoke):
+    report = json.loads((smoke / "report.json").read_text())
+    for file in FILES:
+        assert (smoke / "pages" / f"{file.stem}.html").is_file()
+        assert (smoke / "executed" / f"{file.stem}.ipynb").is_file()
+    text = json.dumps(report)
+    assert "passed" in text and "✗" not in text
+
+
+def test_executed_notebooks_hold_pictures_and_no_errors(smoke):
+    for file in FILES:
+        nb = nbformat.read(smoke / "executed" / file.name, as_version=4)
+        outputs = [o for c in nb.cells if c.cell_type == "code" for o in c.outputs]
+        pictures = [o for o in outputs if "image/png" in o.get("data", {})]
+        assert len(pictures) >= 3 and all(o["metadata"]["image/png"]["alt"] for o in pictures)
+        assert not [o for o in outputs if o.output_type == "error"]
+        streams = "".join(o.text for o in outputs if o.output_type == "stream")
+        assert "Warning" not in streams and "it/s" not in streams
+
+
+def test_a_package_that_does_nothing_fails_the_claims(tmp_path):
+    """Control: with a generator that returns noise, notebook 00 must not pass."""
+    source = tmp_path / "notebooks"
+    source.mkdir()
+    nb = nbformat.read(FILES[0], as_version=4)
+    for cell in nb.cells:
+        if cell.source.startswith("import torch"):
+            cell.source += (
+                "\nDeepWeightFlow.sample = lambda self, n, seed: TRIVIAL['random weights'](self.zoo_, n, seed)"
+            )
+    nbformat.write(nb, source / FILES[0].name)
+    (source / "profiles.yaml").write_text(f"smoke:\n  {FILES[0].stem}: {{members: 20, flow_steps: 100, samples: 10}}\n")
+    out = tmp_path / "out"
+    assert run(out=out, profile="smoke", source=source) == 1
+    assert "generated networks beat random weights" in (out / "report.md").read_text()
+
+
+def test_notebooks_are_stripped_by_the_tool_too():
+    command = [sys.executable, "-m", "nbstripout", "--verify", *map(str, FILES)]
+    assert subprocess.run(command, capture_output=True).returncode == 0

@@ -1,0 +1,419 @@
+"""Symmetry: renaming units changes no function, matching undoes a renaming, one basin, and the barrier."""
+
+from __future__ import annotations
+
+from itertools import permutations
+from math import factorial, log10
+
+import pytest
+import torch
+from torch import nn
+
+from dwflow_lite.layout import Layout
+from dwflow_lite.networks import MLP
+from dwflow_lite.symmetry import (
+    Permutation,
+    PermutationSpec,
+    canonicalise,
+    interpolate,
+    linear_barrier,
+    weight_matching,
+)
+from dwflow_lite.symmetry.spec import permute_axes
+from dwflow_lite.tasks import load_task
+from dwflow_lite.training import train_zoo
+from dwflow_lite.zoo import Zoo, evaluate, predict
+
+
+class Pooled(nn.Module):
+    """A reader's own convolutional network: tensors of four axes, and a mean over positions before the head."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(2, 6, 3, padding=1)
+        self.second = nn.Conv2d(6, 5, 3)
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.second(torch.relu(self.first(x)))).mean((-2, -1)))
+
+
+POOLED_AXES = {
+    "first.weight": ("a", None, None, None), "first.bias": ("a",),
+    "second.weight": ("b", "a", None, None), "second.bias": ("b",),
+    "head.weight": (None, "b"), "head.bias": (None,),
+}  # fmt: skip
+
+
+def random_state(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def random_weights(spec, seed, scale=1.0):
+    return scale * torch.randn(spec.layout.size, generator=random_state(seed), dtype=torch.float64)
+
+
+def outputs(network, layout, weights, x):
+    return torch.func.functional_call(network, layout.unflatten(weights), (x,))
+
+
+def same(p, q):
+    return p.indices.keys() == q.indices.keys() and all(torch.equal(i, q.indices[g]) for g, i in p.indices.items())
+
+
+def inner(a, b):
+    return float(a.double() @ b.double())
+
+
+CASES = {
+    "relu": (MLP([5, 7, 6, 4]), (5,)),
+    "tanh": (MLP([5, 7, 6, 4], "tanh"), (5,)),
+    "one group": (MLP([5, 9, 2], "gelu"), (5,)),
+    "convolutions": (Pooled(), (2, 6, 6)),
+}
+
+
+def case(name):
+    network, shape = CASES[name]
+    spec = PermutationSpec(Layout.of(network), POOLED_AXES) if name == "convolutions" else PermutationSpec.of(network)
+    return network.double(), spec, torch.randn(11, *shape, generator=random_state(3), dtype=torch.float64)
+
+
+# -- spec and permutations ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_renaming_units_changes_no_output(name):
+    network, spec, x = case(name)
+    w = random_weights(spec, 0, 0.5)
+    for seed in range(5):
+        permutation = spec.random(random_state(seed))
+        moved = spec.apply(permutation, w)
+        assert not torch.equal(moved, w)
+        assert torch.equal(moved.sort().values, w.sort().values)
+        torch.testing.assert_close(
+            outputs(network, spec.layout, moved, x), outputs(network, spec.layout, w, x), rtol=1e-10, atol=1e-11
+        )
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_moving_one_tensor_alone_changes_outputs(name):
+    network, spec, x = case(name)
+    w = random_weights(spec, 0, 0.5)
+    permutation, before = spec.random(random_state(1)), outputs(network, spec.layout, w, x)
+    for tensor, groups in spec.axes.items():
+        if not any(groups):
+            continue
+        state = dict(spec.layout.unflatten(w))
+        state[tensor] = permute_axes(state[tensor], groups, permutation)
+        after = outputs(network, spec.layout, spec.layout.flatten(state), x)
+        assert (after - before).abs().max() > 1e-3, tensor
+        # and a spec that forgets this tensor is no symmetry either
+        corrupted = PermutationSpec(spec.layout, dict(spec.axes) | {tensor: (None,) * len(groups)})
+        part = Permutation({g: permutation.indices[g] for g in corrupted.groups})
+        after = outputs(network, spec.layout, corrupted.apply(part, w), x)
+        assert (after - before).abs().max() > 1e-3, tensor
+
+
+def test_a_batch_is_renamed_row_by_row():
+    _, spec, _ = case("relu")
+    batch = torch.stack([random_weights(spec, s) for s in range(3)])
+    permutation = spec.random(random_state(0))
+    assert torch.equal(spec.apply(permutation, batch)[1], spec.apply(permutation, batch[1]))
+    with pytest.raises(ValueError, match="do not fit a layout"):
+        spec.apply(permutation, batch[:, :-1])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_permutations_form_a_group(name):
+    _, spec, _ = case(name)
+    p, q, r = (spec.random(random_state(s)) for s in range(3))
+    one, w = spec.identity(), random_weights(spec, 1)
+    assert one.is_identity and not p.is_identity
+    assert same(p.compose(one), p) and same(one.compose(p), p)
+    assert p.compose(p.inverse()).is_identity and p.inverse().compose(p).is_identity
+    assert same(p.compose(q).compose(r), p.compose(q.compose(r)))
+    assert torch.equal(spec.apply(p.compose(q), w), spec.apply(p, spec.apply(q, w)))
+    assert torch.equal(spec.apply(p.inverse(), spec.apply(p, w)), w)
+    assert torch.equal(spec.apply(one, w), w)
+    # the order matters, or the two laws above would hold for a wrong compose as well
+    assert not torch.equal(spec.apply(p.compose(q), w), spec.apply(q, spec.apply(p, w)))
+
+
+def test_copies_are_counted():
+    spec = PermutationSpec.of(MLP([784, 32, 32, 10]))
+    assert spec.groups == {"hidden0": 32, "hidden1": 32}
+    assert spec.count() == factorial(32) ** 2
+    assert spec.log10_count() == pytest.approx(log10(factorial(32) ** 2), rel=1e-12)
+    small = PermutationSpec.of(MLP([2, 3, 4, 2, 1]))
+    assert small.count() == 6 * 24 * 2 and small.log10_count() == pytest.approx(log10(288))
+    linear = PermutationSpec.of(MLP([4, 3]))
+    assert linear.count() == 1 and linear.log10_count() == 0 and linear.identity().is_identity
+
+
+LAYOUT = Layout.of(MLP([3, 4, 2]))
+AXES = {
+    "layers.0.weight": ("h", None), "layers.0.bias": ("h",), "layers.1.weight": (None, "h"), "layers.1.bias": (None,)
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layers.0.bias": None}, r"missing \['layers.0.bias'\]"),
+        ({"layers.9.bias": ("h",)}, r"unknown \['layers.9.bias'\]"),
+        ({"layers.0.weight": ("h",)}, r"1 axes for 'layers.0.weight'"),
+        ({"layers.0.bias": ("h", None)}, r"2 axes for 'layers.0.bias'"),
+        ({"layers.1.bias": ("h",)}, r"group 'h' has 4 units in .* but 2 in 'layers.1.bias'"),
+        ({"layers.0.weight": ("h", "h")}, "one group on two axes"),
+    ],
+)
+def test_a_spec_that_does_not_fit(change, message):
+    assert PermutationSpec(LAYOUT, AXES).groups == {"h": 4}  # unchanged it fits
+    axes = {k: v for k, v in (AXES | change).items() if v is not None}
+    with pytest.raises(ValueError, match=message):
+        PermutationSpec(LAYOUT, axes)
+
+
+@pytest.mark.parametrize("network", [nn.Linear(3, 2), Pooled(), MLP([3, 4, 2], "identity")])
+def test_networks_without_a_known_spec(network):
+    with pytest.raises(ValueError, match=rf"no permutation spec is known for {type(network).__name__}.*align=None"):
+        PermutationSpec.of(network)
+
+
+@pytest.mark.parametrize("index", [[0, 0, 1], [1, 2, 3], [-1, 0, 1], [0, 2]])
+def test_what_is_no_permutation(index):
+    assert same(Permutation({"g": torch.tensor([1, 2, 0])}), Permutation({"g": torch.tensor([1, 2, 0])}))
+    with pytest.raises(ValueError, match="group 'g': .* is not a permutation"):
+        Permutation({"g": torch.tensor(index)})
+
+
+def test_a_permutation_of_another_network_is_refused():
+    spec, other = PermutationSpec(LAYOUT, AXES), PermutationSpec.of(MLP([3, 5, 2]))
+    for wrong in (other.identity(), Permutation({"h": torch.arange(5)}), Permutation({})):
+        with pytest.raises(ValueError, match="other groups or sizes"):
+            spec.columns(wrong)
+
+
+# -- weight matching ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_planted_permutation_is_recovered(name, seed):
+    _, spec, _ = case(name)
+    a, planted = random_weights(spec, seed), spec.random(random_state(seed + 10))
+    b = spec.apply(planted, a)
+    found = weight_matching(a, b, spec)
+    assert same(found.permutation, planted.inverse())
+    assert torch.equal(spec.apply(found.permutation, b), a)
+    assert not torch.equal(spec.apply(spec.identity(), b), a) and inner(a, b) < found.objective[-1]
+
+
+def hard_pair(seed, sizes=(3, 8, 8, 8, 2)):
+    """Two unrelated networks: many local optima."""
+    spec = PermutationSpec.of(MLP(list(sizes)))
+    return spec, random_weights(spec, 2 * seed), random_weights(spec, 2 * seed + 1)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_objective_climbs_to_the_inner_product(seed):
+    spec, a, b = hard_pair(seed)
+    found = weight_matching(a, b, spec, seed=seed)
+    history = torch.tensor(found.objective, dtype=torch.float64)
+    assert (history.diff() >= 0).all() and history[-1] > history[0]
+    assert history[0] == pytest.approx(inner(a, b))
+    assert history[-1] == pytest.approx(inner(a, spec.apply(found.permutation, b)))
+    assert len(history) == 1 + found.sweeps * len(spec.groups)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_matched_network_stays_where_it_is(seed):
+    spec, a, b = hard_pair(seed)
+    assert weight_matching(a, a, spec).permutation.is_identity
+    found = weight_matching(a, b, spec, seed=seed)
+    assert not found.permutation.is_identity
+    again = weight_matching(a, spec.apply(found.permutation, b), spec, seed=seed + 7)
+    assert again.permutation.is_identity and again.sweeps == 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_one_group_is_solved_exactly(seed):
+    spec, a, b = hard_pair(seed, (3, 5, 2))
+    every = [Permutation({"hidden0": torch.tensor(p)}) for p in permutations(range(5))]
+    values = [inner(a, spec.apply(p, b)) for p in every]
+    found = weight_matching(a, b, spec)
+    assert found.objective[-1] == pytest.approx(max(values))
+    assert same(found.permutation, every[values.index(max(values))])
+    assert sorted(values)[-2] < max(values) - 1e-6  # a second best would have been noticed
+
+
+def test_restarts_never_lower_the_objective():
+    helped = 0
+    for seed in range(4):
+        spec, a, b = hard_pair(seed)
+        alone, more = weight_matching(a, b, spec), weight_matching(a, b, spec, restarts=6)
+        assert len(more.starts) == 7 and more.starts[0] == alone.objective[-1] == alone.starts[0]
+        assert more.objective[-1] == max(more.starts) >= alone.objective[-1]
+        assert more.objective[-1] == pytest.approx(inner(a, spec.apply(more.permutation, b)))
+        helped += more.objective[-1] > alone.objective[-1] + 1e-6
+    assert helped  # the pairs do have several local optima
+    with pytest.raises(ValueError, match="restarts"):
+        weight_matching(a, b, spec, restarts=-1)
+
+
+def test_matching_is_seeded_and_touches_nothing():
+    spec, a, b = hard_pair(0)
+    kept, state = (a.clone(), b.clone()), torch.get_rng_state()
+    results = [weight_matching(a, b, spec, restarts=3, seed=s) for s in (0, 0, 1)]
+    assert torch.equal(a, kept[0]) and torch.equal(b, kept[1]) and torch.equal(torch.get_rng_state(), state)
+    assert same(results[0].permutation, results[1].permutation) and results[0].starts == results[1].starts
+    assert results[0].starts != results[2].starts
+
+
+def test_weights_that_cannot_be_matched():
+    spec, a, b = hard_pair(0)
+    bad = b.clone()
+    bad[3] = float("nan")
+    for first, second, message in [
+        (a, bad, "b must be one finite"), (bad, a, "a must be one finite"), (a, b[:-1], "do not fit"),
+        (a, torch.stack([b, b]), r"b must be one finite weight vector \(d,\)"),
+    ]:  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            weight_matching(first, second, spec)
+    with pytest.raises(RuntimeError, match="raise max_sweeps"):
+        weight_matching(a, b, spec, max_sweeps=1)
+
+
+# -- a whole zoo ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_task("digits")
+
+
+@pytest.fixture(scope="module")
+def trained(digits):
+    return train_zoo(digits, MLP([64, 16, 10]), members=5, held_out=1, epochs=10, lr=5e-3)
+
+
+@pytest.fixture(scope="module")
+def aligned(trained):
+    return canonicalise(trained)
+
+
+def near_zoo(noise=0.05):
+    """Six networks close to one: their best renaming is not in doubt."""
+    network = MLP([8, 6, 6, 3])
+    spec = PermutationSpec.of(network)
+    centre = random_weights(spec, 0).float()
+    shake = torch.randn(6, spec.layout.size, generator=random_state(1))
+    return Zoo(centre + noise * shake, spec.layout, network, {"scores": {"test": [0.5] * 6}}), spec
+
+
+def test_an_aligned_zoo_computes_the_same(trained, aligned, digits):
+    before = trained.weights.clone()
+    x = digits.validation.x
+    torch.testing.assert_close(predict(aligned, x), predict(trained, x), rtol=1e-4, atol=1e-4)
+    assert torch.equal(aligned.weights[0], trained.weights[0]) and torch.equal(trained.weights, before)
+    assert not torch.equal(aligned.weights[1:], trained.weights[1:])
+    assert (predict(aligned, x)[1] - predict(trained, x)[2]).abs().max() > 0.1  # two members do differ
+    assert torch.equal(aligned.scores("test"), trained.scores("test")) and aligned.held_out == trained.held_out
+
+
+def test_the_record_of_alignment(trained, aligned):
+    stage = aligned.record["stages"][-1]
+    assert stage["stage"] == "canonicalise" and stage["reference"] == 0 and not trained.record["stages"]
+    before, after = stage["objective_before"], stage["objective_after"]
+    assert len(before) == len(after) == len(trained)
+    assert all(late >= early - 1e-9 for early, late in zip(before, after, strict=True))
+    assert all(late > early for early, late in zip(before[1:], after[1:], strict=True))
+    target = aligned.weights[0]
+    assert after == pytest.approx([inner(target, w) for w in aligned.weights])
+    assert before == pytest.approx([inner(target, w) for w in trained.weights])
+
+
+def test_alignment_forgets_how_units_were_named():
+    zoo, spec = near_zoo()
+    shuffled = zoo.weights.clone()
+    for member in range(1, 6):
+        shuffled[member] = spec.apply(spec.random(random_state(member)), shuffled[member])
+    assert not torch.equal(shuffled, zoo.weights)
+    renamed = Zoo(shuffled, zoo.layout, zoo.network, zoo.record)
+    assert torch.equal(canonicalise(renamed).weights, canonicalise(zoo).weights)
+    assert torch.equal(canonicalise(renamed).weights, zoo.weights)
+    assert torch.equal(canonicalise(renamed, reference=zoo.weights[0]).weights, zoo.weights)
+    other = canonicalise(renamed, reference=3)  # another reference, another basis
+    assert torch.equal(other.weights[3], shuffled[3]) and not torch.equal(other.weights, zoo.weights)
+
+
+def test_references_that_are_refused(trained):
+    with pytest.raises(ValueError, match="reference 5 is held out"):
+        canonicalise(trained, reference=5)
+    for reference in (6, -1):
+        with pytest.raises(ValueError, match=f"reference {reference} is not a member of a zoo of 6"):
+            canonicalise(trained, reference=reference)
+    with pytest.raises(ValueError, match="do not fit"):
+        canonicalise(trained, reference=torch.zeros(3))
+    with pytest.raises(ValueError, match="another layout"):
+        canonicalise(trained, PermutationSpec.of(MLP([64, 17, 10])))
+    zoo, _ = near_zoo()
+    custom = Zoo(torch.randn(2, 5), Layout.of(nn.Linear(4, 1)), nn.Linear(4, 1))
+    with pytest.raises(ValueError, match="no permutation spec is known for Linear"):
+        canonicalise(custom)
+    assert len(canonicalise(zoo)) == 6
+
+
+# -- the line between two networks ----------------------------------------------------------------------
+
+
+def test_interpolation_runs_from_end_to_end():
+    a, b = torch.randn(2, 3, 7, generator=random_state(0))
+    line = interpolate(a, b, torch.tensor([0.0, 0.25, 1.0]))
+    assert line.shape == (3, 3, 7)
+    assert torch.equal(line[:, 0], a) and torch.equal(line[:, 2], b)
+    torch.testing.assert_close(line[:, 1], 0.75 * a + 0.25 * b)
+
+
+PAIRS = [(0, 1), (0, 2), (3, 4), (1, 4)]
+
+
+def test_a_barrier_curve_ends_at_its_members(trained, digits):
+    curve = linear_barrier(trained, PAIRS, digits, points=5)
+    members = evaluate(trained, digits, "validation")
+    assert curve.loss.shape == curve.score.shape == (4, 5)
+    for column, end in ((0, 0), (-1, 1)):
+        rows = [pair[end] for pair in PAIRS]
+        torch.testing.assert_close(curve.score[:, column], members.score[rows])
+        torch.testing.assert_close(curve.loss[:, column], members.loss[rows], rtol=1e-4, atol=1e-5)
+    rise = (curve.loss - ((1 - curve.t) * curve.loss[:, :1] + curve.t * curve.loss[:, -1:])).max(1).values
+    torch.testing.assert_close(curve.loss_barrier, rise)
+    other = evaluate(trained, digits, "test").score[[0, 0, 3, 1]]
+    torch.testing.assert_close(linear_barrier(trained, PAIRS, digits, split="test", points=3).score[:, 0], other)
+
+
+def test_no_barrier_to_oneself(trained, digits):
+    own = linear_barrier(trained, [(i, i) for i in range(3)], digits, points=5)
+    torch.testing.assert_close(own.loss_barrier, torch.zeros(3), rtol=0, atol=1e-6)
+    torch.testing.assert_close(own.score_barrier, torch.zeros(3), rtol=0, atol=1e-6)
+    assert linear_barrier(trained, [(0, 1)], digits, points=5).loss_barrier > 0.05
+
+
+def test_alignment_lowers_the_barrier(trained, aligned, digits):
+    naive, better = (linear_barrier(z, PAIRS, digits, points=11) for z in (trained, aligned))
+    assert better.loss_barrier.mean() < naive.loss_barrier.mean()
+    assert better.score_barrier.mean() < naive.score_barrier.mean()
+    # a member and its renamed self: a barrier that alignment removes altogether
+    spec = PermutationSpec.of(trained.network)
+    twin = spec.apply(spec.random(random_state(2)), trained.weights[0])
+    pair = Zoo(torch.stack([trained.weights[0], twin]), trained.layout, trained.network)
+    assert linear_barrier(pair, [(0, 1)], digits, points=5).loss_barrier > 0.1
+    joined = linear_barrier(canonicalise(pair), [(0, 1)], digits, points=5)
+    torch.testing.assert_close(joined.loss_barrier, torch.zeros(1), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("pairs", "points"), [([], 5), ([(0, 1)], 2)])
+def test_a_barrier_needs_pairs_and_points(trained, digits, pairs, points):
+    with pytest.raises(ValueError, match="at least one pair and three points"):
+        linear_barrier(trained, pairs, digits, points=points)
