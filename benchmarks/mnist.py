@@ -35,7 +35,8 @@ def main() -> None:
     # The paper's recipe: Adam 1e-3, batch 64, 5 epochs, He-uniform weights and zero biases.
     zoo = train_zoo(
         task, MLP([784, 32, 32, 10]), members=args.members, held_out=args.held_out, epochs=args.epochs,
-        batch_size=64, optimizer="adam", lr=1e-3, init="kaiming", seed=args.seed, checkpoint=args.checkpoint, progress=True,
+        batch_size=64, optimizer="adam", lr=1e-3, init="kaiming", seed=args.seed, checkpoint=args.checkpoint,
+        progress=True,
     )  # fmt: skip
     print(
         f"zoo trained in {zoo.record['seconds']:.0f} s; test accuracy {100 * float(zoo.fitted.scores().mean()):.2f} %"

@@ -202,7 +202,7 @@ def draw_flow(codes: Tensor, points: Tensor, scores: Tensor, frame: int, chance:
 
 
 def draw_audit(audits: Mapping[str, Audit]) -> Figure:
-    """Score against distance to the nearest member: accurate copies lie top left, new and accurate would lie top right."""
+    """Score against distance to the nearest member: accurate copies lie top left, accurate and new ones top right."""
     figure, axes = _new(len(audits), width=5.4, height=4.0)
     for ax, (title, result) in zip(axes, audits.items(), strict=True):
         for i, row in enumerate(result.rows):

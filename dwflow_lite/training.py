@@ -34,8 +34,8 @@ class DivergedError(RuntimeError):
     def __init__(self, members: list[int], total: int) -> None:
         self.members = members
         super().__init__(
-            f"{len(members)} of {total} members diverged (NaN or infinite weights or losses): {members}. Lower lr, or pass "
-            "on_diverged='drop' to go on without them (a checkpoint, if you gave one, spares the training)"
+            f"{len(members)} of {total} members diverged (NaN or infinite weights or losses): {members}. Lower lr, or "
+            "pass on_diverged='drop' to go on without them (a checkpoint, if you gave one, spares the training)"
         )
 
 
@@ -200,8 +200,8 @@ def _check_fit(task: Task, network: nn.Module, method: str) -> None:
             raise ValueError(f"the network does not run in training mode ({error})") from error
         if changed := [n for n, b in probe.named_buffers() if not torch.equal(b, before[n])]:
             raise ValueError(
-                f"the network changes its buffers as it trains ({', '.join(changed)}): modules with running statistics, "
-                "as BatchNorm, are not supported yet. Use LayerNorm or GroupNorm, or wait for the ResNet lesson"
+                f"the network changes its buffers as it trains ({', '.join(changed)}): modules with running "
+                "statistics, as BatchNorm, are not supported yet. Use LayerNorm or GroupNorm, or wait for the ResNet lesson"
             )
         if method == "batched":
             try:

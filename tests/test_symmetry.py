@@ -184,7 +184,7 @@ def test_networks_without_a_known_spec(network):
 @pytest.mark.parametrize("index", [[0, 0, 1], [1, 2, 3], [-1, 0, 1], [0, 2]])
 def test_what_is_no_permutation(index):
     assert same(Permutation({"g": torch.tensor([1, 2, 0])}), Permutation({"g": torch.tensor([1, 2, 0])}))
-    with pytest.raises(ValueError, match="group 'g': .* is not a permutation"):
+    with pytest.raises(ValueError, match=r"group 'g': .* is not a permutation"):
         Permutation({"g": torch.tensor(index)})
 
 

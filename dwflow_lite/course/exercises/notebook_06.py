@@ -25,7 +25,7 @@ def dispersion(answer: Callable) -> None:
         expected = float((points - mean).square().sum(-1).mean().sqrt() / spread) if expected is None else expected
         got = float(answer(points, reference))
         assert abs(got - expected) < 1e-3, (
-            f"for {what} the ratio is {expected:.3f}; got {got:.3f}. Measure both spreads about the mean of the reference"
+            f"for {what} the ratio is {expected:.3f}; got {got:.3f}. Measure both about the mean of the reference"
         )
 
 
