@@ -55,8 +55,10 @@ class DualPCA:
         gram = torch.zeros(n, n, dtype=torch.float64, device=x.device)
         for columns in _chunks(d, self.chunk):
             part = x[:, columns].double()
-            mean[columns] = part.mean(0)
-            part = part - mean[columns]
+            first = part[0].clone()
+            part = part - first  # exactly zero for repeated rows, which a rounded mean would not be
+            mean[columns] = first + part.mean(0)
+            part = part - part.mean(0)
             gram += part @ part.T
         values, vectors = torch.linalg.eigh(gram)
         values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)

@@ -159,7 +159,7 @@ class DeepWeightFlow:
         spread = (self.pca_.components_ * std).double()
         covariance = spread @ spread.T / self.scale_**2
         factor = torch.linalg.cholesky(covariance + 1e-9 * torch.eye(dim, dtype=torch.float64)).float()
-        return GaussianSource(dim, factor, self.pca_.transform(mean) / self.scale_)
+        return GaussianSource(dim, factor.contiguous(), self.pca_.transform(mean) / self.scale_)
 
     # -- files ---------------------------------------------------------------------------------------------------
 

@@ -201,7 +201,8 @@ def _check_fit(task: Task, network: nn.Module, method: str) -> None:
         if changed := [n for n, b in probe.named_buffers() if not torch.equal(b, before[n])]:
             raise ValueError(
                 f"the network changes its buffers as it trains ({', '.join(changed)}): modules with running "
-                "statistics, as BatchNorm, are not supported yet. Use LayerNorm or GroupNorm, or wait for the ResNet lesson"
+                "statistics, as BatchNorm, are not supported yet. Use LayerNorm or GroupNorm, or "
+                "wait for the ResNet lesson"
             )
         if method == "batched":
             try:

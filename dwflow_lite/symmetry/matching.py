@@ -49,6 +49,8 @@ def weight_matching(
         spec.layout.check(w)
         if w.ndim != 1 or not torch.isfinite(w).all():
             raise ValueError(f"{name} must be one finite weight vector (d,), got shape {tuple(w.shape)}")
+    if restarts < 0:
+        raise ValueError(f"restarts must be >= 0, got {restarts}")
     generator = torch.Generator().manual_seed(seed)
     state_a, state_b = (spec.layout.unflatten(w.detach().double().cpu()) for w in (a, b))
     best: MatchingResult | None = None

@@ -110,7 +110,7 @@ def shown_functions():
                     yield pytest.param(tag.removeprefix("source:"), cell.source, id=f"{file.stem}-{tag}")
 
 
-@pytest.mark.parametrize("name, source", shown_functions())
+@pytest.mark.parametrize("name, source", list(shown_functions()))
 def test_shown_function_is_the_packaged_one(name, source):
     module, function = name.rsplit(".", 1)
     packaged = inspect.getsource(getattr(importlib.import_module(module), function))
@@ -144,7 +144,7 @@ def answer_name(source, number):
     return re.search(rf'check\("{re.escape(number)}", (\w+)\)', source)[1]
 
 
-@pytest.mark.parametrize("file, number, stub", exercises())
+@pytest.mark.parametrize("file, number, stub", list(exercises()))
 def test_check_accepts_the_solution_and_not_the_stub(file, number, stub, capsys):
     name = answer_name(stub, number)
     namespace = {}

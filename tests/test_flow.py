@@ -1,0 +1,226 @@
+"""Flow room: paths, sources, coupling, fields, solvers, training. Oracles: torchdiffeq, POT, brute force."""
+
+import math
+
+import ot
+import pytest
+import torch
+from torchdiffeq import odeint
+
+from dwflow_lite.flow import (
+    ClosedFormField,
+    FixedSource,
+    GaussianSource,
+    StraightPath,
+    VelocityField,
+    couple,
+    dispersion_ratio,
+    integrate,
+    train_flow,
+)
+
+
+def rng(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+# -- path, sources, coupling -------------------------------------------------------------------------------------
+
+
+def test_straight_path_joins_its_ends_at_constant_velocity():
+    x0, x1 = torch.randn(5, 3, generator=rng(0)), torch.randn(5, 3, generator=rng(1))
+    for t, expected in ((0.0, x0), (1.0, x1), (0.5, (x0 + x1) / 2)):
+        x, u = StraightPath().sample(x0, x1, torch.full((5,), t))
+        assert torch.allclose(x, expected) and torch.equal(u, x1 - x0)
+    assert not torch.allclose(StraightPath().sample(x0, x1, torch.full((5,), 0.4))[0], (x0 + x1) / 2)
+
+
+def test_path_noise_has_the_stated_size_and_leaves_the_velocity():
+    x0 = x1 = torch.zeros(20000, 2)
+    x, u = StraightPath(0.3).sample(x0, x1, torch.rand(20000, generator=rng()), rng())
+    assert abs(float(x.std()) - 0.3) < 0.01 and torch.equal(u, x0)
+    with pytest.raises(ValueError, match="noise"):
+        StraightPath(-1)
+    with pytest.raises(ValueError, match="shapes do not fit"):
+        StraightPath().sample(x0, x1[:3], torch.zeros(3))
+
+
+def test_gaussian_source_has_the_covariance_asked_for():
+    factor = torch.tensor([[2.0, 0.0], [1.0, 0.5]])
+    for scale, covariance in (
+        (0.5, 0.25 * torch.eye(2)),
+        (torch.tensor([1.0, 3.0]), torch.diag(torch.tensor([1.0, 9.0]))),
+        (factor, factor @ factor.T),
+    ):
+        x = GaussianSource(2, scale, torch.tensor([4.0, -1.0])).sample(50000, rng())
+        assert torch.allclose(x.mean(0), torch.tensor([4.0, -1.0]), atol=0.06)
+        assert torch.allclose(torch.cov(x.T), covariance, atol=0.15)
+    for bad in (0.0, -1.0, float("nan"), torch.ones(3), torch.ones(2, 3)):
+        with pytest.raises(ValueError):
+            GaussianSource(2, bad)
+
+
+def test_fixed_source_repeats_in_training_only():
+    source = FixedSource(GaussianSource(2), 4, rng())
+    known = {tuple(p) for p in source.points.tolist()}
+    generator = rng(1)
+    assert {tuple(p) for p in source.sample(9, generator, training=True).tolist()} == known
+    assert not {tuple(p) for p in source.sample(9, generator).tolist()} & known
+    draws = [GaussianSource(2).sample(4, generator, training=True) for _ in range(2)]
+    assert not torch.equal(*draws)  # control: the default source is fresh
+
+
+def test_assignment_coupling_is_optimal_transport():
+    x0, x1 = torch.randn(12, 3, generator=rng(0)), torch.randn(12, 3, generator=rng(1))
+    _, paired = couple(x0, x1, "assignment")
+    assert torch.equal(paired.sort(0).values, x1.sort(0).values)
+    cost = (x0 - paired).double().square().sum(-1).mean()
+    matrix = torch.cdist(x0.double(), x1.double()).square().numpy()
+    assert float(cost) == pytest.approx(ot.emd2([], [], matrix), rel=1e-5)
+    assert float((x0 - x1).square().sum(-1).mean()) > float(cost)  # control: as they come costs more
+    with pytest.raises(ValueError, match="no coupling"):
+        couple(x0, x1, "magic")
+    with pytest.raises(ValueError, match="one size"):
+        couple(x0, x1[:5], "assignment")
+
+
+# -- fields ------------------------------------------------------------------------------------------------------
+
+
+def test_velocity_field_starts_at_rest_and_has_the_papers_size():
+    field = VelocityField(99, hidden=64)
+    assert torch.equal(field(torch.randn(4, 99), torch.rand(4)), torch.zeros(4, 99))
+    inputs = 99 + 64
+    sizes = [(1, 64), (64, 64), (inputs, 64), (64, 32), (32, 64), (64, 99)]
+    expected = sum(m * n + n for m, n in sizes) + 2 * (64 + 32 + 64)
+    assert sum(p.numel() for p in field.parameters()) == expected
+    with pytest.raises(ValueError):
+        VelocityField(0)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.2])
+def test_closed_form_field_is_the_conditional_expectation(noise):
+    """Brute force: average x1 - x0 over simulated paths that pass near a point."""
+    targets, scale, t = torch.tensor([[1.0], [-2.0]]), 1.5, 0.6
+    n = 2_000_000
+    generator = rng()
+    x0 = scale * torch.randn(n, 1, generator=generator)
+    x1 = targets[torch.randint(2, (n,), generator=generator)]
+    x, u = StraightPath(noise).sample(x0, x1, torch.full((n,), t), generator)
+    for at in (-0.9, -0.2, 0.3):
+        near = (x[:, 0] - at).abs() < 0.01
+        exact = float(ClosedFormField(targets, scale, noise)(torch.tensor([[at]]), torch.tensor(t)))
+        assert exact == pytest.approx(float(u[near].mean()), abs=0.05)
+
+
+def test_closed_form_flow_returns_its_targets():
+    targets = 3 * torch.randn(6, 4, generator=rng())
+    start = torch.randn(40, 4, generator=rng(1))
+    end = integrate(ClosedFormField(targets), start, steps=200).end
+    distance = torch.cdist(end, targets).min(1).values
+    assert float(distance.median()) < 0.05
+    assert float(torch.cdist(start, targets).min(1).values.median()) > 1  # control
+    one = integrate(ClosedFormField(targets[:1]), start, steps=7, solver="euler").end
+    assert torch.allclose(one, targets[:1].expand(40, 4), atol=1e-4)
+
+
+# -- solvers -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("solver, order, calls", [("euler", 1, 1), ("midpoint", 2, 2), ("heun", 2, 2), ("rk4", 4, 4)])
+def test_order_of_convergence_and_counted_calls(solver, order, calls):
+    x0 = torch.tensor([[1.0, 2.0]], dtype=torch.float64)
+
+    def field(x, t):
+        return -2 * x + t
+
+    exact = (x0 + 0.25) * math.exp(-2) + 0.5 - 0.25
+    errors = []
+    for steps in (20, 40):
+        path = integrate(field, x0, steps=steps, solver=solver)
+        assert path.calls == calls * steps and path.points.shape == (steps + 1, 1, 2)
+        errors.append(float((path.end - exact).abs().max()))
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.2)
+    assert torch.equal(x0, torch.tensor([[1.0, 2.0]], dtype=torch.float64))
+
+
+def test_rk4_agrees_with_torchdiffeq():
+    matrix = torch.randn(3, 3, generator=rng(), dtype=torch.float64)
+    x0 = torch.randn(5, 3, generator=rng(1), dtype=torch.float64)
+    ours = integrate(lambda x, t: x @ matrix + t, x0, steps=50, solver="rk4")
+    theirs = odeint(lambda t, x: x @ matrix + t, x0, ours.times, method="rk4")  # their 3/8 rule: order 4 too
+    assert torch.allclose(ours.points, theirs, atol=1e-6)
+    assert not torch.allclose(integrate(lambda x, t: x @ matrix + t, x0, steps=50, solver="euler").end, theirs[-1])
+
+
+def test_solver_refuses_nonsense_and_divergence():
+    x0 = torch.ones(1, 1)
+    with pytest.raises(ValueError, match="no solver"):
+        integrate(lambda x, t: x, x0, solver="magic")
+    with pytest.raises(ValueError, match="steps"):
+        integrate(lambda x, t: x, x0, steps=0)
+    with pytest.raises(FloatingPointError, match="diverged"):
+        integrate(lambda x, t: 1e30 * x * x, x0, steps=5)
+    assert integrate(lambda x, t: x, x0, steps=5, keep=False).points.shape == (1, 1, 1)
+
+
+# -- training ----------------------------------------------------------------------------------------------------
+
+
+def toy(seed=0, **options):
+    torch.manual_seed(3)
+    field = VelocityField(2, hidden=64, time_dim=8, dropout=0.0)
+    points = torch.tensor([[2.0, 0.0], [-2.0, 0.0]])
+    options = {"steps": 400, "every": 100, "batch_size": 64, "lr": 3e-3, "seed": seed} | options
+    return field, points, train_flow(field, points, GaussianSource(2), **options)
+
+
+def test_training_learns_two_points_and_watches_itself():
+    field, points, log = toy()
+    end = integrate(field, torch.randn(200, 2, generator=rng(5)), steps=20).end
+    assert float(torch.cdist(end, points).min(1).values.median()) < 0.5
+    assert log.loss[-1] < log.loss[0] and log.steps == [100, 200, 300, 400]
+    assert 0.7 < log.dispersion[-1] < 1.3 and log.stopped == "all steps taken"
+    assert all(torch.equal(v, field.state_dict()[k]) for k, v in log.last.items())
+
+
+def test_training_is_seeded_and_leaves_the_global_generator():
+    torch.manual_seed(11)
+    expected = torch.rand(3)
+    states = []
+    for seed in (0, 0, 1):
+        field, _, log = toy(seed, steps=20)
+        states.append(log.last["head.weight"])
+    assert torch.equal(states[0], states[1]) and not torch.equal(states[0], states[2])
+    field = VelocityField(2)
+    torch.manual_seed(11)
+    train_flow(field, torch.randn(4, 2, generator=rng()), GaussianSource(2), steps=5)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_held_out_loss_chooses_best_and_stops():
+    _, _, log = toy(held_out=torch.tensor([[0.0, 5.0]]), steps=2000, every=50, patience=2)
+    assert log.stopped.startswith("held-out") and log.steps[-1] < 2000
+    assert log.best_step == log.steps[log.held_out_loss.index(min(log.held_out_loss))]
+    assert not torch.equal(log.best["head.weight"], log.last["head.weight"])
+
+
+def test_training_refuses_what_does_not_fit():
+    field, points = VelocityField(2), torch.zeros(3, 2)
+    for bad in (torch.zeros(3, 5), torch.full((3, 2), float("nan")), torch.zeros(2)):
+        with pytest.raises(ValueError, match="points must be"):
+            train_flow(field, bad, GaussianSource(2))
+    with pytest.raises(ValueError, match="patience"):
+        train_flow(field, points, GaussianSource(2), patience=3)
+    with pytest.raises(ValueError, match="held_out"):
+        train_flow(field, points, GaussianSource(2), held_out=torch.zeros(3, 5))
+    with pytest.raises(ValueError, match="steps"):
+        train_flow(field, points, GaussianSource(2), steps=0)
+
+
+def test_dispersion_ratio():
+    reference = torch.randn(400, 5, generator=rng()) + 3
+    assert dispersion_ratio(reference, reference) == pytest.approx(1)
+    assert dispersion_ratio(reference.mean(0).expand(7, 5), reference) < 1e-5
+    soups = torch.stack([reference[torch.randperm(400, generator=rng(s))[:16]].mean(0) for s in range(300)])
+    assert dispersion_ratio(soups, reference) == pytest.approx(0.25, abs=0.03)

@@ -1,0 +1,189 @@
+"""The whole pipeline as one estimator, and the audit beside it."""
+
+import pytest
+import torch
+from torch import nn
+
+from dwflow_lite import MLP, DeepWeightFlow, Task, Zoo, audit, load_task, train_zoo
+from dwflow_lite.auditing import TRIVIAL, member_noise, nearest_distance, pair_interpolation, soup
+from dwflow_lite.networks import initialise
+from dwflow_lite.zoo import ZooFileError, predict
+
+QUICK = {"hidden": 32, "steps": 60, "every": 30}
+
+
+@pytest.fixture(scope="module")
+def task():
+    return load_task("iris")
+
+
+@pytest.fixture(scope="module")
+def zoo(task):
+    return train_zoo(task, MLP([4, 6, 3]), members=12, held_out=4, epochs=15, batch_size=16)
+
+
+@pytest.fixture(scope="module")
+def model(zoo):
+    return DeepWeightFlow(flow=QUICK).fit(zoo)
+
+
+def test_samples_are_reproducible_networks(model, zoo, task):
+    kept = zoo.weights.clone()
+    made = model.sample(5, seed=1)
+    assert torch.equal(made.weights, model.sample(5, seed=1).weights)
+    assert not torch.equal(made.weights, model.sample(5, seed=2).weights)
+    assert torch.equal(zoo.weights, kept)
+    x = task.validation.x
+    module = made.module(3)
+    assert isinstance(module, MLP)
+    assert torch.allclose(module(x), predict(made, x)[3], atol=1e-5)
+    end = model.trajectory(5, seed=1).end
+    assert torch.equal(model.decode(end).weights, made.weights)
+    assert "generated" in made.record and "scores" not in made.record
+
+
+def test_two_fits_agree_and_another_seed_does_not(zoo, model):
+    again = DeepWeightFlow(flow=QUICK).fit(zoo)
+    other = DeepWeightFlow(flow=QUICK, seed=5).fit(zoo)
+    assert torch.equal(again.sample(3, seed=1).weights, model.sample(3, seed=1).weights)
+    assert not torch.equal(other.sample(3, seed=1).weights, model.sample(3, seed=1).weights)
+
+
+def test_held_out_members_do_not_reach_the_generator(zoo, model):
+    changed = zoo.weights.clone()
+    changed[12:] += 5
+    other = DeepWeightFlow(flow=QUICK).fit(Zoo(changed, zoo.layout, zoo.network, zoo.record, zoo.held_out))
+    assert torch.equal(other.sample(3, seed=1).weights, model.sample(3, seed=1).weights)
+    changed[3] += 5  # control: a fitted member does
+    other = DeepWeightFlow(flow=QUICK).fit(Zoo(changed, zoo.layout, zoo.network, zoo.record, zoo.held_out))
+    assert not torch.equal(other.sample(3, seed=1).weights, model.sample(3, seed=1).weights)
+
+
+@pytest.mark.parametrize("source", [0.05, "matched", "kaiming"])
+def test_save_and_load_give_the_same_networks(tmp_path, zoo, source):
+    model = DeepWeightFlow(source=source, flow=QUICK, components=5).fit(zoo)
+    path = model.save(tmp_path / "model.safetensors")
+    again = DeepWeightFlow.load(path)
+    assert torch.equal(again.sample(4, seed=1).weights, model.sample(4, seed=1).weights)
+    data = bytearray(path.read_bytes())
+    data[-7] ^= 1
+    (tmp_path / "altered.safetensors").write_bytes(data)
+    (tmp_path / "short.safetensors").write_bytes(data[:-300])
+    with pytest.raises(ZooFileError, match="altered"):
+        DeepWeightFlow.load(tmp_path / "altered.safetensors")
+    with pytest.raises(ZooFileError, match="truncated"):
+        DeepWeightFlow.load(tmp_path / "short.safetensors")
+    with pytest.raises(ZooFileError, match="does not fit"):
+        DeepWeightFlow.load(path, MLP([4, 7, 3]))
+    with pytest.raises(ZooFileError, match="format"):
+        DeepWeightFlow.load(zoo.save(tmp_path / "zoo.safetensors"))
+
+
+def test_kaiming_source_is_fresh_networks_seen_through_the_pca(zoo):
+    model = DeepWeightFlow(source="kaiming", flow=QUICK, align=None).fit(zoo)
+    generator = torch.Generator().manual_seed(0)
+    points = model.source_.sample(4000, generator)
+    rows = []
+    for _ in range(4000):
+        state = zoo.layout.unflatten(model.pca_.mean_.clone())
+        for name, tensor in state.items():
+            if tensor.ndim == 2:
+                state[name] = torch.randn(tensor.shape, generator=generator) * (2 / tensor.shape[1]) ** 0.5
+        rows.append(zoo.layout.flatten(state))
+    codes = model.pca_.transform(torch.stack(rows)) / model.scale_
+    assert torch.allclose(points.mean(0), codes.mean(0), atol=0.15)
+    assert torch.allclose(torch.cov(points.T), torch.cov(codes.T), atol=0.25)
+    assert initialise(zoo.network, "kaiming", 0)["layers.0.weight"].std() < 1
+
+
+def test_paper_style_fixed_noise_and_best_state_run(zoo):
+    made = DeepWeightFlow(fixed_source=True, flow=QUICK | {"keep": "best", "patience": 1, "path_noise": 1e-3}).fit(zoo)
+    assert made.sample(2, seed=0).weights.isfinite().all()
+
+
+def test_bad_input_is_named(zoo, model):
+    for options, message in (
+        ({"flow": {"width": 3}}, "unknown flow settings"),
+        ({"source": 0.0}, "source must be"),
+        ({"source": "magic"}, "source must be"),
+        ({"flow": {"keep": "first"}}, "keep must be"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            DeepWeightFlow(**options)
+    with pytest.raises(RuntimeError, match="not fitted"):
+        DeepWeightFlow().sample(1, seed=0)
+    with pytest.raises(ValueError, match="N-1 = 11"):
+        DeepWeightFlow(components=12, flow=QUICK).fit(zoo)
+    with pytest.raises(ValueError, match="at least two members"):
+        DeepWeightFlow(flow=QUICK).fit(zoo.take([0]))
+    for n in (0, -1, 2.5):
+        with pytest.raises(ValueError, match="whole number"):
+            model.sample(n, seed=0)
+
+
+def test_a_readers_own_network_goes_without_alignment(task):
+    network = nn.Sequential(nn.Linear(4, 5), nn.LayerNorm(5), nn.ReLU(), nn.Linear(5, 3))
+    zoo = train_zoo(task, network, members=5, epochs=2)
+    with pytest.raises(ValueError, match="align=None"):
+        DeepWeightFlow(flow=QUICK).fit(zoo)
+    made = DeepWeightFlow(align=None, flow=QUICK).fit(zoo).sample(2, seed=0)
+    assert made.module(0)(task.test.x).shape == (len(task.test), 3)
+
+
+def test_a_regression_task_goes_all_the_way():
+    x = torch.randn(200, 3, generator=torch.Generator().manual_seed(0))
+    task = Task.from_arrays(x, x.sum(1), kind="regression")
+    zoo = train_zoo(task, MLP([3, 8, 1]), members=6, held_out=2, epochs=20, lr=1e-2)
+    model = DeepWeightFlow(flow=QUICK).fit(zoo)
+    report = audit(model.sample(4, seed=0), model.zoo_, task)
+    assert report["zoo"].score > 0.5 and report.score_name == "R²" and "R²" in str(report)
+
+
+# -- the audit ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", TRIVIAL)
+def test_trivial_generators_leave_the_zoo_and_never_see_held_out_members(zoo, name):
+    kept = zoo.weights.clone()
+    first = TRIVIAL[name](zoo, 6, 3).weights
+    assert torch.equal(zoo.weights, kept) and first.shape == (6, zoo.layout.size)
+    changed = kept.clone()
+    changed[12:] = 99
+    other = Zoo(changed, zoo.layout, zoo.network, zoo.record, zoo.held_out)
+    assert torch.equal(TRIVIAL[name](other, 6, 3).weights, first)
+    assert not torch.equal(TRIVIAL[name](zoo, 6, 4).weights, first)
+
+
+def test_trivial_generators_are_what_they_say(zoo):
+    weights = zoo.fitted.weights
+    assert torch.allclose(soup(zoo, 2, 0, size=12).weights, weights.mean(0).expand(2, -1), atol=1e-5)
+    for point in pair_interpolation(zoo, 5, 0).weights:
+        to = (weights - point).norm(dim=1)
+        best = min(to[i] + to[j] - (weights[i] - weights[j]).norm() for i in range(12) for j in range(i))
+        assert float(best) < 1e-4
+    assert float(nearest_distance(member_noise(zoo, 4, 0, level=0.0).weights, weights).max()) == 0
+    with pytest.raises(ValueError, match="at least 2"):
+        soup(zoo.take([0]), 1, 0)
+
+
+def test_audit_tells_copies_from_new_networks(zoo, task):
+    copies, strangers = zoo.fitted, zoo.unseen
+    report = audit({"copies": copies, "strangers": strangers}, zoo, task, controls={})
+    assert report["copies"].nearest == 0 and report["zoo"].nearest == pytest.approx(1, rel=1e-5)
+    assert report["strangers"].nearest == report["held-out networks"].nearest > 0.5
+    assert report["copies"].score == report["zoo"].score and report["zoo"].dispersion == pytest.approx(1)
+    assert [r.name for r in report.rows] == ["zoo", "held-out networks", "copies", "strangers"]
+    assert report.markdown().count("\n") == 5 and "copies" in str(report)
+    with pytest.raises(KeyError, match="no row"):
+        report["nobody"]
+
+
+def test_audit_refuses_what_it_cannot_compare(zoo, task):
+    other = train_zoo(task, MLP([4, 5, 3]), members=2, epochs=1)
+    with pytest.raises(ValueError, match="other tensors"):
+        audit(other, zoo, task)
+    same = Zoo(zoo.weights[:1].repeat(5, 1), zoo.layout, zoo.network)
+    with pytest.raises(ValueError, match="exact copies"):
+        audit(zoo, same, task, controls={})
+    with pytest.raises(ValueError, match="two fitted"):
+        audit(zoo, zoo.take([0]), task)
