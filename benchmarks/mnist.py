@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import sys
 import time
 from dataclasses import asdict
 from datetime import date
@@ -59,7 +58,8 @@ def main() -> None:
         result["rows"][basis] = [asdict(row) for row in report.rows]
         print(f"\n{basis}\n{report}", flush=True)
     result |= {
-        "command": "python " + " ".join(sys.argv), "date": date.today().isoformat(), "settings": vars(args),
+        "command": "python benchmarks/mnist.py", "date": date.today().isoformat(),
+        "settings": {k: v for k, v in vars(args).items() if k not in ("checkpoint", "out")},
         "machine": {"cpu": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__},
     }  # fmt: skip
     Path(args.out).parent.mkdir(parents=True, exist_ok=True)

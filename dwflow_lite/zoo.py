@@ -179,6 +179,7 @@ def write_safetensors(tensors: Mapping[str, Tensor], path: str | Path, metadata:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata=dict(metadata))
+        partial.chmod(0o644)  # safetensors writes for the owner only; a zoo is there to be shared
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
