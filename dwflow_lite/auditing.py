@@ -175,6 +175,10 @@ def audit(
     fitted = zoo.fitted
     if len(fitted) < 2 or not generated:
         raise ValueError("an audit needs at least two fitted members and some generated networks")
+    controls = TRIVIAL if controls is None else controls
+    names = ["zoo", "held-out networks", *generated, *controls]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"two rows of the audit would be named {twice[0]!r}; give one of them another name")
     for name, other in generated.items():
         if other.layout != zoo.layout:
             raise ValueError(f"{name!r} has other tensors than the zoo it is audited against")
@@ -187,7 +191,7 @@ def audit(
     if zoo.unseen:
         kinds["held-out networks"] = zoo.unseen
     kinds |= generated
-    kinds |= {name: make(zoo, n, seed) for name, make in (TRIVIAL if controls is None else controls).items()}
+    kinds |= {name: make(zoo, n, seed) for name, make in controls.items()}
     rows = []
     for name, networks in kinds.items():
         score = evaluate(networks, task, split).score

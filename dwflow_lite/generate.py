@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from dwflow_lite import __version__
 from dwflow_lite.compress import DualPCA
 from dwflow_lite.flow import (
+    SOLVERS,
     FixedSource,
     GaussianSource,
     StraightPath,
@@ -74,6 +75,8 @@ class DeepWeightFlow:
         self.align, self.components, self.flow = align, components, dict(FLOW) | dict(flow or {})
         if self.flow["keep"] not in ("last", "best"):
             raise ValueError(f"flow keep must be 'last' or 'best', got {self.flow['keep']!r}")
+        if self.flow["solver"] not in SOLVERS:
+            raise ValueError(f"no solver {self.flow['solver']!r}: choose one of {', '.join(SOLVERS)}")
         self.source, self.fixed_source, self.seed = source, fixed_source, seed
 
     def fit(self, zoo: Zoo, *, progress: bool = False) -> DeepWeightFlow:
@@ -116,9 +119,8 @@ class DeepWeightFlow:
         if not isinstance(n, int) or n < 1:
             raise ValueError(f"how many networks? n must be a whole number >= 1, got {n!r}")
         start = self.source_.sample(n, torch.Generator().manual_seed(seed))
-        return integrate(
-            self.field_, start, steps=steps or self.flow["solver_steps"], solver=solver or self.flow["solver"]
-        )
+        steps = self.flow["solver_steps"] if steps is None else steps
+        return integrate(self.field_, start, steps=steps, solver=self.flow["solver"] if solver is None else solver)
 
     def decode(self, codes: Tensor, **how: Any) -> Zoo:
         """The networks (n, d) of codes (n, k), as a zoo."""
@@ -141,7 +143,7 @@ class DeepWeightFlow:
 
     def _field(self, dim: int) -> VelocityField:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
+            torch.default_generator.manual_seed(self.seed)  # torch.manual_seed would seed the GPUs' generators too
             return VelocityField(dim, self.flow["hidden"], self.flow["time_dim"], self.flow["dropout"])
 
     def _source(self, codes: Tensor) -> GaussianSource:
@@ -183,15 +185,18 @@ class DeepWeightFlow:
     def load(cls, path: str | Path, network: nn.Module | None = None) -> DeepWeightFlow:
         """Read a generator and verify it; ``network`` as in :meth:`Zoo.load`. It samples; ``zoo_`` is not there."""
         tensors, metadata = read_safetensors(path, FORMAT)
-        if metadata["sha256"] != _digest(tensors, metadata["record"]):
+        if metadata.get("sha256") != _digest(tensors, metadata.get("record", "")):
             raise ZooFileError(f"{Path(path).name} was altered after it was written: its hash does not match")
         record = json.loads(metadata["record"])
         model = cls(**{k: record[k] for k in ("align", "components", "flow", "source", "fixed_source", "seed")})
         model.layout_ = Layout.from_json(record["layout"])
-        model.network_ = deepcopy(network) if network else build(record["architecture"])
+        written = record["architecture"]
+        model.network_ = build(written) if network is None else deepcopy(network)
         if Layout.of(model.network_) != model.layout_:
             difference = model.layout_.difference(model.network_)
             raise ZooFileError(f"{Path(path).name} does not fit the network: {difference}")
+        if not written.get("custom") and written != architecture_of(model.network_):
+            raise ZooFileError(f"{Path(path).name} makes {written} networks, not {architecture_of(model.network_)}")
         model.record_, model.scale_ = record["record"], record["scale"]
         pca = model.pca_ = DualPCA(record["components"])
         pca.components_, pca.mean_ = tensors["pca.components"], tensors["pca.mean"]
@@ -213,5 +218,6 @@ class DeepWeightFlow:
 def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
     digest = hashlib.sha256(text.encode())
     for name in sorted(tensors):
-        digest.update(name.encode() + tensors[name].contiguous().numpy().tobytes())
+        digest.update(str((name, tensors[name].dtype, tuple(tensors[name].shape))).encode())
+        digest.update(tensors[name].contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -224,3 +224,68 @@ def test_dispersion_ratio():
     assert dispersion_ratio(reference.mean(0).expand(7, 5), reference) < 1e-5
     soups = torch.stack([reference[torch.randperm(400, generator=rng(s))[:16]].mean(0) for s in range(300)])
     assert dispersion_ratio(soups, reference) == pytest.approx(0.25, abs=0.03)
+
+
+# -- further properties ------------------------------------------------------------------------------------------
+
+
+def test_closed_form_field_minimises_the_loss():
+    """Whatever is added to the exact field, the flow-matching loss grows by its mean square."""
+    targets, n, generator = torch.tensor([[2.0, 0.0], [-1.0, 1.0], [0.0, -2.0]]), 100_000, rng()
+    x0, x1 = torch.randn(n, 2, generator=generator), targets[torch.randint(3, (n,), generator=generator)]
+    t = torch.rand(n, generator=generator)
+    x, u = StraightPath().sample(x0, x1, t)
+    exact = torch.cat([ClosedFormField(targets)(a, b) for a, b in zip(x.split(20_000), t.split(20_000), strict=True)])
+    lowest = float((exact - u).square().sum(-1).mean())
+    for change in (torch.full_like(x, 0.2), 0.2 * x, 0.3 * t[:, None] * x.flip(-1), 0.3 * torch.sin(3 * x)):
+        loss = float((exact + change - u).square().sum(-1).mean())
+        assert loss - lowest == pytest.approx(float(change.square().sum(-1).mean()), rel=0.25) and loss > lowest
+    assert float((x1 - x0 - u).abs().max()) == 0 < lowest  # the paths cross: the minimum is not zero
+    for bad in ({"targets": targets[0]}, {"targets": targets, "scale": 0}, {"targets": targets, "noise": -1}):
+        with pytest.raises(ValueError, match="targets must be"):
+            ClosedFormField(**bad)
+
+
+def test_one_target_is_reached_in_a_straight_line():
+    start, target = torch.randn(5, 3, generator=rng()), torch.tensor([[1.0, -2.0, 3.0]])
+    for solver in ("euler", "midpoint"):  # heun and rk4 ask at t = 1 itself, where the exact field jumps
+        path = integrate(ClosedFormField(target), start, steps=8, solver=solver)
+        line = start + path.times[:, None, None] * (target - start)
+        assert torch.allclose(path.points, line, atol=1e-4)
+    two = integrate(ClosedFormField(torch.cat([target, -target])), start, steps=8, solver="euler")
+    ends = two.end - start
+    assert not torch.allclose(two.points, start + two.times[:, None, None] * ends, atol=1e-2)  # control
+
+
+def test_a_flow_kept_or_not_ends_in_one_place():
+    x0 = torch.randn(3, 2, generator=rng())
+    before = x0.clone()
+    kept, last = (integrate(lambda x, t: torch.sin(x) + t, x0, steps=6, keep=k) for k in (True, False))
+    assert torch.equal(kept.points[0], x0) and torch.equal(kept.end, last.end) and torch.equal(x0, before)
+    assert kept.times.tolist() == torch.linspace(0, 1, 7).tolist() and last.times.tolist() == [1.0]
+    assert not torch.equal(kept.points[0], kept.end) and kept.calls == last.calls == 12
+
+
+def test_dropout_sleeps_while_a_flow_is_followed():
+    field = VelocityField(2, hidden=16, time_dim=8, dropout=0.5).train()
+    torch.nn.init.normal_(field.head.weight)
+    x0 = torch.randn(4, 2, generator=rng())
+    assert torch.equal(integrate(field, x0).end, integrate(field, x0).end) and field.training
+    assert not torch.equal(field(x0, torch.tensor(0.5)), field(x0, torch.tensor(0.5)))  # awake outside
+    with pytest.raises(RuntimeError):
+        integrate(field, torch.zeros(4, 3))
+    assert field.training  # also after an error
+
+
+def test_training_seeds_no_other_device(monkeypatch):
+    seeded = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    torch.manual_seed(0)
+    assert seeded == [0]  # the global function would
+    train_flow(VelocityField(2, 16, 8), torch.randn(4, 2), GaussianSource(2), steps=2)
+    assert seeded == [0]
+
+
+def test_held_out_points_must_be_finite():
+    with pytest.raises(ValueError, match="held_out must be finite"):
+        train_flow(VelocityField(2), torch.randn(4, 2), GaussianSource(2), held_out=torch.full((2, 2), float("nan")))

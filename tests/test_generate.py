@@ -6,8 +6,10 @@ from torch import nn
 
 from dwflow_lite import MLP, DeepWeightFlow, Task, Zoo, audit, load_task, train_zoo
 from dwflow_lite.auditing import TRIVIAL, member_noise, nearest_distance, pair_interpolation, soup
+from dwflow_lite.generate import FORMAT
 from dwflow_lite.networks import initialise
-from dwflow_lite.zoo import ZooFileError, predict
+from dwflow_lite.symmetry import PermutationSpec
+from dwflow_lite.zoo import ZooFileError, predict, read_safetensors, write_safetensors
 
 QUICK = {"hidden": 32, "steps": 60, "every": 30}
 
@@ -187,3 +189,66 @@ def test_audit_refuses_what_it_cannot_compare(zoo, task):
         audit(zoo, same, task, controls={})
     with pytest.raises(ValueError, match="two fitted"):
         audit(zoo, zoo.take([0]), task)
+
+
+# -- further properties ------------------------------------------------------------------------------------------
+
+
+def test_a_generator_of_one_activation_is_not_loaded_as_another(tmp_path, model):
+    path = model.save(tmp_path / "model.safetensors")
+    x = torch.randn(3, 4)
+    again = DeepWeightFlow.load(path, MLP([4, 6, 3])).sample(2, seed=0)
+    assert torch.equal(predict(again, x), predict(model.sample(2, seed=0), x))
+    with pytest.raises(ZooFileError, match=r"relu.* networks, not .*tanh"):
+        DeepWeightFlow.load(path, MLP([4, 6, 3], "tanh"))
+
+
+def test_a_file_reshaped_or_without_its_hash_is_refused(tmp_path, model):
+    path = model.save(tmp_path / "model.safetensors")
+    tensors, metadata = read_safetensors(path, FORMAT)
+    write_safetensors(tensors, path, metadata)
+    assert DeepWeightFlow.load(path).scale_ == model.scale_  # written again unchanged it loads
+    turned = tensors["pca.components"].T.shape
+    write_safetensors(tensors | {"pca.components": tensors["pca.components"].reshape(turned)}, path, metadata)
+    with pytest.raises(ZooFileError, match="altered"):
+        DeepWeightFlow.load(path)
+    for missing in ("sha256", "record"):
+        write_safetensors(tensors, path, {k: v for k, v in metadata.items() if k != missing})
+        with pytest.raises(ZooFileError, match="altered"):
+            DeepWeightFlow.load(path)
+
+
+def test_solver_settings_are_checked_before_training_and_heeded(model):
+    with pytest.raises(ValueError, match="no solver 'rk5'"):
+        DeepWeightFlow(flow={"solver": "rk5"})
+    with pytest.raises(ValueError, match="no solver"):
+        model.trajectory(1, seed=0, solver="")
+    with pytest.raises(ValueError, match="steps"):
+        model.trajectory(1, seed=0, steps=0)
+    assert model.trajectory(1, seed=0).calls == 2 * 20
+    assert model.trajectory(1, seed=0, steps=3, solver="rk4").calls == 4 * 3
+
+
+def test_a_trajectory_runs_from_the_source_to_the_sample(model):
+    path = model.trajectory(4, seed=3)
+    start = model.source_.sample(4, torch.Generator().manual_seed(3))
+    assert torch.equal(path.points[0], start) and not torch.equal(path.end, start)
+    assert torch.equal(model.decode(path.end).weights, model.sample(4, seed=3).weights)
+
+
+def test_codes_have_unit_size_and_sources_the_spread_asked_for(zoo):
+    fitted = {s: DeepWeightFlow(source=s, flow=QUICK, align=None).fit(zoo) for s in (0.2, "matched")}
+    codes = fitted["matched"].pca_.transform(zoo.fitted.weights) / fitted["matched"].scale_
+    assert float(codes.square().mean()) == pytest.approx(1, rel=1e-5)
+    spread = {s: m.source_.sample(20_000, torch.Generator().manual_seed(0)).std(0) for s, m in fitted.items()}
+    assert torch.allclose(spread["matched"], codes.std(0), rtol=0.05)
+    assert torch.allclose(spread[0.2], torch.full_like(spread[0.2], 0.2), rtol=0.05)
+
+
+def test_a_spec_of_ones_own_aligns_a_custom_network(task):
+    network = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+    zoo = train_zoo(task, network, members=5, epochs=2)
+    axes = {"0.weight": ("h", None), "0.bias": ("h",), "2.weight": (None, "h"), "2.bias": (None,)}
+    model = DeepWeightFlow(align=PermutationSpec(zoo.layout, axes), flow=QUICK).fit(zoo)
+    assert not torch.equal(model.zoo_.weights, zoo.weights)
+    assert torch.allclose(predict(model.zoo_, task.test.x), predict(zoo, task.test.x), atol=1e-5)

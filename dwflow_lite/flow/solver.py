@@ -84,13 +84,15 @@ def integrate(field: Field, x0: Tensor, *, steps: int = 20, solver: str = "heun"
         field.eval()
     times = torch.linspace(0, 1, steps + 1, dtype=x0.dtype, device=x0.device)
     x, points = x0, [x0]
-    for t, following in zip(times[:-1], times[1:], strict=True):
-        x = SOLVERS[solver](counted, x, t, following - t)
-        points.append(x)
-        if not keep:
-            points = points[-1:]
-    if was_training:
-        field.train()
+    try:
+        for t, following in zip(times[:-1], times[1:], strict=True):
+            x = SOLVERS[solver](counted, x, t, following - t)
+            points.append(x)
+            if not keep:
+                points = points[-1:]
+    finally:
+        if was_training:
+            field.train()
     if not torch.isfinite(x).all():
         raise FloatingPointError(
             f"the flow diverged: {solver} with {steps} steps left the finite numbers; take more steps"

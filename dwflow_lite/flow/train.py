@@ -85,8 +85,10 @@ def train_flow(
     """
     if points.ndim != 2 or points.shape[1] != field.dim or not torch.isfinite(points).all():
         raise ValueError(f"points must be finite and of shape (N, {field.dim}), got {tuple(points.shape)}")
-    if held_out is not None and (held_out.ndim != 2 or held_out.shape[1] != field.dim or not len(held_out)):
-        raise ValueError(f"held_out must be of shape (M >= 1, {field.dim}), got {tuple(held_out.shape)}")
+    if held_out is not None and (
+        held_out.ndim != 2 or held_out.shape[1] != field.dim or not len(held_out) or not torch.isfinite(held_out).all()
+    ):
+        raise ValueError(f"held_out must be finite and of shape (M >= 1, {field.dim}), got {tuple(held_out.shape)}")
     if patience is not None and held_out is None:
         raise ValueError("patience watches the held-out loss: give held_out points, or patience=None")
     if min(steps, batch_size, every) < 1:
@@ -99,8 +101,13 @@ def train_flow(
     look_from = source.sample(64, torch.Generator().manual_seed(seed + 1)).to(device)
     order, running, best = torch.empty(0, dtype=torch.long), [], float("inf")
     field.train()
-    with torch.random.fork_rng(devices=[]), progress_bar(total=steps, desc="flow", progress=progress) as bar:
-        torch.manual_seed(seed)  # dropout draws from the global generator, which fork_rng gives back as it was
+    cuda = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda), progress_bar(total=steps, desc="flow", progress=progress) as bar:
+        # Dropout draws from the global generator of its device, which fork_rng gives back as it was.
+        torch.default_generator.manual_seed(seed)
+        for one in cuda:
+            with torch.cuda.device(one):
+                torch.cuda.manual_seed(seed)
         for step in range(1, steps + 1):
             while len(order) < batch_size:
                 order = torch.cat([order, torch.randperm(len(points), generator=generator)])

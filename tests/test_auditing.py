@@ -1,0 +1,169 @@
+"""The audit's arithmetic, row by row, and the trivial generators by their moments."""
+
+import pytest
+import torch
+
+from dwflow_lite import MLP, Zoo, audit, load_task
+from dwflow_lite.auditing import TRIVIAL, fresh_start, gaussian_codes, member_noise, nearest_distance, soup
+from dwflow_lite.compress import DualPCA
+from dwflow_lite.layout import Layout
+from dwflow_lite.zoo import evaluate
+
+MEMBERS, HELD = 12, 3
+
+
+@pytest.fixture(scope="module")
+def task():
+    return load_task("iris")
+
+
+@pytest.fixture(scope="module")
+def zoo():
+    """Random weights do: nothing here asks for good networks."""
+    network = MLP([4, 6, 3])
+    layout = Layout.of(network)
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(MEMBERS + HELD, layout.size, generator=generator)
+    for scale, columns in enumerate(layout.slices.values(), 1):
+        weights[:, columns] = scale * weights[:, columns] + scale
+    return Zoo(weights, layout, network, {"task": {"name": "iris"}}, (False,) * MEMBERS + (True,) * HELD)
+
+
+# -- trivial generators ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", TRIVIAL)
+def test_trivial_generators_are_reproducible(zoo, task, name):
+    state, made = torch.get_rng_state(), TRIVIAL[name](zoo, 5, 1)
+    assert torch.equal(made.weights, TRIVIAL[name](zoo, 5, 1).weights)
+    assert not torch.equal(made.weights, TRIVIAL[name](zoo, 5, 2).weights)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert made.record["task"] == zoo.record["task"] and not any(made.held_out)
+    assert made.module(4)(task.test.x).shape == (len(task.test), 3)
+
+
+def test_a_soup_averages_that_many_members(zoo):
+    weights = zoo.fitted.weights
+    for made in soup(zoo, 4, 0, size=3).weights:
+        coefficients = torch.linalg.lstsq(weights.T, made[:, None]).solution.flatten()
+        torch.testing.assert_close(coefficients.sort().values, torch.tensor([0.0] * 9 + [1 / 3] * 3), rtol=0, atol=1e-4)
+    assert soup(zoo, 1, 0, size=99).record["generated"]["by"] == "soup of 12"
+
+
+def test_noise_is_in_units_of_each_tensor(zoo):
+    weights = zoo.fitted.weights
+    for level in (0.1, 0.5):
+        made = member_noise(zoo, 800, 0, level).weights
+        near = torch.cdist(made, weights).argmin(1)
+        assert len(near.unique()) == MEMBERS  # every member is copied
+        for columns in zoo.layout.slices.values():
+            size = (made - weights[near])[:, columns].std() / weights[:, columns].std()
+            assert float(size) == pytest.approx(level, rel=0.06)
+
+
+def test_random_weights_have_the_moments_of_each_tensor(zoo):
+    made, weights = fresh_start(zoo, 2000, 0).weights, zoo.fitted.weights
+    spreads = []
+    for columns in zoo.layout.slices.values():
+        spreads.append(float(weights[:, columns].std()))
+        assert float(made[:, columns].std()) == pytest.approx(spreads[-1], rel=0.05)
+        assert float(made[:, columns].mean()) == pytest.approx(float(weights[:, columns].mean()), abs=0.1 * spreads[-1])
+    assert max(spreads) > 2 * min(spreads)  # one scale for all would not have done
+
+
+def test_gaussian_codes_have_the_spread_of_the_codes(zoo):
+    pca = DualPCA().fit(zoo.fitted.weights)
+    made = pca.transform(gaussian_codes(zoo, 4000, 0).weights)
+    torch.testing.assert_close(made.std(0), pca.transform(zoo.fitted.weights).std(0), rtol=0.06, atol=0)
+    assert float(made.std(0)[0] / made.std(0)[-1]) > 1.5  # not one scale for all
+    few = gaussian_codes(zoo, 5, 0, components=2).weights - pca.mean_
+    assert int(torch.linalg.matrix_rank(few, rtol=1e-4)) == 2
+
+
+# -- measures ----------------------------------------------------------------------------------------------------
+
+
+def test_nearest_distance_is_the_smallest_of_all(zoo):
+    a, b = zoo.weights[:5], zoo.weights[5:]
+    expected = torch.tensor([min(float((x - y).norm()) for y in b) for x in a])
+    torch.testing.assert_close(nearest_distance(a, b), expected)
+    assert float(nearest_distance(b, b).max()) == 0
+    alone = nearest_distance(b, b, skip_self=True)
+    expected = [min(float((x - y).norm()) for j, y in enumerate(b) if j != i) for i, x in enumerate(b)]
+    torch.testing.assert_close(alone, torch.tensor(expected))
+    for first, second in ((a, b), (a[:1], a[:1])):
+        with pytest.raises(ValueError, match="skip_self"):
+            nearest_distance(first, second, skip_self=True)
+
+
+def test_the_rows_hold_what_they_say(zoo, task):
+    made = gaussian_codes(zoo, 7, 3)
+    report = audit({"mine": made}, zoo, task, seed=4)
+    assert [r.name for r in report.rows] == ["zoo", "held-out networks", "mine", *TRIVIAL]
+    assert [r.networks for r in report.rows] == [MEMBERS, HELD] + [7] * 6
+    unit = nearest_distance(zoo.fitted.weights, zoo.fitted.weights, skip_self=True).median()
+    kinds = {"zoo": zoo.fitted, "held-out networks": zoo.unseen, "mine": made}
+    kinds |= {name: make(zoo, 7, 4) for name, make in TRIVIAL.items()}
+    centre = zoo.fitted.weights.mean(0)
+    spread = (zoo.fitted.weights - centre).square().sum(1).mean().sqrt()
+    for name, networks in kinds.items():
+        row, score = report[name], evaluate(networks, task, "test").score
+        assert row.score == pytest.approx(float(score.mean())) and row.score_std == pytest.approx(float(score.std()))
+        near = 1 if name == "zoo" else nearest_distance(networks.weights, zoo.fitted.weights).median() / unit
+        assert row.nearest == pytest.approx(float(near))
+        far = (networks.weights - centre).square().sum(1).mean().sqrt()
+        assert row.dispersion == pytest.approx(float(far / spread), rel=1e-4)
+    assert report == audit({"mine": made}, zoo, task, seed=4)
+    assert report != audit({"mine": made}, zoo, task, seed=5)
+    assert audit(made, zoo, task, controls={}, split="validation")["generated"].score == pytest.approx(
+        float(evaluate(made, task, "validation").score.mean())
+    )
+
+
+def test_copies_are_at_zero_and_held_out_networks_are_not(zoo, task):
+    report = audit(member_noise(zoo, 6, 0, level=0.0), zoo, task, controls={})
+    assert report["generated"].nearest == 0 and report["zoo"].nearest == pytest.approx(1)
+    assert 0.7 < report["held-out networks"].nearest < 1.4
+    assert audit(zoo.take([0]), zoo, task, controls={})["generated"].score_std == 0
+
+
+def test_held_out_members_change_only_their_own_row(zoo, task):
+    made, changed = gaussian_codes(zoo, 4, 0), zoo.weights.clone()
+    changed[MEMBERS:] += 3
+    other = Zoo(changed, zoo.layout, zoo.network, zoo.record, zoo.held_out)
+    before, after = audit(made, zoo, task).rows, audit(made, other, task).rows
+    assert [a.name for a, b in zip(before, after, strict=True) if a != b] == ["held-out networks"]
+
+
+def test_the_table_in_markdown_and_in_print(zoo, task):
+    report = audit(soup(zoo, 3, 0), zoo, task, controls={})
+    lines = report.markdown().splitlines()
+    assert lines[0] == "| networks | accuracy (test) | nearest member | dispersion |"
+    assert len(lines) == 5 and len({line.count("|") for line in lines}) == 1
+    zoo_row = report["zoo"]
+    assert f"{100 * zoo_row.score:.1f} ± {100 * zoo_row.score_std:.1f} %" in lines[2] and "1.00 | 1.00" in lines[2]
+    assert report._repr_markdown_() == report.markdown()
+    printed = str(report).splitlines()
+    assert len(printed) == 4 and "|" not in str(report) and "---" not in str(report)
+    assert len({line.index(cell) for line, cell in zip(printed[1:], ("1.00", f"{report.rows[1].nearest:.2f}"),
+                                                       strict=False)}) == 1  # fmt: skip
+    with pytest.raises(KeyError, match=r"no row 'nobody'; there are \['zoo'"):
+        report["nobody"]
+
+
+@pytest.mark.parametrize("name", ["zoo", "held-out networks", "soup of 10"])
+def test_no_row_takes_the_name_of_another(zoo, task, name):
+    made = soup(zoo, 3, 0)
+    with pytest.raises(ValueError, match=f"two rows of the audit would be named '{name}'"):
+        audit({name: made}, zoo, task)
+    assert audit({"my " + name: made}, zoo, task)["my " + name].networks == 3
+
+
+def test_audits_that_are_refused(zoo, task):
+    with pytest.raises(ValueError, match="some generated networks"):
+        audit({}, zoo, task)
+    halves = Zoo(zoo.weights[[0] * 4 + [1]], zoo.layout, zoo.network)
+    with pytest.raises(ValueError, match="exact copies"):
+        audit(zoo, halves, task, controls={})
+    pair = Zoo(zoo.weights[:2], zoo.layout, zoo.network)
+    assert audit(zoo, pair, task, controls={})["zoo"].nearest == pytest.approx(1)
