@@ -23,7 +23,7 @@ def accuracy(answer: Callable) -> None:
 def nearest_member(answer: Callable) -> None:
     """Distance from one weight vector (d,) to the nearest row of a zoo (N, d)."""
     zoo = torch.tensor([[0.0, 0.0], [3.0, 4.0], [6.0, 0.0]])
-    for point, expected in (([0.0, 1.0], 1.0), ([3.0, 4.0], 0.0), ([3.0, 0.0], 3.0)):
+    for point, expected in (([0.0, 1.0], 1.0), ([3.0, 4.0], 0.0), ([3.0, 0.0], 3.0), ([1.0, 1.0], 2**0.5)):
         got = float(answer(torch.tensor(point), zoo))
         assert abs(got - expected) < 1e-5, (
             f"from {point} to the nearest of {zoo.tolist()} is {expected:g} (Euclidean); got {got:g}"
