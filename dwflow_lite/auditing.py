@@ -42,7 +42,7 @@ def pair_interpolation(zoo: Zoo, n: int, seed: int) -> Zoo:
     pairs = torch.stack([torch.randperm(len(weights), generator=generator)[:2] for _ in range(n)])
     t = torch.rand(n, 1, generator=generator)
     points = interpolate(weights[pairs[:, 0]], weights[pairs[:, 1]], t.to(weights))
-    return _made(zoo, points[torch.arange(n), 0] if points.shape[1] == 1 else points.squeeze(1), "pair interpolation")
+    return _made(zoo, points.squeeze(1), "pair interpolation")
 
 
 def soup(zoo: Zoo, n: int, seed: int, size: int = 10) -> Zoo:

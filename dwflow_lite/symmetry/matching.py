@@ -8,7 +8,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from dwflow_lite.symmetry.spec import Permutation, PermutationSpec
+from dwflow_lite.symmetry.spec import Permutation, PermutationSpec, permute_axes
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,7 @@ def unit_similarity(
         for other, other_group in enumerate(spec.axes[name]):
             if other_group is not None and other != axis:
                 tensor = tensor.index_select(other, indices[other_group])
-        total += a[name].movedim(axis, 0).flatten(1 if a[name].ndim > 1 else 0).view(len(total), -1) @ (
-            tensor.movedim(axis, 0).reshape(len(total), -1).T
-        )
+        total += a[name].movedim(axis, 0).reshape(len(total), -1) @ (tensor.movedim(axis, 0).reshape(len(total), -1).T)
     return total
 
 
@@ -86,12 +84,7 @@ def _descend(
 ) -> MatchingResult:  # fmt: skip
     """Coordinate descent from one start."""
     indices = dict(start.indices)
-    moved = {n: t for n, t in b.items()}
-    for name, groups in spec.axes.items():
-        for axis, group in enumerate(groups):
-            if group is not None:
-                moved[name] = moved[name].index_select(axis, indices[group])
-    objective = [float(sum((a[n] * moved[n]).sum() for n in a))]
+    objective = [float(sum((a[n] * permute_axes(b[n], spec.axes[n], start)).sum() for n in a))]
     groups = list(spec.groups)
     tolerance = 1e-12 * float(sum(t.square().sum() for t in a.values()))
     for sweep in range(1, max_sweeps + 1):
@@ -104,7 +97,7 @@ def _descend(
             gain = float(similarity[rows, chosen].sum() - similarity[rows, indices[group]].sum())
             if gain > tolerance:
                 indices[group], improved = chosen, True
-            objective.append(objective[-1] + max(gain, 0.0) if gain > tolerance else objective[-1])
+            objective.append(objective[-1] + gain if gain > tolerance else objective[-1])
         if not improved:
             return MatchingResult(Permutation(indices), objective, sweep, [])
     raise RuntimeError(f"weight matching still gained after {max_sweeps} sweeps; raise max_sweeps")
