@@ -2,29 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from dwflow_lite.compress import DualPCA
-from dwflow_lite.flow import dispersion_ratio
-from dwflow_lite.symmetry import interpolate
+from dwflow_lite.flow import ClosedFormField, GaussianSource, dispersion_ratio, integrate
+from dwflow_lite.symmetry import PermutationSpec, interpolate, match_each, weight_matching
 from dwflow_lite.tasks import Task
-from dwflow_lite.zoo import Zoo, evaluate
+from dwflow_lite.zoo import Zoo, evaluate, predict
 
-# -- trivial generators: what anybody could do with a zoo, no flow needed ----------------------------------------
+Generator = Callable[[Zoo, int, int], Zoo]
+
+# -- trivial generators: what anybody could do with a zoo, no training needed. None of them changes the zoo --------
+
+
+def retrieval(zoo: Zoo, n: int, seed: int) -> Zoo:
+    """Random fitted members, handed back as they are: perfect in every score that does not ask for novelty."""
+    generator, weights = torch.Generator().manual_seed(seed), zoo.fitted.weights
+    return _made(zoo, weights[torch.randint(len(weights), (n,), generator=generator)], "retrieval")
 
 
 def member_noise(zoo: Zoo, n: int, seed: int, level: float = 0.1) -> Zoo:
     """Random fitted members plus Gaussian noise of ``level`` times each tensor's own standard deviation."""
     generator, weights = torch.Generator().manual_seed(seed), zoo.fitted.weights
     copies = weights[torch.randint(len(weights), (n,), generator=generator)]
-    noise = torch.randn(copies.shape, generator=generator)
+    noise = torch.randn(copies.shape, generator=generator).to(weights)
     for columns in zoo.layout.slices.values():
         noise[:, columns] *= level * weights[:, columns].std()
     return _made(zoo, copies + noise, f"zoo + {level:g} noise")
+
+
+def gaussian_weights(zoo: Zoo, n: int, seed: int) -> Zoo:
+    """Gaussian noise with the mean and standard deviation of every single weight over the fitted members."""
+    weights = zoo.fitted.weights
+    _needs(weights, 2, "a Gaussian")
+    noise = torch.randn(n, zoo.layout.size, generator=torch.Generator().manual_seed(seed)).to(weights)
+    return _made(zoo, weights.mean(0) + noise * weights.std(0), "Gaussian on weights")
+
+
+def closed_form_flow(zoo: Zoo, n: int, seed: int, source: float = 0.05, steps: int = 100) -> Zoo:
+    """The flow a perfect learner would find in the codes (:class:`ClosedFormField`): it can only return members."""
+    pca = DualPCA()
+    codes = pca.fit_transform(zoo.fitted.weights)
+    scale = float(codes.square().mean().sqrt())
+    start = GaussianSource(codes.shape[1], source).sample(n, torch.Generator().manual_seed(seed)).to(codes)
+    end = integrate(ClosedFormField(codes / scale, source), start, steps=steps, solver="euler", keep=False).end
+    return _made(zoo, pca.inverse_transform(end * scale), "closed-form flow")
 
 
 def gaussian_codes(zoo: Zoo, n: int, seed: int, components: int | float | None = None) -> Zoo:
@@ -62,12 +89,18 @@ def fresh_start(zoo: Zoo, n: int, seed: int) -> Zoo:
     return _made(zoo, noise, "random weights")
 
 
-TRIVIAL: dict[str, Callable[[Zoo, int, int], Zoo]] = {
+TRIVIAL: dict[str, Generator] = {
+    "retrieval": retrieval,
+    "closed-form flow": closed_form_flow,
     "zoo + noise": member_noise,
     "pair interpolation": pair_interpolation,
     "soup of 10": soup,
     "Gaussian on codes": gaussian_codes,
+    "Gaussian on weights": gaussian_weights,
     "random weights": fresh_start,
+}
+NOISE_LADDER: dict[str, Generator] = {
+    f"zoo + {level:g} noise": partial(member_noise, level=level) for level in (0.03, 0.1, 0.2, 0.4, 0.8)
 }
 
 
@@ -89,20 +122,81 @@ def nearest_distance(weights: Tensor, zoo: Tensor, *, skip_self: bool = False) -
 
     ``skip_self`` leaves out the row of the same position, for a zoo measured against itself.
     """
+    return _distances(weights, zoo, skip_self).min(1).values
+
+
+def _distances(weights: Tensor, zoo: Tensor, skip_self: bool) -> Tensor:
     distance = torch.cdist(weights, zoo, compute_mode="donot_use_mm_for_euclid_dist")
     if skip_self:
         if weights.shape != zoo.shape or len(zoo) < 2:
             raise ValueError("skip_self compares a zoo of at least two members with itself")
         distance.fill_diagonal_(float("inf"))
-    return distance.min(1).values
+    return distance
+
+
+def rematched_distance(
+    weights: Tensor, zoo: Tensor, spec: PermutationSpec, *, skip_self: bool = False, candidates: int = 3, seed: int = 0
+) -> Tensor:
+    """Distance to the nearest row of ``zoo`` up to a renaming of hidden units: (n,), never above the plain one.
+
+    Two networks may be neighbours under other names. Each row is weight-matched to its ``candidates`` nearest rows,
+    once as the rows stand and once with all of them matched to the first row of ``zoo``. Both steps are heuristics,
+    so this bounds the true distance from above.
+    """
+    plain = _distances(weights, zoo, skip_self)
+    based = [_rematch(zoo[0], w, spec, seed) for w in (weights, zoo)]
+    nearest = [d.topk(min(candidates, len(zoo)), largest=False).indices for d in (plain, _distances(*based, skip_self))]
+    pairs = {(i, j) for near in nearest for i, row in enumerate(near.tolist()) for j in row}
+    pairs = sorted((i, j) for i, j in pairs if not (skip_self and i == j))
+
+    def match(pair: tuple[int, int]) -> Tensor:
+        found = weight_matching(weights[pair[0]], zoo[pair[1]], spec, seed=seed)
+        return (weights[pair[0]] - spec.apply(found.permutation, zoo[pair[1]])).norm()
+
+    best = plain.min(1).values.tolist()
+    for (i, _), distance in zip(pairs, match_each(match, pairs), strict=True):
+        best[i] = min(best[i], float(distance))
+    return torch.tensor(best)
+
+
+def _rematch(reference: Tensor, weights: Tensor, spec: PermutationSpec, seed: int) -> Tensor:
+    found = match_each(partial(weight_matching, reference, spec=spec, seed=seed), weights)
+    return torch.stack([spec.apply(f.permutation, w) for f, w in zip(found, weights, strict=True)])
+
+
+def wrong_set_overlap(wrong: Tensor, zoo_wrong: Tensor, *, skip_self: bool = False) -> Tensor:
+    """Largest overlap |A ∩ B| / |A ∪ B| of the examples a network gets wrong with those a member gets wrong: (n,).
+
+    The paper's measure of behaviour (arXiv 2601.05052, fig. 2): 1 is a behavioural copy. ``skip_self`` leaves out the
+    row of the same position: without it a zoo measured against itself reads 1 whatever it does.
+
+    Args:
+        wrong: (n, examples), True where a network errs. zoo_wrong: (N, examples).
+    """
+    a, b = wrong.float(), zoo_wrong.float()
+    both = a @ b.T
+    either = a.sum(1)[:, None] + b.sum(1) - both
+    overlap = torch.where(either > 0, both / either.clamp_min(1), 1.0)  # two networks without errors behave alike
+    if skip_self:
+        overlap.fill_diagonal_(-1.0)
+    return overlap.max(1).values
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of an audit.
+    """One line of an audit; distances are in units of the zoo's own median distance to the nearest other member.
 
-    ``score`` and ``score_std`` over networks; ``nearest``: median distance to the nearest fitted member, in units of
-    the zoo's own (1: as far as members from each other, 0: a copy); ``dispersion``: spread about the zoo's mean.
+    Attributes:
+        name: of these networks. networks: how many.
+        score: mean over networks. score_std: their standard deviation.
+        nearest: median distance to the nearest fitted member (1: as far as a member from its nearest other, 0: a copy).
+        rematched: the same up to a renaming of hidden units; None where no permutation spec is known. In a zoo aligned
+            to a reference, only the reference was matched to everybody, so it is everybody's nearest plain neighbour;
+            here all pairs are treated alike.
+        overlap: mean :func:`wrong_set_overlap` with the fitted members; None for regression.
+        dispersion: spread about the zoo's mean, over the zoo's spread.
+        accurate_and_new: share of networks that score at least as well *and* lie at least as far from their nearest
+            member as all but the lowest twentieth of the fitted members do (held-out networks: about 0.9).
     """
 
     name: str
@@ -110,7 +204,10 @@ class Row:
     score: float
     score_std: float
     nearest: float
+    rematched: float | None
+    overlap: float | None
     dispersion: float
+    accurate_and_new: float
 
 
 @dataclass(frozen=True)
@@ -127,18 +224,29 @@ class Audit:
                 return row
         raise KeyError(f"no row {name!r}; there are {[r.name for r in self.rows]}")
 
+    @classmethod
+    def mean(cls, audits: Sequence[Audit]) -> Audit:
+        """Average audits of several seeds, row by row, over the names that all of them have."""
+        common = [r.name for r in audits[0].rows if all(r.name in [x.name for x in a.rows] for a in audits)]
+        rows = []
+        for name in common:
+            many = [asdict(a[name]) for a in audits]
+            numbers = {k: v for k, v in many[0].items() if k != "name"}
+            means = {k: None if v is None else sum(m[k] for m in many) / len(many) for k, v in numbers.items()}
+            rows.append(Row(name, **means))
+        return cls(tuple(rows), audits[0].score_name, audits[0].split)
+
     def markdown(self) -> str:
         """The table in Markdown."""
         percent = self.score_name == "accuracy"
-        lines = [
-            f"| networks | {self.score_name} ({self.split}) | nearest member | dispersion |",
-            "|---|---|---|---|",
-        ]
+        heads = ["networks", f"{self.score_name} ({self.split})", "nearest member", "re-matched", "wrong-set overlap",
+                 "dispersion", "accurate and new"]  # fmt: skip
+        lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
         for r in self.rows:
-            score = (
-                f"{100 * r.score:.1f} ± {100 * r.score_std:.1f} %" if percent else f"{r.score:.3f} ± {r.score_std:.3f}"
-            )
-            lines.append(f"| {r.name} | {score} | {r.nearest:.2f} | {r.dispersion:.2f} |")
+            scale, digits, unit = (100, 1, " %") if percent else (1, 3, "")
+            cells = [r.name, f"{scale * r.score:.{digits}f} ± {scale * r.score_std:.{digits}f}{unit}"]
+            cells += ["–" if v is None else f"{v:.2f}" for v in (r.nearest, r.rematched, r.overlap, r.dispersion)]
+            lines.append("| " + " | ".join([*cells, f"{100 * r.accurate_and_new:.0f} %"]) + " |")
         return "\n".join(lines)
 
     def __str__(self) -> str:
@@ -156,8 +264,10 @@ def audit(
     zoo: Zoo,
     task: Task,
     *,
-    controls: Mapping[str, Callable[[Zoo, int, int], Zoo]] | None = None,
+    controls: Mapping[str, Generator] | None = None,
     split: str = "test",
+    spec: PermutationSpec | None = None,
+    rematch: bool = True,
     seed: int = 0,
 ) -> Audit:
     """Measure generated networks beside the zoo, its held-out members, and the trivial generators.
@@ -169,6 +279,8 @@ def audit(
         task: gives the score.
         controls: trivial generators f(zoo, n, seed); by default all of ``TRIVIAL``. They never change the zoo.
         split: where the score is measured; ``"test"`` is for the final report only.
+        spec: of a reader's own network, for the distance up to renaming; the course's networks have theirs.
+        rematch: measure that distance (a second or so for each kind of network).
         seed: of the controls.
     """
     generated = {"generated": generated} if isinstance(generated, Zoo) else dict(generated)
@@ -192,11 +304,74 @@ def audit(
         kinds["held-out networks"] = zoo.unseen
     kinds |= generated
     kinds |= {name: make(zoo, n, seed) for name, make in controls.items()}
-    rows = []
+    if rematch and spec is None:
+        try:
+            spec = PermutationSpec.of(zoo.network)
+        except ValueError:  # a reader's own network: the column says that it was not measured
+            rematch = False
+    rows, zoo_wrong, bars = [], None, (0.0, 0.0)
     for name, networks in kinds.items():
-        score = evaluate(networks, task, split).score
-        near = own if name == "zoo" else nearest_distance(networks.weights, fitted.weights)
-        spread = float(score.std()) if len(score) > 1 else 0.0
-        rows.append(Row(name, len(networks), float(score.mean()), spread, float(near.median()) / unit,
-                        dispersion_ratio(networks.weights, fitted.weights)))  # fmt: skip
+        score, wrong = _scores(networks, task, split)
+        itself = name == "zoo"
+        near = own if itself else nearest_distance(networks.weights, fitted.weights)
+        if itself:
+            zoo_wrong, bars = wrong, (float(score.quantile(0.05)), float(own.quantile(0.05)))
+            renamed_unit = float(own.median())
+        renamed, overlap = None, None
+        if rematch:
+            renamed = rematched_distance(networks.weights, fitted.weights, spec, skip_self=itself, seed=seed)
+            renamed_unit = float(renamed.median()) if itself else renamed_unit
+            bars = (bars[0], float(renamed.quantile(0.05))) if itself else bars
+        if wrong is not None:
+            overlap = float(wrong_set_overlap(wrong, zoo_wrong, skip_self=itself).mean())
+        far = near if renamed is None else renamed
+        rows.append(Row(
+            name, len(networks), float(score.mean()), float(score.std()) if len(score) > 1 else 0.0,
+            float(near.median()) / unit, None if renamed is None else float(renamed.median()) / renamed_unit, overlap,
+            dispersion_ratio(networks.weights, fitted.weights),
+            float(((score >= bars[0]) & (far >= bars[1])).float().mean()),
+        ))  # fmt: skip
     return Audit(tuple(rows), task.score_name, split)
+
+
+def _scores(zoo: Zoo, task: Task, split: str) -> tuple[Tensor, Tensor | None]:
+    """Score of every member (N,), and for classification which examples it gets wrong (N, n)."""
+    data = task.split(split)
+    outputs = predict(zoo, data.x.to(zoo.weights))
+    y = data.y.to(outputs.device)
+    wrong = outputs.argmax(-1) != y if task.kind == "classification" else None
+    return task.score(outputs, y), wrong
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """What a PCA of ``components`` directions can say of networks: share of their variance, and score once decoded.
+
+    ``fitted`` are the members it was fitted on, ``held_out`` trained networks it has not seen. A generator that decodes
+    through this PCA can reach no network better than the PCA represents it.
+    """
+
+    components: int
+    fitted_share: float
+    fitted_score: float
+    held_out_share: float
+    held_out_score: float
+
+
+def codec_ceiling(zoo: Zoo, task: Task, components: Sequence[int], split: str = "validation") -> list[Ceiling]:
+    """Send fitted and held-out members through PCAs of several sizes and back, and score what comes out.
+
+    Raises ``ValueError`` for a zoo without held-out members.
+    """
+    if zoo.unseen is None:
+        raise ValueError("the zoo has no held-out members; train it with held_out > 0")
+    found = []
+    for k in components:
+        pca, values = DualPCA(k).fit(zoo.fitted.weights), []
+        for networks in (zoo.fitted, zoo.unseen):
+            back = pca.inverse_transform(pca.transform(networks.weights))
+            kept, whole = ((w - pca.mean_).square().sum() for w in (back, networks.weights))
+            decoded = Zoo(back, zoo.layout, zoo.network)
+            values += [float(kept / whole), float(evaluate(decoded, task, split).score.mean())]
+        found.append(Ceiling(k, *values))
+    return found

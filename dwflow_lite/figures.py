@@ -20,6 +20,7 @@ COLOURS = {
     "zoo": "#4c566a", "held-out networks": "#8fa1b3", "generated": "#d1495b", "aligned": "#2a7f9e",
     "not aligned": "#e8963a", "soup of 10": "#6a994e", "Gaussian on codes": "#7b5ea7",
     "pair interpolation": "#3aa6a0", "zoo + noise": "#b5838d", "random weights": "#a0a0a0",
+    "retrieval": "#1b1b1b", "closed-form flow": "#c9a227", "Gaussian on weights": "#b39ddb",
 }  # fmt: skip
 
 
@@ -78,8 +79,10 @@ def draw_learning_curves(zoo: Zoo) -> Figure:
         yscale="log",
     )
     left.legend(frameon=False)
-    for i, split in enumerate(("train", "test")):
-        right.hist(100 * zoo.scores(split).numpy(), bins=20, alpha=0.7, label=split, color=f"C{i}")
+    scores = {split: 100 * zoo.scores(split).numpy() for split in ("train", "test")}
+    bins = np.linspace(min(v.min() for v in scores.values()), 100, 13)  # wider than one example of the test split
+    for i, (split, values) in enumerate(scores.items()):
+        right.hist(values, bins=bins, alpha=0.7, label=split, color=f"C{i}")
     right.set(xlabel="accuracy (%)", ylabel="members", title="Same recipe, other seeds")
     right.legend(frameon=False)
     return figure
@@ -103,44 +106,56 @@ def draw_scores(
     return figure
 
 
-def draw_barriers(curves: Mapping[str, BarrierCurve]) -> Figure:
-    """Loss and accuracy along the lines between pairs of networks: every line faint, their mean strong."""
+def draw_barriers(curves: Mapping[str, BarrierCurve], pair: int | None = None, strong: str | None = None) -> Figure:
+    """Loss and accuracy along the lines between pairs of networks: every line faint, their mean strong.
+
+    Args:
+        curves: name -> curves of the same pairs.
+        pair: draw this pair alone. strong: keep this name strong and the others faint. The axes stay the same.
+    """
     figure, (left, right) = _new(2)
-    for i, (name, curve) in enumerate(curves.items()):
-        for ax, values in ((left, curve.loss), (right, 100 * curve.score)):
-            ax.plot(curve.t, values.T, color=colour(name, i), alpha=0.15, lw=0.8)
-            ax.plot(curve.t, values.mean(0), color=colour(name, i), lw=2.2, label=name)
+    for ax, field, factor in ((left, "loss", 1), (right, "score", 100)):
+        values = {name: factor * getattr(curve, field).numpy() for name, curve in curves.items()}
+        for i, (name, lines) in enumerate(values.items()):
+            t, faint = curves[name].t, strong not in (None, name)
+            mean = lines.mean(0) if pair is None else lines[pair]
+            ax.plot(t, mean, color=colour(name, i), lw=2.2, alpha=0.2 if faint else 1, label=name)
+            if pair is None:
+                ax.plot(t, lines.T, color=colour(name, i), alpha=0.15, lw=0.8)
+        low, high = min(v.min() for v in values.values()), max(v.max() for v in values.values())
+        ax.set_ylim(low - 0.04 * (high - low), high + 0.04 * (high - low))
     left.set(xlabel="position t on the line", ylabel="loss (nats)", title="Loss between two networks")
     right.set(xlabel="position t on the line", ylabel="accuracy (%)", title="Accuracy between two networks")
-    right.legend(frameon=False)
+    right.legend(frameon=False, fontsize=8, loc="lower left")
     return figure
 
 
-def draw_matrices(matrices: Mapping[str, Tensor], xlabel: str, ylabel: str) -> Figure:
-    """Weight matrices side by side on one colour scale."""
+def draw_matrices(matrices: Mapping[str, Tensor], xlabel: str, ylabel: str, label: str = "weight") -> Figure:
+    """Matrices side by side on one colour scale, which ``label`` names."""
     figure, axes = _new(len(matrices), width=3.4, height=3.2)
     limit = max(float(m.abs().max()) for m in matrices.values())
     for ax, (name, matrix) in zip(axes, matrices.items(), strict=True):
         ax.grid(False)
         image = ax.imshow(matrix, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
         ax.set(title=name, xlabel=xlabel, ylabel=ylabel)
-    figure.colorbar(image, ax=axes, label="weight", shrink=0.8)
+    figure.colorbar(image, ax=axes, label=label, shrink=0.8)
     return figure
 
 
 def draw_distances(distances: Mapping[str, Tensor], xlabel: str, title: str) -> Figure:
-    """Histograms of distances on one axis."""
+    """Histograms of distances on one axis, each in percent of its own number."""
     figure, (ax,) = _new(1, width=7)
     highest = max(float(d.max()) for d in distances.values())
     for i, (name, values) in enumerate(distances.items()):
         ax.hist(
             values.numpy(),
             bins=np.linspace(0, 1.02 * highest, 60),
+            weights=np.full(len(values), 100 / len(values)),
             alpha=0.6,
             label=name,
             color=colour(name, i),
         )
-    ax.set(xlabel=xlabel, ylabel="count", title=title)
+    ax.set(xlabel=xlabel, ylabel="share (%)", title=title)
     ax.legend(frameon=False)
     return figure
 
@@ -148,18 +163,18 @@ def draw_distances(distances: Mapping[str, Tensor], xlabel: str, title: str) -> 
 def draw_training(training: FlowTraining) -> Figure:
     """Loss of a flow on seen and held-out codes, and the spread of what it generates."""
     figure, (left, right) = _new(2)
-    left.plot(training.steps, training.loss, color=COLOURS["generated"], label="training codes")
+    left.plot(training.steps, training.loss, color=COLOURS["generated"], label="training")
     if training.held_out_loss:
-        left.plot(training.steps, training.held_out_loss, color=COLOURS["held-out networks"], label="held-out codes")
+        left.plot(training.steps, training.held_out_loss, color=COLOURS["held-out networks"], label="held out")
     left.set(xlabel="training step", ylabel="flow-matching loss", title="What the loss says")
     left.set_ylim(bottom=0)
     left.legend(frameon=False)
     right.plot(training.steps, training.dispersion, color=COLOURS["generated"])
-    right.axhline(1, color="gray", ls=":", label="spread of the zoo")
+    right.axhline(1, color="gray", ls=":", label="spread of the targets")
     right.set(
         xlabel="training step",
         ylabel="dispersion ratio",
-        title="Do samples spread like the zoo?",
+        title="Do samples spread like their targets?",
         ylim=(0, 1.3),
     )
     right.legend(frameon=False)
@@ -197,22 +212,135 @@ def draw_flow(codes: Tensor, points: Tensor, scores: Tensor, frame: int, chance:
         ylim=(0, 101),
         title=f"Decoded networks: {100 * scores[frame].mean():.1f} %",
     )
-    right.legend(frameon=False, loc="upper left", fontsize=8)
+    right.legend(frameon=False, loc="lower right", fontsize=8)
     return figure
 
 
 def draw_audit(audits: Mapping[str, Audit]) -> Figure:
-    """Score against distance to the nearest member: accurate copies lie top left, accurate and new ones top right."""
-    figure, axes = _new(len(audits), width=5.4, height=4.0)
+    """Score against distance to the nearest member, each kind named at its point.
+
+    Accurate copies lie top left; top right, with the held-out networks, lie accurate *and* new ones.
+    """
+    figure, axes = _new(len(audits), width=6.2, height=4.4)
+    right = max(r.nearest for result in audits.values() for r in result.rows)
     for ax, (title, result) in zip(axes, audits.items(), strict=True):
-        for i, row in enumerate(result.rows):
+        rows = sorted(result.rows, key=lambda r: -r.score)
+        heights: list[tuple[float, float]] = []
+        for i, row in enumerate(rows):
+            # Squares are trivial generators and the zoo, diamonds what is being audited; open: the zoo itself.
             known = row.name in COLOURS
-            # The zoo's own distance leaves out self; it is the unit of the axis.
-            ax.errorbar(row.nearest, 100 * row.score, yerr=100 * row.score_std, fmt="o" if known else "D", ms=7,
-                        color=colour(row.name, i), alpha=0.9, capsize=2, lw=1, label=row.name)  # fmt: skip
+            shade = colour(row.name, i)
+            ax.errorbar(row.nearest, 100 * row.score, yerr=100 * row.score_std, fmt="s" if known else "D", ms=7,
+                        color=shade, mfc="none" if row.name == "zoo" else shade, mew=1.6, capsize=2, lw=1)  # fmt: skip
+            at = 100 * row.score
+            while any(abs(at - h) < 4.2 and abs(row.nearest - x) < 0.33 * right for x, h in heights):
+                at -= 0.7
+            heights.append((row.nearest, at))
+            ax.annotate(row.name, (row.nearest, at), xytext=(8, -3), textcoords="offset points", fontsize=8)
         ax.axvline(1, color="gray", ls=":", lw=1)
         ax.set(xlabel="distance to nearest member (zoo's own = 1)", ylabel=f"{result.score_name}, {result.split} (%)",
-               title=title, ylim=(0, 104))  # fmt: skip
-        ax.set_xlim(left=-0.05)
-    axes[0].legend(frameon=False, fontsize=8, loc="center left")
+               title=title, ylim=(0, 106), xlim=(-0.05, 1.35 * right))  # fmt: skip
+    return figure
+
+
+def draw_lines(
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float] | Tensor]], xlabel: str, ylabel: str, title: str,
+    *, log: str = "", marker: str | None = "o", bottom: float | None = None,
+) -> Figure:  # fmt: skip
+    """Named lines on one pair of axes: name -> (x, y); ``y`` of shape (repeats, x) becomes its mean and range.
+
+    ``log`` names the logarithmic axes: ``""``, ``"x"``, ``"y"`` or ``"xy"``.
+    """
+    figure, (ax,) = _new(1, width=6.6)
+    for i, (name, (x, y)) in enumerate(lines.items()):
+        y = np.asarray(y, dtype=float)
+        ax.plot(x, y.mean(0) if y.ndim == 2 else y, color=colour(name, i), marker=marker, ms=4, label=name)
+        if y.ndim == 2:
+            ax.fill_between(x, y.min(0), y.max(0), color=colour(name, i), alpha=0.15, lw=0)
+    ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    ax.set(**{f"{axis}scale": "log" for axis in log})
+    if bottom is not None:
+        ax.set_ylim(bottom=bottom)
+    ax.legend(frameon=False)
+    return figure
+
+
+def draw_assignment(
+    similarity: Tensor, before: Tensor, after: Tensor, objective: Sequence[float], step: int, group: str
+) -> Figure:
+    """One update of coordinate descent: the matrix to assign, its columns in the old and the new order, and the gain.
+
+    Args:
+        similarity: (n, n), every unit of the reference against every unit of the other network.
+        before: (n,) index that the update found. after: (n,) index that it left.
+        objective: history, one value at the start and one after each update.
+        step: which update this is, from 1. group: the units it renames.
+    """
+    figure, axes = _new(3, width=3.9, height=3.5)
+    limit = float(similarity.abs().max())
+    for ax, index, when in zip(axes[:2], (before, after), ("before", "after"), strict=True):
+        ax.grid(False)
+        image = ax.imshow(similarity[:, index], cmap="RdBu_r", vmin=-limit, vmax=limit)
+        total = float(similarity.gather(1, index[:, None]).sum())
+        ax.set(title=f"{group}, {when}: diagonal sums to {total:.1f}", xlabel="unit of the other network, in order",
+               ylabel="unit of the reference")  # fmt: skip
+        ax.title.set_fontsize(10)
+    figure.colorbar(image, ax=axes[:2], label="similarity", shrink=0.8)
+    axes[2].plot(objective, color=COLOURS["aligned"], marker="o", ms=4)
+    axes[2].axvline(step, color="black", lw=1)
+    axes[2].set(xlabel="update", ylabel="objective ⟨A, permuted B⟩", title="It never falls")
+    return figure
+
+
+def draw_clouds(clouds: Mapping[str, Tensor], reference: Tensor, arrows: Mapping[str, Tensor] | None = None) -> Figure:
+    """Clouds of points (n, 2), one panel each, the reference grey beneath; ``arrows`` (n, 2) start at the points."""
+    figure, axes = _new(len(clouds), width=3.4, height=3.5)
+    every = np.concatenate([np.asarray(reference), *(np.asarray(c) for c in clouds.values())])
+    low, high = every.min(0) - 0.3, every.max(0) + 0.3
+    for ax, (name, points) in zip(axes, clouds.items(), strict=True):
+        ax.scatter(*reference.T, s=6, color=COLOURS["zoo"], alpha=0.25, lw=0)
+        if arrows and name in arrows:
+            ax.quiver(*points.T, *arrows[name].T, color=COLOURS["generated"], angles="xy", width=0.004)
+        else:
+            ax.scatter(*points.T, s=7, color=COLOURS["generated"], alpha=0.7, lw=0)
+        ax.set(title=name, xlabel="$x_1$", ylabel="$x_2$", xlim=(low[0], high[0]), ylim=(low[1], high[1]))
+    return figure
+
+
+def draw_trajectories(paths: Mapping[str, Tensor], reference: Tensor) -> Figure:
+    """Trajectories (T, n, 2), one panel for each set: start light, way thin, end strong; the reference grey beneath."""
+    figure, axes = _new(len(paths), width=3.8, height=3.7)
+    for ax, (name, points) in zip(axes, paths.items(), strict=True):
+        ax.scatter(*reference.T, s=6, color=COLOURS["zoo"], alpha=0.25, lw=0)
+        ax.plot(points[..., 0], points[..., 1], color=COLOURS["generated"], lw=0.6, alpha=0.4)
+        ax.scatter(*points[0].T, s=8, color=COLOURS["not aligned"], label="start, t = 0")
+        ax.scatter(*points[-1].T, s=8, color=COLOURS["generated"], label="end, t = 1")
+        ax.set(title=name, xlabel="$x_1$", ylabel="$x_2$")
+    axes[0].legend(frameon=False, fontsize=8)
+    return figure
+
+
+def draw_accuracy_dispersion(audits: Mapping[str, Audit], flows: str = "h=") -> Figure:
+    """Score against dispersion, one panel for each audit: flows joined in their order, everything else beside them.
+
+    Args:
+        audits: title -> audit. flows: how the names of the rows begin that belong on the line.
+    """
+    figure, axes = _new(len(audits), width=5.6, height=4.2)
+    for ax, (title, result) in zip(axes, audits.items(), strict=True):
+        line = [r for r in result.rows if r.name.startswith(flows)]
+        ax.plot([r.dispersion for r in line], [100 * r.score for r in line], color=COLOURS["generated"], marker="o",
+                label="flows, by width h")  # fmt: skip
+        for r in line:
+            ax.annotate(r.name, (r.dispersion, 100 * r.score), xytext=(-6, 5), textcoords="offset points", fontsize=8,
+                        ha="right")  # fmt: skip
+        for i, r in enumerate(r for r in result.rows if r not in line):
+            ax.scatter(r.dispersion, 100 * r.score, color=colour(r.name, i), marker="D", s=34, label=r.name, zorder=3)
+        ax.set(
+            xlabel="dispersion ratio (0: all at the mean, 1: as the zoo)",
+            ylabel=f"{result.score_name}, {result.split} (%)",
+            title=title,
+        )
+        ax.set(ylim=(0, 104), xlim=(0, 1.5))  # fmt: skip
+    axes[-1].legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure

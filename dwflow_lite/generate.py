@@ -35,6 +35,13 @@ FLOW = {
     "coupling": "independent", "every": 250, "patience": None, "keep": "last", "solver": "heun", "solver_steps": 20,
 }  # fmt: skip
 
+# The settings of the paper's released code for its MLPs. Its noise is in weight units, so codes are not rescaled.
+PUBLISHED = {
+    "source": 0.01, "fixed_source": True, "rescale": False,
+    "flow": {"steps": 30_000, "batch_size": 8, "lr": 5e-4, "path_noise": 0.001, "keep": "lowest", "solver": "rk4",
+             "solver_steps": 99},
+}  # fmt: skip
+
 
 class DeepWeightFlow:
     """Align a zoo, compress it, learn a flow from noise to its codes, and generate networks that need no training.
@@ -47,10 +54,12 @@ class DeepWeightFlow:
             for a reader's own network; None or False: no alignment.
         components: k of the PCA: a number, a share of variance in (0, 1), or None for all N-1.
         flow: settings that differ from ``generate.FLOW``: ``hidden`` (width of the field), ``steps``,
-            ``coupling``, ``patience``, ``keep`` (``"last"`` or ``"best"`` by held-out loss), ``solver`` and so on.
+            ``coupling``, ``patience``, ``solver`` and so on; ``keep`` is ``"last"``, ``"best"`` by held-out loss, or
+            ``"lowest"`` by the loss of a single batch.
         source: standard deviation of Gaussian noise, in units of the codes' root mean square; ``"matched"``: each
             coordinate's own standard deviation; ``"kaiming"``: freshly initialised networks, seen through the PCA.
         fixed_source: draw the training noise once, one vector a network, as the paper's code does. Default: fresh.
+        rescale: divide the codes by their root mean square; without it ``source`` is in weight units.
         seed: of the alignment, the field and its training.
 
     After :meth:`fit`: ``zoo_`` (aligned), ``pca_``, ``scale_``, ``source_``, ``field_``, ``training_``.
@@ -64,6 +73,7 @@ class DeepWeightFlow:
         flow: Mapping[str, Any] | None = None,
         source: float | str = 0.05,
         fixed_source: bool = False,
+        rescale: bool = True,
         seed: int = 0,
     ) -> None:
         if unknown := set(flow or {}) - set(FLOW):
@@ -73,11 +83,16 @@ class DeepWeightFlow:
         if not isinstance(source, str) and not 0 < source < float("inf"):
             raise ValueError(f"source must be a number > 0, 'matched' or 'kaiming', got {source!r}")
         self.align, self.components, self.flow = align, components, dict(FLOW) | dict(flow or {})
-        if self.flow["keep"] not in ("last", "best"):
-            raise ValueError(f"flow keep must be 'last' or 'best', got {self.flow['keep']!r}")
+        if self.flow["keep"] not in ("last", "best", "lowest"):
+            raise ValueError(f"flow keep must be 'last', 'best' or 'lowest', got {self.flow['keep']!r}")
         if self.flow["solver"] not in SOLVERS:
             raise ValueError(f"no solver {self.flow['solver']!r}: choose one of {', '.join(SOLVERS)}")
-        self.source, self.fixed_source, self.seed = source, fixed_source, seed
+        self.source, self.fixed_source, self.rescale, self.seed = source, fixed_source, rescale, seed
+
+    @classmethod
+    def published(cls, *, align: bool | PermutationSpec | None = True, seed: int = 0, **flow: Any) -> DeepWeightFlow:
+        """The settings of the paper's code (``generate.PUBLISHED``), except the flow settings given."""
+        return cls(align=align, seed=seed, **PUBLISHED | {"flow": PUBLISHED["flow"] | flow})
 
     def fit(self, zoo: Zoo, *, progress: bool = False) -> DeepWeightFlow:
         """Learn from the fitted members of a zoo; held-out members only steer ``patience`` and ``keep="best"``.
@@ -96,7 +111,7 @@ class DeepWeightFlow:
         fitted, unseen, options = zoo.fitted.weights.float(), zoo.unseen, self.flow
         self.pca_ = DualPCA(self.components).fit(fitted)
         codes = self.pca_.transform(fitted)
-        self.scale_ = float(codes.square().mean().sqrt())
+        self.scale_ = float(codes.square().mean().sqrt()) if self.rescale else 1.0
         codes = codes / self.scale_
         held_out = self.pca_.transform(unseen.weights.float()) / self.scale_ if unseen else None
         self.source_ = self._source(codes)
@@ -107,10 +122,10 @@ class DeepWeightFlow:
         self.training_ = train_flow(
             self.field_, codes, training_source, path=StraightPath(options["path_noise"]), held_out=held_out,
             steps=options["steps"], batch_size=options["batch_size"], lr=options["lr"], coupling=options["coupling"],
-            every=options["every"], patience=options["patience"], seed=self.seed, progress=progress,
+            every=options["every"], patience=options["patience"], track_lowest=options["keep"] == "lowest",
+            seed=self.seed, progress=progress,
         )  # fmt: skip
-        if options["keep"] == "best":
-            self.field_.load_state_dict(self.training_.best)
+        self.field_.load_state_dict(getattr(self.training_, options["keep"]))
         return self
 
     def trajectory(self, n: int, *, seed: int, steps: int | None = None, solver: str | None = None) -> Trajectory:
@@ -175,7 +190,7 @@ class DeepWeightFlow:
         record = {
             "layout": self.layout_.to_json(), "architecture": architecture_of(self.network_), "record": self.record_,
             "align": bool(self.align), "components": self.components, "flow": self.flow, "source": self.source,
-            "fixed_source": self.fixed_source, "seed": self.seed, "scale": self.scale_,
+            "fixed_source": self.fixed_source, "rescale": self.rescale, "seed": self.seed, "scale": self.scale_,
             "n_samples": self.pca_.n_samples_, "versions": {"dwflow_lite": __version__, "torch": torch.__version__},
         }  # fmt: skip
         text = json.dumps(record, sort_keys=True)
@@ -188,7 +203,9 @@ class DeepWeightFlow:
         if metadata.get("sha256") != _digest(tensors, metadata.get("record", "")):
             raise ZooFileError(f"{Path(path).name} was altered after it was written: its hash does not match")
         record = json.loads(metadata["record"])
-        model = cls(**{k: record[k] for k in ("align", "components", "flow", "source", "fixed_source", "seed")})
+        model = cls(
+            **{k: record[k] for k in ("align", "components", "flow", "source", "fixed_source", "rescale", "seed")}
+        )
         model.layout_ = Layout.from_json(record["layout"])
         written = record["architecture"]
         model.network_ = build(written) if network is None else deepcopy(network)

@@ -22,10 +22,12 @@ from dwflow_lite.layout import Layout
 from dwflow_lite.networks import INITS, architecture_of, initialise
 from dwflow_lite.progress import bar as progress_bar
 from dwflow_lite.tasks import Task
+from dwflow_lite.threads import one_thread
 from dwflow_lite.zoo import Zoo, batched_forward, evaluate
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 SAVE_EVERY_SECONDS = 10.0
+ONE_THREAD_BELOW = 1_000_000  # weights of a network that trains alone: smaller ones gain nothing from a second
 
 
 class DivergedError(RuntimeError):
@@ -129,8 +131,9 @@ def train_zoo(
     starts = [initialise(network, inits[m % len(inits)], _member_seed(seed, m)) for m in range(total)]
     run = _train_batched if method == "batched" else _train_loop
     partial = finished.with_name(finished.name + ".partial") if finished else None
-    state, history = run(task.to(device), deepcopy(network).to(device).train(), starts, recipe, seed, partial,
-                         identity_hash, progress)  # fmt: skip
+    with one_thread(method == "loop" and layout.size < ONE_THREAD_BELOW):
+        state, history = run(task.to(device), deepcopy(network).to(device).train(), starts, recipe, seed, partial,
+                             identity_hash, progress)  # fmt: skip
     constants = {k: b.detach().cpu().expand(total, *b.shape) for k, b in network.named_buffers()}
     weights = layout.flatten({k: v.detach().cpu() for k, v in state.items()} | constants)
     finite = torch.isfinite(weights).all(1)
@@ -246,7 +249,7 @@ def _optimizer(parameters: list[Tensor], recipe: dict[str, Any]) -> torch.optim.
     options = {"lr": recipe["lr"], "weight_decay": recipe["weight_decay"]}
     if recipe["optimizer"] == "sgd":
         options["momentum"] = recipe["momentum"]
-    return OPTIMIZERS[recipe["optimizer"]](parameters, **options, foreach=True)
+    return OPTIMIZERS[recipe["optimizer"]](parameters, **options, fused=True)
 
 
 def _train_batched(

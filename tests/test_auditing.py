@@ -4,9 +4,25 @@ import pytest
 import torch
 
 from dwflow_lite import MLP, Zoo, audit, load_task
-from dwflow_lite.auditing import TRIVIAL, fresh_start, gaussian_codes, member_noise, nearest_distance, soup
+from dwflow_lite.auditing import (
+    NOISE_LADDER,
+    TRIVIAL,
+    Audit,
+    closed_form_flow,
+    codec_ceiling,
+    fresh_start,
+    gaussian_codes,
+    gaussian_weights,
+    member_noise,
+    nearest_distance,
+    rematched_distance,
+    retrieval,
+    soup,
+    wrong_set_overlap,
+)
 from dwflow_lite.compress import DualPCA
 from dwflow_lite.layout import Layout
+from dwflow_lite.symmetry import PermutationSpec
 from dwflow_lite.zoo import evaluate
 
 MEMBERS, HELD = 12, 3
@@ -32,11 +48,13 @@ def zoo():
 # -- trivial generators ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", TRIVIAL)
+@pytest.mark.parametrize("name", TRIVIAL | NOISE_LADDER)
 def test_trivial_generators_are_reproducible(zoo, task, name):
-    state, made = torch.get_rng_state(), TRIVIAL[name](zoo, 5, 1)
-    assert torch.equal(made.weights, TRIVIAL[name](zoo, 5, 1).weights)
-    assert not torch.equal(made.weights, TRIVIAL[name](zoo, 5, 2).weights)
+    make, kept = (TRIVIAL | NOISE_LADDER)[name], zoo.weights.clone()
+    state, made = torch.get_rng_state(), make(zoo, 5, 1)
+    assert torch.equal(zoo.weights, kept)  # a baseline that changes the zoo spoils every later one
+    assert torch.equal(made.weights, make(zoo, 5, 1).weights)
+    assert not torch.equal(made.weights, make(zoo, 5, 2).weights)
     assert torch.equal(torch.get_rng_state(), state)
     assert made.record["task"] == zoo.record["task"] and not any(made.held_out)
     assert made.module(4)(task.test.x).shape == (len(task.test), 3)
@@ -80,6 +98,21 @@ def test_gaussian_codes_have_the_spread_of_the_codes(zoo):
     assert int(torch.linalg.matrix_rank(few, rtol=1e-4)) == 2
 
 
+def test_retrieval_and_the_closed_form_return_members(zoo):
+    members = {tuple(w) for w in zoo.fitted.weights.tolist()}
+    assert {tuple(w) for w in retrieval(zoo, 40, 0).weights.tolist()} <= members
+    near = nearest_distance(closed_form_flow(zoo, 40, 0).weights, zoo.fitted.weights)
+    assert float(near.max()) < 1e-3 < float(nearest_distance(gaussian_weights(zoo, 9, 0).weights, zoo.weights).min())
+    assert not {tuple(w) for w in zoo.unseen.weights.tolist()} & members
+
+
+def test_gaussian_weights_have_the_moments_of_each_weight(zoo):
+    made, weights = gaussian_weights(zoo, 5000, 0).weights, zoo.fitted.weights
+    torch.testing.assert_close(made.std(0), weights.std(0), rtol=0.06, atol=0)
+    assert float(((made.mean(0) - weights.mean(0)) / weights.std(0)).abs().max()) < 0.06
+    assert float(weights.std(0).max() / weights.std(0).min()) > 3  # one scale for all would not have done
+
+
 # -- measures ----------------------------------------------------------------------------------------------------
 
 
@@ -100,7 +133,7 @@ def test_the_rows_hold_what_they_say(zoo, task):
     made = gaussian_codes(zoo, 7, 3)
     report = audit({"mine": made}, zoo, task, seed=4)
     assert [r.name for r in report.rows] == ["zoo", "held-out networks", "mine", *TRIVIAL]
-    assert [r.networks for r in report.rows] == [MEMBERS, HELD] + [7] * 6
+    assert [r.networks for r in report.rows] == [MEMBERS, HELD] + [7] * (1 + len(TRIVIAL))
     unit = nearest_distance(zoo.fitted.weights, zoo.fitted.weights, skip_self=True).median()
     kinds = {"zoo": zoo.fitted, "held-out networks": zoo.unseen, "mine": made}
     kinds |= {name: make(zoo, 7, 4) for name, make in TRIVIAL.items()}
@@ -131,17 +164,17 @@ def test_held_out_members_change_only_their_own_row(zoo, task):
     made, changed = gaussian_codes(zoo, 4, 0), zoo.weights.clone()
     changed[MEMBERS:] += 3
     other = Zoo(changed, zoo.layout, zoo.network, zoo.record, zoo.held_out)
-    before, after = audit(made, zoo, task).rows, audit(made, other, task).rows
+    before, after = (audit(made, z, task, rematch=False).rows for z in (zoo, other))
     assert [a.name for a, b in zip(before, after, strict=True) if a != b] == ["held-out networks"]
 
 
 def test_the_table_in_markdown_and_in_print(zoo, task):
     report = audit(soup(zoo, 3, 0), zoo, task, controls={})
     lines = report.markdown().splitlines()
-    assert lines[0] == "| networks | accuracy (test) | nearest member | dispersion |"
+    assert lines[0].startswith("| networks | accuracy (test) | nearest member | re-matched | wrong-set overlap |")
     assert len(lines) == 5 and len({line.count("|") for line in lines}) == 1
     zoo_row = report["zoo"]
-    assert f"{100 * zoo_row.score:.1f} ± {100 * zoo_row.score_std:.1f} %" in lines[2] and "1.00 | 1.00" in lines[2]
+    assert f"{100 * zoo_row.score:.1f} ± {100 * zoo_row.score_std:.1f} %" in lines[2] and "| 1.00 | 1.00 |" in lines[2]
     assert report._repr_markdown_() == report.markdown()
     printed = str(report).splitlines()
     assert len(printed) == 4 and "|" not in str(report) and "---" not in str(report)
@@ -167,3 +200,56 @@ def test_audits_that_are_refused(zoo, task):
         audit(zoo, halves, task, controls={})
     pair = Zoo(zoo.weights[:2], zoo.layout, zoo.network)
     assert audit(zoo, pair, task, controls={})["zoo"].nearest == pytest.approx(1)
+
+
+def test_renamed_copies_are_found_out(zoo):
+    """A near copy of a member under other names is far by the plain distance, and near once re-matched."""
+    spec, weights = PermutationSpec.of(zoo.network), zoo.fitted.weights
+    generator = torch.Generator().manual_seed(5)
+    renamed = torch.stack([spec.apply(spec.random(generator), w) for w in weights[:5]])
+    shaken = renamed + 0.01 * torch.randn(renamed.shape, generator=generator)
+    plain, matched = nearest_distance(shaken, weights), rematched_distance(shaken, weights, spec)
+    assert float(matched.max()) < 0.1 < 1 < float(plain.min())
+    strangers = torch.randn(5, zoo.layout.size, generator=generator)
+    far = rematched_distance(strangers, weights, spec)
+    assert (far <= nearest_distance(strangers, weights) + 1e-5).all() and float(far.min()) > 1  # control
+    own = rematched_distance(weights, weights, spec, skip_self=True)
+    assert (own <= nearest_distance(weights, weights, skip_self=True) + 1e-5).all() and float(own.min()) > 0
+    assert float(rematched_distance(weights, weights, spec).max()) == 0
+
+
+def test_wrong_sets_by_hand():
+    wrong = torch.tensor([[1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0]]).bool()
+    members = torch.tensor([[1, 0, 0, 0], [1, 1, 1, 0]]).bool()
+    torch.testing.assert_close(wrong_set_overlap(wrong, members), torch.tensor([2 / 3, 2 / 3, 0.0]))
+    assert wrong_set_overlap(wrong, wrong).tolist() == [1, 1, 1]  # with self every zoo reads one
+    torch.testing.assert_close(wrong_set_overlap(wrong, wrong, skip_self=True), torch.tensor([1 / 3, 1 / 3, 0.0]))
+
+
+def test_accurate_and_new_needs_both(zoo, task):
+    """Copies are accurate, noise is new, held-out networks are both; the shares follow the definition."""
+    report = audit(retrieval(zoo, 30, 0), zoo, task, rematch=False)
+    score, near = evaluate(zoo.fitted, task, "test").score, nearest_distance(*[zoo.fitted.weights] * 2, skip_self=True)
+    both = (score >= score.quantile(0.05)) & (near >= near.quantile(0.05))
+    assert report["zoo"].accurate_and_new == pytest.approx(float(both.float().mean())) and both.any()
+    assert report["generated"].accurate_and_new == 0 and report["generated"].overlap == 1
+    assert report["zoo"].rematched is None and "–" in report.markdown()
+
+
+def test_audits_of_seeds_are_averaged(zoo, task):
+    one, two = (audit(soup(zoo, 4, s), zoo, task, controls={}, rematch=False) for s in (0, 1))
+    mean = Audit.mean([one, two])
+    assert [r.name for r in mean.rows] == [r.name for r in one.rows]
+    assert mean["generated"].score == pytest.approx((one["generated"].score + two["generated"].score) / 2)
+    assert mean["zoo"] == one["zoo"] and mean["zoo"].rematched is None
+    other = audit({"mine": soup(zoo, 4, 0)}, zoo, task, controls={}, rematch=False)
+    assert "mine" not in [r.name for r in Audit.mean([one, other]).rows]
+
+
+def test_the_ceiling_of_a_pca(zoo, task):
+    few, all_ = codec_ceiling(zoo, task, (2, MEMBERS - 1))
+    assert all_.fitted_share == pytest.approx(1, abs=1e-5) and few.fitted_share < 0.9
+    assert all_.fitted_score == pytest.approx(float(evaluate(zoo.fitted, task).score.mean()), abs=0.02)
+    assert few.held_out_share < all_.held_out_share < 0.9  # networks that it has not seen are cut down
+    with pytest.raises(ValueError, match="no held-out members"):
+        codec_ceiling(zoo.fitted, task, (2,))

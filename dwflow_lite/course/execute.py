@@ -158,6 +158,7 @@ def execute(
         "PYTHONPATH": os.pathsep.join(filter(None, [packages, os.environ.get("PYTHONPATH")])),
         "IPYTHONDIR": str(folder / "ipython"),  # no start-up files of whoever runs this
         "TQDM_DISABLE": "1",  # bars are for people: in a run they would fill outputs and widget state
+        "GOMP_SPINCOUNT": "1000",  # idle threads sleep soon: two kernels that spin on the same cores stall each other
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         **env,
     }

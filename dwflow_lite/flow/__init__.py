@@ -2,12 +2,13 @@
 
 from dwflow_lite.flow.field import ClosedFormField, VelocityField
 from dwflow_lite.flow.path import FixedSource, GaussianSource, StraightPath, couple
-from dwflow_lite.flow.solver import SOLVERS, Trajectory, integrate
-from dwflow_lite.flow.train import FlowTraining, dispersion_ratio, train_flow
+from dwflow_lite.flow.solver import SOLVERS, Field, Trajectory, integrate
+from dwflow_lite.flow.train import FlowTraining, dispersion_ratio, flow_matching_loss, train_flow
 
 __all__ = [
     "SOLVERS",
     "ClosedFormField",
+    "Field",
     "FixedSource",
     "FlowTraining",
     "GaussianSource",
@@ -16,6 +17,7 @@ __all__ = [
     "VelocityField",
     "couple",
     "dispersion_ratio",
+    "flow_matching_loss",
     "integrate",
     "train_flow",
 ]

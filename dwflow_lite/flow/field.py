@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from dwflow_lite.flow.solver import Field
+
 
 class VelocityField(nn.Module):
     """The paper's field v(x, t) (arXiv 2601.05052, sec. 1.3 of its code): an MLP on [x ; time embedding].
@@ -72,3 +74,11 @@ class ClosedFormField:
         target = self.weights(x, t) @ self.targets
         # E[x1 - x0 | x_t = x]: x0 is the part (1-t) s² / variance of the residual x - t x1.
         return target - (1 - column) * self.scale**2 / variance * (x - column * target)
+
+
+def grid_velocities(field: Field, t: float, low: float, high: float, n: int = 15) -> tuple[Tensor, Tensor]:
+    """Points of an n x n grid over a square and the velocities of a two-dimensional field there, both (n², 2)."""
+    axis = torch.linspace(low, high, n)
+    points = torch.cartesian_prod(axis, axis)
+    with torch.no_grad():
+        return points, field(points, torch.tensor(t))

@@ -1,8 +1,8 @@
 """Remove the permutation symmetry of a zoo: what moves together, matching, one basin, and the barrier that shows it."""
 
 from dwflow_lite.symmetry.barrier import BarrierCurve, interpolate, linear_barrier
-from dwflow_lite.symmetry.canonical import canonicalise
-from dwflow_lite.symmetry.matching import MatchingResult, weight_matching
+from dwflow_lite.symmetry.canonical import canonicalise, match_each
+from dwflow_lite.symmetry.matching import MatchingResult, coordinate_descent, unit_similarity, weight_matching
 from dwflow_lite.symmetry.spec import Permutation, PermutationSpec
 
 __all__ = [
@@ -11,7 +11,10 @@ __all__ = [
     "Permutation",
     "PermutationSpec",
     "canonicalise",
+    "coordinate_descent",
     "interpolate",
     "linear_barrier",
+    "match_each",
+    "unit_similarity",
     "weight_matching",
 ]

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from dwflow_lite.progress import bar as progress_bar
-from dwflow_lite.symmetry.matching import weight_matching
+from dwflow_lite.symmetry.matching import MatchingResult, weight_matching
 from dwflow_lite.symmetry.spec import PermutationSpec
+from dwflow_lite.threads import one_thread
 from dwflow_lite.zoo import Zoo
+
+
+def match_each(
+    match: Callable[[Tensor], MatchingResult], rows: Sequence[Tensor], progress: bool = False
+) -> list[MatchingResult]:
+    """Match several networks at once: a pool of as many threads as torch uses, each of them on one."""
+    workers = torch.get_num_threads()
+    with one_thread(), ThreadPoolExecutor(workers) as pool:
+        results = pool.map(match, rows)
+        return list(progress_bar(results, total=len(rows), desc="aligning", unit="network", progress=progress))
 
 
 def canonicalise(
@@ -44,12 +59,10 @@ def canonicalise(
         if zoo.held_out[reference]:
             raise ValueError(f"reference {reference} is held out; choose a member that generators may see")
         target, name = zoo.weights[reference], reference
-    rows, before, after = [], [], []
-    for w in progress_bar(zoo.weights, desc="aligning", unit="network", progress=progress):
-        found = weight_matching(target, w, spec, restarts=restarts, seed=seed)
-        rows.append(spec.apply(found.permutation, w))
-        before.append(float(target.double() @ w.double()))
-        after.append(found.objective[-1])
+    match = partial(weight_matching, target, spec=spec, restarts=restarts, seed=seed)
+    found = match_each(match, zoo.weights, progress)
+    rows = [spec.apply(f.permutation, w) for f, w in zip(found, zoo.weights, strict=True)]
+    before, after = (zoo.weights.double() @ target.double()).tolist(), [f.objective[-1] for f in found]
     stage = {
         "stage": "canonicalise", "method": "weight matching", "reference": name, "restarts": restarts, "seed": seed,
         "objective_before": before, "objective_after": after,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -57,11 +58,11 @@ def weight_matching(
     starts: list[float] = []
     for start in range(1 + restarts):
         permutation = spec.identity() if start == 0 else spec.random(generator)
-        found = _descend(state_a, state_b, spec, permutation, generator, max_sweeps)
-        starts.append(found.objective[-1])
-        if best is None or found.objective[-1] > best.objective[-1]:
-            best = found
-    return MatchingResult(best.permutation, best.objective, best.sweeps, starts)
+        permutation, objective = coordinate_descent(state_a, state_b, spec, permutation, generator, max_sweeps)
+        starts.append(objective[-1])
+        if best is None or objective[-1] > best.objective[-1]:
+            best = MatchingResult(permutation, objective, len(objective) // max(1, len(spec.groups)), starts)
+    return best
 
 
 def unit_similarity(
@@ -78,26 +79,39 @@ def unit_similarity(
     return total
 
 
-def _descend(
-    a: dict[str, Tensor], b: dict[str, Tensor], spec: PermutationSpec, start: Permutation,
-    generator: torch.Generator, max_sweeps: int,
-) -> MatchingResult:  # fmt: skip
-    """Coordinate descent from one start."""
-    indices = dict(start.indices)
+def coordinate_descent(
+    a: dict[str, Tensor],
+    b: dict[str, Tensor],
+    spec: PermutationSpec,
+    start: Permutation,
+    generator: torch.Generator,
+    max_sweeps: int = 100,
+    watch: Callable[[str, Tensor, Tensor, Tensor], None] | None = None,
+) -> tuple[Permutation, list[float]]:
+    """One descent from one start: the permutation it ends in, and the objective at the start and after each update.
+
+    Args:
+        a: tensors of the reference, in float64. b: tensors to rename.
+        spec: what moves together. start: where to begin.
+        generator: of the order in which a sweep visits the groups.
+        max_sweeps: reached, it raises ``RuntimeError``.
+        watch: called at every update with the group, its similarities (n, n), and its indices before and after.
+    """
+    indices, groups = dict(start.indices), list(spec.groups)
     objective = [float(sum((a[n] * permute_axes(b[n], spec.axes[n], start)).sum() for n in a))]
-    groups = list(spec.groups)
-    tolerance = 1e-12 * float(sum(t.square().sum() for t in a.values()))
-    for sweep in range(1, max_sweeps + 1):
-        improved = False
+    rows = {group: torch.arange(size) for group, size in spec.groups.items()}
+    tolerance = 1e-12 * float(sum(tensor.square().sum() for tensor in a.values()))
+    for _ in range(max_sweeps):
+        before = objective[-1]
         for g in torch.randperm(len(groups), generator=generator).tolist():
-            group = groups[g]
-            similarity = unit_similarity(a, b, spec, group, indices)
-            rows = torch.arange(len(similarity))
-            chosen = torch.from_numpy(linear_sum_assignment(similarity.numpy(), maximize=True)[1])
-            gain = float(similarity[rows, chosen].sum() - similarity[rows, indices[group]].sum())
+            old, similarity = indices[groups[g]], unit_similarity(a, b, spec, groups[g], indices)
+            new = torch.from_numpy(linear_sum_assignment(similarity.numpy(), maximize=True)[1])
+            gain = float((similarity[rows[groups[g]], new] - similarity[rows[groups[g]], old]).sum())
             if gain > tolerance:
-                indices[group], improved = chosen, True
-            objective.append(objective[-1] + gain if gain > tolerance else objective[-1])
-        if not improved:
-            return MatchingResult(Permutation(indices), objective, sweep, [])
+                indices[groups[g]] = new
+            if watch:
+                watch(groups[g], similarity, old, indices[groups[g]])
+            objective.append(objective[-1] + gain * (gain > tolerance))
+        if objective[-1] == before:
+            return Permutation(indices), objective
     raise RuntimeError(f"weight matching still gained after {max_sweeps} sweeps; raise max_sweeps")
