@@ -5,7 +5,18 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from dwflow_lite import MLP, DeepWeightFlow, audit, figures, linear_barrier, load_task, train_zoo, widgets
+from dwflow_lite import (
+    MLP,
+    DeepWeightFlow,
+    PermutationSpec,
+    audit,
+    figures,
+    linear_barrier,
+    load_task,
+    train_zoo,
+    widgets,
+)
+from dwflow_lite.symmetry import coordinate_descent
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +33,21 @@ def every_figure(world):
     scores = torch.rand(6, 4)
     codes = model.pca_.transform(zoo.fitted.weights)
     curve = linear_barrier(zoo, [(0, 1), (0, 2)], task, points=5)
+    report = audit({"h=4": model.sample(4, seed=0), "h=8": model.sample(4, seed=1)}, model.zoo_, task)
+    steps, plane = [], torch.randn(7, 2)
+    a, b = (zoo.layout.unflatten(w.double()) for w in model.zoo_.weights[:2])
+    spec = PermutationSpec.of(zoo.network)
+    _, objective = coordinate_descent(
+        a, b, spec, spec.random(torch.Generator().manual_seed(0)), torch.Generator(), watch=lambda *u: steps.append(u)
+    )
     return {
+        "pair": figures.draw_barriers({"aligned": curve, "other": curve}, pair=1, strong="other"),
+        "lines": figures.draw_lines({"a": ([1, 2], [3, 4]), "b": ([1, 2], torch.ones(3, 2))}, "x", "y", "t", log="xy"),
+        "assignment": figures.draw_assignment(*steps[0][1:], objective, 1, steps[0][0]),
+        "clouds": figures.draw_clouds({"a": plane, "b": plane}, plane, {"a": plane}),
+        "trajectories": figures.draw_trajectories({"a": torch.randn(3, 7, 2)}, plane),
+        "dispersion": figures.draw_accuracy_dispersion({"one": report, "two": report}),
+        "audits": figures.draw_audit({"one": report, "two": report}),
         "curves": figures.draw_learning_curves(zoo),
         "scores": figures.draw_scores({"zoo": zoo.scores(), "one": torch.tensor([0.3])}, "title", chance=0.1),
         "barriers": figures.draw_barriers({"aligned": curve, "other": curve}),
@@ -45,6 +70,15 @@ def test_every_figure_has_titles_and_axis_labels(world):
         assert figures.png(figure)[:4] == b"\x89PNG"
     assert torch.equal(world[1].weights, kept)
     assert plt.get_fignums() == []  # nothing is left in pyplot's memory
+
+
+def test_one_pair_is_drawn_on_the_axes_of_all(world):
+    task, zoo, _ = world
+    curve = linear_barrier(zoo, [(0, 1), (0, 2)], task, points=5)
+    limits = [[ax.get_ylim() for ax in figures.draw_barriers({"a": curve}, pair=p).axes] for p in (None, 0, 1)]
+    assert limits[0] == limits[1] == limits[2]
+    drawn = [len(figures.draw_barriers({"a": curve}, pair=p).axes[0].lines) for p in (None, 0)]
+    assert drawn == [3, 1]
 
 
 def test_images_are_titled(world):

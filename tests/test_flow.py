@@ -15,9 +15,11 @@ from dwflow_lite.flow import (
     VelocityField,
     couple,
     dispersion_ratio,
+    flow_matching_loss,
     integrate,
     train_flow,
 )
+from dwflow_lite.flow.field import grid_velocities
 
 
 def rng(seed=0):
@@ -289,3 +291,51 @@ def test_training_seeds_no_other_device(monkeypatch):
 def test_held_out_points_must_be_finite():
     with pytest.raises(ValueError, match="held_out must be finite"):
         train_flow(VelocityField(2), torch.randn(4, 2), GaussianSource(2), held_out=torch.full((2, 2), float("nan")))
+
+
+def test_the_loss_is_that_of_the_pairs():
+    x0, x1, t = (
+        torch.randn(6, 3, generator=rng(0)),
+        torch.randn(6, 3, generator=rng(1)),
+        torch.rand(6, generator=rng(2)),
+    )
+    right = flow_matching_loss(lambda x, t: x1 - x0, StraightPath(), x0, x1, t)
+    still = flow_matching_loss(lambda x, t: torch.zeros_like(x), StraightPath(), x0, x1, t)
+    assert float(right) == 0 and float(still) == pytest.approx(float((x1 - x0).square().mean()))
+    seen = []
+    flow_matching_loss(lambda x, t: seen.append((x, t)) or x, StraightPath(), x0, x1, t)
+    torch.testing.assert_close(seen[0][0], torch.lerp(x0, x1, t[:, None]))
+    assert torch.equal(seen[0][1], t)
+
+
+def test_the_luckiest_batch_is_kept_where_asked():
+    points = torch.randn(20, 2, generator=rng())
+    logs = [train_flow(VelocityField(2, 16), points, GaussianSource(2), steps=40, batch_size=2, every=10,
+                       track_lowest=track) for track in (True, False)]  # fmt: skip
+    assert logs[1].lowest == {}
+    lowest, last = logs[0].lowest, logs[0].last
+    assert lowest.keys() == last.keys() and any(not torch.equal(lowest[k], last[k]) for k in last)
+
+
+def test_small_fields_train_on_one_thread_and_give_the_threads_back(monkeypatch):
+    seen, before = [], torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        source = GaussianSource(2)
+        sample = source.sample
+        source.sample = lambda *a, **k: seen.append(torch.get_num_threads()) or sample(*a, **k)
+        points = torch.randn(8, 2, generator=rng())
+        train_flow(VelocityField(2, 8), points, source, steps=2)
+        assert seen[-1] == 1 and torch.get_num_threads() == 2
+        monkeypatch.setattr("dwflow_lite.flow.train.ONE_THREAD_BELOW", 1)  # control: a large field keeps them
+        train_flow(VelocityField(2, 8), points, source, steps=2)
+        assert seen[-1] == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_grid_velocities_cover_the_square():
+    points, velocities = grid_velocities(lambda x, t: x * t, 0.5, -1.0, 1.0, 5)
+    assert points.shape == velocities.shape == (25, 2)
+    assert float(points.min()) == -1 and float(points.max()) == 1
+    torch.testing.assert_close(velocities, points / 2)

@@ -252,3 +252,18 @@ def test_a_spec_of_ones_own_aligns_a_custom_network(task):
     model = DeepWeightFlow(align=PermutationSpec(zoo.layout, axes), flow=QUICK).fit(zoo)
     assert not torch.equal(model.zoo_.weights, zoo.weights)
     assert torch.allclose(predict(model.zoo_, task.test.x), predict(zoo, task.test.x), atol=1e-5)
+
+
+def test_the_published_settings_are_a_preset(tmp_path, zoo):
+    model = DeepWeightFlow.published(steps=30, hidden=16, every=10)
+    assert (model.source, model.fixed_source, model.rescale, model.flow["batch_size"]) == (0.01, True, False, 8)
+    assert (model.flow["solver"], model.flow["solver_steps"], model.flow["keep"]) == ("rk4", 99, "lowest")
+    assert DeepWeightFlow.published().flow["steps"] == 30_000 and DeepWeightFlow().flow["steps"] != 30_000
+    model.fit(zoo)
+    assert model.scale_ == 1.0  # the source is in weight units
+    assert float(model.trajectory(200, seed=0).points[0].std()) == pytest.approx(0.01, rel=0.1)
+    state = model.field_.state_dict()
+    assert all(torch.equal(state[k], model.training_.lowest[k]) for k in state)
+    again = DeepWeightFlow.load(model.save(tmp_path / "published.safetensors"))
+    assert torch.equal(again.sample(3, seed=1).weights, model.sample(3, seed=1).weights) and not again.rescale
+    assert DeepWeightFlow(flow=QUICK).fit(zoo).scale_ != 1.0  # control

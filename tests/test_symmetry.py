@@ -15,8 +15,10 @@ from dwflow_lite.symmetry import (
     Permutation,
     PermutationSpec,
     canonicalise,
+    coordinate_descent,
     interpolate,
     linear_barrier,
+    match_each,
     weight_matching,
 )
 from dwflow_lite.symmetry.spec import permute_axes
@@ -283,6 +285,37 @@ def test_weights_that_cannot_be_matched():
             weight_matching(first, second, spec)
     with pytest.raises(RuntimeError, match="raise max_sweeps"):
         weight_matching(a, b, spec, max_sweeps=1)
+
+
+def test_a_watched_descent_shows_every_update():
+    spec, a, b = hard_pair(1)
+    tensors, updates = [spec.layout.unflatten(w) for w in (a, b)], []
+    permutation, objective = coordinate_descent(
+        *tensors, spec, spec.identity(), random_state(0), watch=lambda *u: updates.append(u)
+    )
+    assert len(updates) == len(objective) - 1
+    state = dict(spec.identity().indices)
+    for (group, similarity, old, new), early, late in zip(updates, objective, objective[1:], strict=False):
+        assert torch.equal(old, state[group])
+        rows = torch.arange(len(old))
+        gain = float(similarity[rows, new].sum() - similarity[rows, old].sum())
+        assert late - early == pytest.approx(gain, abs=1e-9)
+        state[group] = new
+    assert same(Permutation(state), permutation) and any(not torch.equal(u[2], u[3]) for u in updates)
+
+
+def test_networks_matched_together_come_out_as_alone():
+    spec, a, _ = hard_pair(0)
+    rows = torch.stack([random_weights(spec, s) for s in range(7)])
+    threads = torch.get_num_threads()
+    together = match_each(lambda w: weight_matching(a, w, spec, restarts=2, seed=3), rows)
+    assert torch.get_num_threads() == threads
+    for w, found in zip(rows, together, strict=True):
+        alone = weight_matching(a, w, spec, restarts=2, seed=3)
+        assert same(found.permutation, alone.permutation) and found.starts == alone.starts
+    assert not same(together[0].permutation, together[1].permutation)  # the order of the answers is that of the rows
+    with pytest.raises(ValueError, match="b must be one finite"):
+        match_each(lambda w: weight_matching(a, w, spec), [rows[0], rows[1] * float("nan")])
 
 
 # -- a whole zoo ----------------------------------------------------------------------------------------

@@ -64,7 +64,7 @@ def test_every_widget_stands_after_a_picture_drawn_by_the_same_function(path):
     for cell in cells(path, "code"):
         if "widgets.explore(" in cell.source:
             assert "widgets.explore(\n    draw" in cell.source or "widgets.explore(draw" in cell.source
-            assert re.search(r"figures\.show\(\s*(draw\(|figures\.draw_barriers)", seen + cell.source)
+            assert re.search(r"figures\.show\(\s*draw\(", seen + cell.source)
         seen += cell.source
 
 
@@ -168,11 +168,23 @@ WRONG = {
         "lambda p, z: (z - p).square().sum(-1).min()",
         "lambda p, z: (z - p).abs().sum(-1).min()",
     ],
+    "00.3": [
+        "lambda o: o.mean(0).argmax(-1)",
+        "lambda o: o.argmax(-1).mode(0).values",
+        "lambda o: o.softmax(0).mean(0).argmax(-1)",
+        "lambda o: o.softmax(-1).mean(0)",
+    ],
     "01.1": ["lambda s: sum(m * n for m, n in zip(s, s[1:]))", "lambda s: sum(s)", "lambda s: 1 / 0"],
     "01.2": [
         "lambda f, s: [f[: a[0] * a[-1]].reshape(a) if len(a) == 2 else f[: a[0]] for a in s]",
         "lambda f, s: []",
         "lambda f, s: [f] * len(s)",
+    ],
+    "01.3": [
+        "lambda n, p, g: {k: __import__('torch').randperm(n, generator=g)[: int(s * n)] for k, s in p.items()}",
+        "lambda n, p, g: dict(zip(p, __import__('torch').arange(n).tensor_split(len(p))))",
+        "lambda n, p, g: {k: __import__('torch').randint(n, (int(s * n),), generator=g) for k, s in p.items()}",
+        "lambda n, p, g: dict(zip(p, __import__('torch').randperm(n).split([int(s * n) for s in p.values()])))",
     ],
     "02.1": [
         "lambda a, b, c, i, j: (a, b, c)",
@@ -184,6 +196,47 @@ WRONG = {
         "lambda s: __import__('math').prod(__import__('math').factorial(n) for n in s)",
         "lambda s: sum(__import__('math').factorial(n) for n in s[1:-1])",
     ],
+    "02.3": [
+        "lambda a, b, c, i, k: (a * k, b * k, c / k)",
+        "lambda a, b, c, i, k: (a, b, c)",
+        "lambda a, b, c, i, k: (a.index_copy(0, __import__('torch').tensor([i]), a[i : i + 1] * k), b, c)",
+        "lambda a, b, c, i, k: (a.mul_(1), b, c.zero_())",
+    ],
+    "03.1": [
+        "lambda a, b: a[0] @ b[0].T + a[2].T @ b[2]",
+        "lambda a, b: b[0] @ a[0].T + b[1][:, None] * a[1] + b[2].T @ a[2]",
+        "lambda a, b: a[0] @ b[0].T + a[1][:, None] * b[1]",
+        "lambda a, b: (a[0] - b[0]).norm()",
+    ],
+    "03.2": [
+        "lambda x: x.max() - x[0]",
+        "lambda x: x.max() - (x[0] + x[-1]) / 2",
+        "lambda x: (x - __import__('torch').linspace(float(x[0]), float(x[-1]), len(x)))[1:-1].max()",
+    ],
+    "03.3": [
+        "lambda a, b: (a[0] @ b[0].T).argmax(1)",
+        "lambda a, b: __import__('torch').arange(6)",
+        "lambda a, b: __import__('torch').from_numpy(__import__('scipy.optimize').optimize.linear_sum_assignment("
+        "(b[0] @ a[0].T + b[1][:, None] * a[1] + b[2].T @ a[2]).numpy(), maximize=True)[1])",
+        "lambda a, b: __import__('torch').from_numpy(__import__('scipy.optimize').optimize.linear_sum_assignment("
+        "(a[0] @ b[0].T).numpy(), maximize=True)[1])",
+    ],
+    "05.1": [
+        "lambda a, b, t: (t[:, None] * a + (1 - t[:, None]) * b, b - a)",
+        "lambda a, b, t: ((1 - t[:, None]) * a + t[:, None] * b, a - b)",
+        "lambda a, b, t: ((1 - t[:, None]) * a + t[:, None] * b, t[:, None] * (b - a))",
+    ],
+    "05.2": [
+        "lambda f, x, t, h: x + h * f(x, t)",
+        "lambda f, x, t, h: x + h / 2 * (f(x, t) + f(x + h * f(x, t), t + h))",
+        "lambda f, x, t, h: x + h * f(x + h / 2 * f(x, t), t)",
+    ],
+    "05.3": [
+        "lambda x, t, z, s: __import__('torch').softmax(-((x - z) ** 2).sum(-1) / (2 * s**2 * (1 - t) ** 2), 0)",
+        "lambda x, t, z, s: __import__('torch').softmax(-((x - t * z) ** 2).sum(-1) / (2 * s**2), 0)",
+        "lambda x, t, z, s: (lambda w: w / w.sum())"
+        "(__import__('torch').exp(-((x - t * z) ** 2).sum(-1) / (2 * s**2 * (1 - t) ** 2) - 200))",
+    ],
     "06.1": [
         "lambda p, r: ((p - p.mean(0)) ** 2).sum(-1).mean().sqrt() / ((r - r.mean(0)) ** 2).sum(-1).mean().sqrt()",
         "lambda p, r: ((p - r.mean(0)) ** 2).sum(-1).mean() / ((r - r.mean(0)) ** 2).sum(-1).mean()",
@@ -192,6 +245,12 @@ WRONG = {
         "lambda w, m, g: w[:m].mean(0)",
         "lambda w, m, g: w[__import__('torch').randint(len(w), (m,), generator=g)].mean(0)",
         "lambda w, m, g: w.mean(0)",
+    ],
+    "06.3": [
+        "lambda s, d, zs, zd: ((s >= zs.quantile(0.05)).float().mean() + (d >= zd.quantile(0.05)).float().mean()) / 2",
+        "lambda s, d, zs, zd: ((s >= zs.mean()) & (d >= zd.mean())).float().mean()",
+        "lambda s, d, zs, zd: ((s >= zs.quantile(0.05)) | (d >= zd.quantile(0.05))).float().mean()",
+        "lambda s, d, zs, zd: (s >= zs.quantile(0.05)).float().mean() * (d >= zd.quantile(0.05)).float().mean()",
     ],
 }
 

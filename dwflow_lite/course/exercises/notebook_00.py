@@ -28,3 +28,18 @@ def nearest_member(answer: Callable) -> None:
         assert abs(got - expected) < 1e-5, (
             f"from {point} to the nearest of {zoo.tolist()} is {expected:g} (Euclidean); got {got:g}"
         )
+
+
+@exercise("00.3")
+def ensemble(answer: Callable) -> None:
+    """Labels by averaged probabilities; three networks, examples in which other rules go wrong."""
+    sure, unsure = [6.0, 0.0, 0.0], [0.0, 0.6, 0.0]
+    outputs = torch.tensor([[sure, [30.0, 0.0, 0.0]], [unsure, [0.0, 3.0, 0.0]], [unsure, [0.0, 3.0, 0.0]]])
+    got = answer(outputs)
+    assert tuple(got.shape) == (2,), f"one label an example: shape (2,), got {tuple(got.shape)}"
+    assert int(got[0]) == 0, (
+        "one network is sure of 0, two lean towards 1: probabilities favour 0; did you take a vote?"
+    )
+    assert int(got[1]) == 1, (
+        "one network shouts 30, two are quite sure of 1: probabilities are capped at 1, outputs are not"
+    )

@@ -40,3 +40,25 @@ def count_symmetries(answer: Callable) -> None:
             f"sizes {sizes} have hidden layers {hidden or 'none'}; inputs and outputs keep their names. "
             f"Expected {expected:.3g}, got {got:.3g}"
         )
+
+
+@exercise("02.3")
+def rescale_unit(answer: Callable) -> None:
+    """Scale one unit of a ReLU network up and its readers down."""
+    generator = torch.Generator().manual_seed(1)
+    w1, b1, w2 = (torch.randn(*s, generator=generator).double() for s in ((5, 3), (5,), (2, 5)))
+    x = torch.randn(50, 3, generator=generator).double()
+    kept = w1.clone(), b1.clone(), w2.clone()
+    v1, c1, v2 = answer(w1, b1, w2, 2, 4.0)
+    assert all(torch.equal(a, b) for a, b in zip((w1, b1, w2), kept, strict=True)), (
+        "the tensors you were given have changed; work on copies"
+    )
+    assert torch.allclose(v1[2], 4 * w1[2]), "row 2 of W1 should be 4 times what it was"
+    others = [0, 1, 3, 4]
+    assert torch.equal(v1[others], w1[others]) and torch.equal(v2[:, others], w2[:, others]), (
+        "only unit 2 should change"
+    )
+    before, after = (torch.relu(x @ a.T + b) @ c.T for a, b, c in ((w1, b1, w2), (v1, c1, v2)))
+    assert torch.allclose(before, after), (
+        f"outputs changed by up to {float((before - after).abs().max()):.2g}: scale the bias too, and divide the column"
+    )

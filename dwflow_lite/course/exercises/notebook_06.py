@@ -45,3 +45,21 @@ def soup(answer: Callable) -> None:
         seen.add(int(total))
     assert torch.equal(weights, kept), "the zoo has changed: averaging in place spoils every later comparison"
     assert len(seen) > 3, "twenty seeds gave nearly the same soup; draw the members with the generator"
+
+
+@exercise("06.3")
+def accurate_and_new(answer: Callable) -> None:
+    """Share of networks that pass both bars of the zoo."""
+    zoo_scores, zoo_distances = torch.linspace(0.90, 1.0, 101), torch.linspace(1.0, 2.0, 101)
+    cases = (
+        ("copies: accurate, at distance 0", [0.97, 0.98], [0.0, 0.0], 0.0),
+        ("noise: far away, at chance", [0.1, 0.1], [3.0, 3.0], 0.0),
+        ("one copy and one noise", [0.97, 0.1], [0.0, 3.0], 0.0),
+        ("networks like the zoo's", [0.95, 0.96, 0.92, 0.904], [1.5, 1.06, 1.2, 1.9], 0.75),
+    )
+    for what, scores, distances, expected in cases:
+        got = float(answer(torch.tensor(scores), torch.tensor(distances), zoo_scores, zoo_distances))
+        assert abs(got - expected) < 1e-4, (
+            f"{what}: the share is {expected:g}, got {got:g}. One and the same network has to pass both bars, each the "
+            "0.05 quantile of the zoo"
+        )
