@@ -11,7 +11,8 @@ from torch import Tensor
 
 from dwflow_lite.compress import DualPCA
 from dwflow_lite.flow import ClosedFormField, GaussianSource, dispersion_ratio, integrate
-from dwflow_lite.symmetry import PermutationSpec, interpolate, match_each, weight_matching
+from dwflow_lite.networks import architecture_of
+from dwflow_lite.symmetry import PermutationSpec, basis_of, interpolate, match_each, weight_matching
 from dwflow_lite.tasks import Task
 from dwflow_lite.zoo import Zoo, evaluate, predict
 
@@ -244,7 +245,7 @@ class Audit:
         lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
         for r in self.rows:
             scale, digits, unit = (100, 1, " %") if percent else (1, 3, "")
-            cells = [r.name, f"{scale * r.score:.{digits}f} ± {scale * r.score_std:.{digits}f}{unit}"]
+            cells = [r.name.replace("|", "/"), f"{scale * r.score:.{digits}f} ± {scale * r.score_std:.{digits}f}{unit}"]
             cells += ["–" if v is None else f"{v:.2f}" for v in (r.nearest, r.rematched, r.overlap, r.dispersion)]
             lines.append("| " + " | ".join([*cells, f"{100 * r.accurate_and_new:.0f} %"]) + " |")
         return "\n".join(lines)
@@ -283,7 +284,9 @@ def audit(
         rematch: measure that distance (a second or so for each kind of network).
         seed: of the controls.
     """
-    generated = {"generated": generated} if isinstance(generated, Zoo) else dict(generated)
+    generated = {"generated": generated} if isinstance(generated, Zoo) else generated
+    if not isinstance(generated, Mapping) or not all(isinstance(z, Zoo) for z in generated.values()):
+        raise ValueError("generated must be a Zoo (as model.sample returns it), or several by name")
     fitted = zoo.fitted
     if len(fitted) < 2 or not generated:
         raise ValueError("an audit needs at least two fitted members and some generated networks")
@@ -292,8 +295,16 @@ def audit(
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"two rows of the audit would be named {twice[0]!r}; give one of them another name")
     for name, other in generated.items():
-        if other.layout != zoo.layout:
-            raise ValueError(f"{name!r} has other tensors than the zoo it is audited against")
+        if other.layout != zoo.layout or architecture_of(other.network) != architecture_of(zoo.network):
+            raise ValueError(f"{name!r} has another architecture than the zoo it is audited against")
+        if other.record.get("basis", basis_of(zoo)) != basis_of(zoo):
+            raise ValueError(f"{name!r} was generated in another basis than this zoo's; audit against model.zoo_")
+    cut = zoo.record.get("task", {})
+    if cut.get("name") == task.name and cut.get("fingerprint", task.fingerprint) != task.fingerprint:
+        raise ValueError(
+            f"the zoo was trained on another cut of {task.name!r} (seed {cut.get('seed')}): its training examples "
+            f"may be among the {split} examples of this task"
+        )
     own = nearest_distance(fitted.weights, fitted.weights, skip_self=True)
     unit = float(own.median())
     if unit == 0:

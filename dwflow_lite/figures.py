@@ -20,7 +20,8 @@ COLOURS = {
     "zoo": "#4c566a", "held-out networks": "#8fa1b3", "generated": "#d1495b", "aligned": "#2a7f9e",
     "not aligned": "#e8963a", "soup of 10": "#6a994e", "Gaussian on codes": "#7b5ea7",
     "pair interpolation": "#3aa6a0", "zoo + noise": "#b5838d", "random weights": "#a0a0a0",
-    "retrieval": "#1b1b1b", "closed-form flow": "#c9a227", "Gaussian on weights": "#b39ddb",
+    "random renumbering": "#8b5a83", "retrieval": "#1b1b1b", "closed-form flow": "#c9a227",
+    "Gaussian on weights": "#b39ddb",
 }  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from dwflow_lite import __version__
 from dwflow_lite.compress import DualPCA
 from dwflow_lite.flow import (
+    COUPLINGS,
     SOLVERS,
     FixedSource,
     GaussianSource,
@@ -26,7 +27,7 @@ from dwflow_lite.flow import (
 )
 from dwflow_lite.layout import Layout
 from dwflow_lite.networks import architecture_of, build
-from dwflow_lite.symmetry import PermutationSpec, canonicalise
+from dwflow_lite.symmetry import PermutationSpec, basis_of, canonicalise
 from dwflow_lite.zoo import Zoo, ZooFileError, read_safetensors, write_safetensors
 
 FORMAT = "dwflow_lite.model/1"
@@ -35,6 +36,26 @@ FLOW = {
     "coupling": "independent", "every": 250, "patience": None, "keep": "last", "solver": "heun", "solver_steps": 20,
 }  # fmt: skip
 
+
+def _whole(least: int) -> tuple[Callable[[Any], bool], str]:
+    return lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= least, f"a whole number >= {least}"
+
+
+def _number(test: Callable[[float], bool], says: str) -> tuple[Callable[[Any], bool], str]:
+    return lambda v: isinstance(v, int | float) and not isinstance(v, bool) and test(v), f"a number {says}"
+
+
+def _one_of(*names: str) -> tuple[Callable[[Any], bool], str]:
+    return lambda v: v in names, "one of " + ", ".join(map(repr, names))
+
+
+_ALLOWED = {
+    "hidden": _whole(2), "time_dim": _whole(1), "steps": _whole(1), "batch_size": _whole(1), "every": _whole(1),
+    "solver_steps": _whole(1), "patience": (lambda v: v is None or _whole(1)[0](v), "None or a whole number >= 1"),
+    "dropout": _number(lambda v: 0 <= v < 1, "in [0, 1)"), "lr": _number(lambda v: 0 < v < float("inf"), "> 0"),
+    "path_noise": _number(lambda v: 0 <= v < float("inf"), ">= 0"), "coupling": _one_of(*COUPLINGS),
+    "keep": _one_of("last", "best", "lowest"), "solver": _one_of(*SOLVERS),
+}  # fmt: skip
 # The settings of the paper's released code for its MLPs. Its noise is in weight units, so codes are not rescaled.
 PUBLISHED = {
     "source": 0.01, "fixed_source": True, "rescale": False,
@@ -78,15 +99,15 @@ class DeepWeightFlow:
     ) -> None:
         if unknown := set(flow or {}) - set(FLOW):
             raise ValueError(f"unknown flow settings {sorted(unknown)}; there are {', '.join(FLOW)}")
-        if isinstance(source, str) and source not in ("matched", "kaiming"):
+        if not (source in ("matched", "kaiming") if isinstance(source, str) else 0 < source < float("inf")):
             raise ValueError(f"source must be a number > 0, 'matched' or 'kaiming', got {source!r}")
-        if not isinstance(source, str) and not 0 < source < float("inf"):
-            raise ValueError(f"source must be a number > 0, 'matched' or 'kaiming', got {source!r}")
+        if not isinstance(align, bool | PermutationSpec | None):
+            raise ValueError(f"align must be True, False, None or a PermutationSpec, got {align!r}")
         self.align, self.components, self.flow = align, components, dict(FLOW) | dict(flow or {})
-        if self.flow["keep"] not in ("last", "best", "lowest"):
-            raise ValueError(f"flow keep must be 'last', 'best' or 'lowest', got {self.flow['keep']!r}")
-        if self.flow["solver"] not in SOLVERS:
-            raise ValueError(f"no solver {self.flow['solver']!r}: choose one of {', '.join(SOLVERS)}")
+        for name, value in self.flow.items():
+            allowed, says = _ALLOWED[name]
+            if not allowed(value):
+                raise ValueError(f"flow {name} must be {says}, got {value!r}")
         self.source, self.fixed_source, self.rescale, self.seed = source, fixed_source, rescale, seed
 
     @classmethod
@@ -102,30 +123,35 @@ class DeepWeightFlow:
         """
         if sum(not held for held in zoo.held_out) < 2:
             raise ValueError(f"a generator needs at least two members it may see, got {zoo!r}")
+        options = self.flow
+        if zoo.unseen is None and (options["patience"] or options["keep"] == "best"):
+            raise ValueError("patience and keep='best' watch held-out members, and this zoo has none")
         if self.align:
-            spec = self.align if isinstance(self.align, PermutationSpec) else PermutationSpec.of(zoo.network)
+            spec = self.align if isinstance(self.align, PermutationSpec) else None
             first = zoo.held_out.index(False)
             zoo = canonicalise(zoo, spec, reference=first, seed=self.seed, progress=progress)
-        self.zoo_, self.network_, self.layout_ = zoo, zoo.network, zoo.layout
-        self.record_ = {k: zoo.record[k] for k in ("architecture", "task", "identity", "seed") if k in zoo.record}
-        fitted, unseen, options = zoo.fitted.weights.float(), zoo.unseen, self.flow
-        self.pca_ = DualPCA(self.components).fit(fitted)
-        codes = self.pca_.transform(fitted)
-        self.scale_ = float(codes.square().mean().sqrt()) if self.rescale else 1.0
-        codes = codes / self.scale_
-        held_out = self.pca_.transform(unseen.weights.float()) / self.scale_ if unseen else None
-        self.source_ = self._source(codes)
-        training_source = self.source_
+        fitted, unseen = zoo.fitted.weights.float(), zoo.unseen
+        pca = DualPCA(self.components).fit(fitted)
+        codes = pca.transform(fitted)
+        scale = float(codes.square().mean().sqrt()) if self.rescale else 1.0
+        codes = codes / scale
+        held_out = pca.transform(unseen.weights.float()) / scale if unseen else None
+        source = training_source = self._source(codes, pca, scale, zoo.layout)
         if self.fixed_source:
-            training_source = FixedSource(self.source_, len(codes), torch.Generator().manual_seed(self.seed + 3))
-        self.field_ = self._field(codes.shape[1])
-        self.training_ = train_flow(
-            self.field_, codes, training_source, path=StraightPath(options["path_noise"]), held_out=held_out,
+            training_source = FixedSource(source, len(codes), torch.Generator().manual_seed(self.seed + 3))
+        field = self._field(codes.shape[1])
+        training = train_flow(
+            field, codes, training_source, path=StraightPath(options["path_noise"]), held_out=held_out,
             steps=options["steps"], batch_size=options["batch_size"], lr=options["lr"], coupling=options["coupling"],
             every=options["every"], patience=options["patience"], track_lowest=options["keep"] == "lowest",
             seed=self.seed, progress=progress,
         )  # fmt: skip
-        self.field_.load_state_dict(getattr(self.training_, options["keep"]))
+        field.load_state_dict(getattr(training, options["keep"]))
+        # All at once and last: a fit that failed or was interrupted leaves the estimator as it was.
+        self.zoo_, self.network_, self.layout_, self.pca_, self.scale_ = zoo, zoo.network, zoo.layout, pca, scale
+        self.source_, self.field_, self.training_ = source, field, training
+        self.record_ = {k: zoo.record[k] for k in ("architecture", "task", "identity", "seed") if k in zoo.record}
+        self.record_["basis"] = basis_of(zoo)
         return self
 
     def trajectory(self, n: int, *, seed: int, steps: int | None = None, solver: str | None = None) -> Trajectory:
@@ -161,22 +187,22 @@ class DeepWeightFlow:
             torch.default_generator.manual_seed(self.seed)  # torch.manual_seed would seed the GPUs' generators too
             return VelocityField(dim, self.flow["hidden"], self.flow["time_dim"], self.flow["dropout"])
 
-    def _source(self, codes: Tensor) -> GaussianSource:
+    def _source(self, codes: Tensor, pca: DualPCA, scale: float, layout: Layout) -> GaussianSource:
         dim = codes.shape[1]
         if self.source == "matched":
             return GaussianSource(dim, codes.std(0))
         if self.source != "kaiming":
             return GaussianSource(dim, float(self.source))
         # Fresh Kaiming networks are Gaussian in weight space, so their codes are Gaussian too: project both moments.
-        std, mean = torch.zeros(self.layout_.size), self.pca_.mean_.clone()
-        for entry in self.layout_.entries:
+        std, mean = torch.zeros(layout.size), pca.mean_.clone()
+        for entry in layout.entries:
             if len(entry.shape) >= 2:
-                columns, fan_in = self.layout_.slices[entry.name], entry.size // entry.shape[0]
+                columns, fan_in = layout.slices[entry.name], entry.size // entry.shape[0]
                 std[columns], mean[columns] = (2 / fan_in) ** 0.5, 0.0
-        spread = (self.pca_.components_ * std).double()
-        covariance = spread @ spread.T / self.scale_**2
+        spread = (pca.components_ * std).double()
+        covariance = spread @ spread.T / scale**2
         factor = torch.linalg.cholesky(covariance + 1e-9 * torch.eye(dim, dtype=torch.float64)).float()
-        return GaussianSource(dim, factor.contiguous(), self.pca_.transform(mean) / self.scale_)
+        return GaussianSource(dim, factor.contiguous(), pca.transform(mean) / scale)
 
     # -- files ---------------------------------------------------------------------------------------------------
 

@@ -109,6 +109,24 @@ def test_bad_input_is_named(zoo, model):
         ({"source": 0.0}, "source must be"),
         ({"source": "magic"}, "source must be"),
         ({"flow": {"keep": "first"}}, "keep must be"),
+        ({"align": "none"}, "align must be True, False, None or a PermutationSpec"),
+        *(
+            ({"flow": {name: value}}, f"flow {name} must be")
+            for name, value in (
+                ("steps", 0),
+                ("steps", "a"),
+                ("steps", 2.5),
+                ("hidden", "x"),
+                ("hidden", 8.0),
+                ("dropout", 2),
+                ("lr", -1),
+                ("lr", 0),
+                ("patience", 0),
+                ("solver_steps", 0),
+                ("coupling", "magic"),
+                ("batch_size", True),
+            )
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             DeepWeightFlow(**options)
@@ -182,7 +200,7 @@ def test_audit_tells_copies_from_new_networks(zoo, task):
 
 def test_audit_refuses_what_it_cannot_compare(zoo, task):
     other = train_zoo(task, MLP([4, 5, 3]), members=2, epochs=1)
-    with pytest.raises(ValueError, match="other tensors"):
+    with pytest.raises(ValueError, match="another architecture"):
         audit(other, zoo, task)
     same = Zoo(zoo.weights[:1].repeat(5, 1), zoo.layout, zoo.network)
     with pytest.raises(ValueError, match="exact copies"):
@@ -219,7 +237,7 @@ def test_a_file_reshaped_or_without_its_hash_is_refused(tmp_path, model):
 
 
 def test_solver_settings_are_checked_before_training_and_heeded(model):
-    with pytest.raises(ValueError, match="no solver 'rk5'"):
+    with pytest.raises(ValueError, match=r"solver must be one of .* got 'rk5'"):
         DeepWeightFlow(flow={"solver": "rk5"})
     with pytest.raises(ValueError, match="no solver"):
         model.trajectory(1, seed=0, solver="")
@@ -267,3 +285,40 @@ def test_the_published_settings_are_a_preset(tmp_path, zoo):
     again = DeepWeightFlow.load(model.save(tmp_path / "published.safetensors"))
     assert torch.equal(again.sample(3, seed=1).weights, model.sample(3, seed=1).weights) and not again.rescale
     assert DeepWeightFlow(flow=QUICK).fit(zoo).scale_ != 1.0  # control
+
+
+def test_a_fit_that_fails_leaves_the_estimator_as_it_was(zoo, monkeypatch):
+    alone = zoo.take(range(12))
+    for flow in ({"patience": 3}, {"keep": "best"}):
+        model = DeepWeightFlow(flow=QUICK | flow)
+        with pytest.raises(ValueError, match="this zoo has none"):
+            model.fit(alone)
+        with pytest.raises(RuntimeError, match="not fitted"):
+            model.sample(1, seed=0)
+        assert model.fit(zoo).sample(1, seed=0)  # control
+    before = model.sample(2, seed=0).weights
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dwflow_lite.generate.train_flow", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(zoo.take(range(8, 16)))
+    assert torch.equal(model.sample(2, seed=0).weights, before)
+
+
+def test_an_audit_is_of_one_basis_one_cut_and_one_architecture(model, zoo, task):
+    made = model.sample(4, seed=0)
+    quick = {"controls": {}, "rematch": False}
+    assert audit(made, model.zoo_, task, **quick)["generated"].networks == 4
+    with pytest.raises(ValueError, match=r"another basis.*model\.zoo_"):
+        audit(made, zoo, task, **quick)
+    with pytest.raises(ValueError, match="another cut of 'iris'"):
+        audit(made, model.zoo_, load_task("iris", seed=5), **quick)
+    tanh = Zoo(made.weights, made.layout, MLP([4, 6, 3], "tanh"))
+    with pytest.raises(ValueError, match="another architecture"):
+        audit(tanh, model.zoo_, task, **quick)
+    for wrong in ([made], made.weights, model, {"a": made.weights}):
+        with pytest.raises(ValueError, match="generated must be a Zoo"):
+            audit(wrong, model.zoo_, task, **quick)
+    assert "| a/b |" in audit({"a|b": made}, model.zoo_, task, **quick).markdown()

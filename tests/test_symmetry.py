@@ -450,3 +450,50 @@ def test_alignment_lowers_the_barrier(trained, aligned, digits):
 def test_a_barrier_needs_pairs_and_points(trained, digits, pairs, points):
     with pytest.raises(ValueError, match="at least one pair and three points"):
         linear_barrier(trained, pairs, digits, points=points)
+
+
+def test_a_spec_that_is_no_symmetry_is_found_out(trained):
+    network, spec, x = case("convolutions")
+    w = random_weights(spec, 0, 0.5)
+    spec.verify(network, w, x)
+    broken = PermutationSpec(spec.layout, dict(spec.axes) | {"first.bias": (None,)})
+    with pytest.raises(ValueError, match="it is no symmetry of this Pooled"):
+        broken.verify(network, w, x)
+    zoo = Zoo(torch.stack([w, -w]), spec.layout, network, {"scores": {"test": [0.1, 0.2]}})
+    with pytest.raises(ValueError, match="no symmetry"):
+        canonicalise(zoo, broken, probe=x)
+    assert "scores" in canonicalise(zoo, spec, probe=x).record
+    assert "scores" not in canonicalise(zoo, spec).record  # trusted, so nothing is claimed of the functions
+    assert "scores" in canonicalise(trained).record
+
+
+class Shifted(MLP):
+    def forward(self, x):
+        return super().forward(x).cumsum(-1)
+
+
+def test_a_network_that_only_looks_like_an_mlp_has_no_known_spec():
+    swapped = MLP([3, 4, 2])
+    swapped.activation = nn.Softmax(-1)
+    for network in (Shifted([3, 4, 2]), swapped):
+        with pytest.raises(ValueError, match="no permutation spec is known"):
+            PermutationSpec.of(network)
+
+
+@pytest.mark.parametrize("reference", [1.0, "0", True])
+def test_a_reference_is_a_position(trained, reference):
+    with pytest.raises(ValueError, match="position of a member or a weight vector"):
+        canonicalise(trained, reference=reference)
+
+
+def test_a_reference_of_ones_own_is_checked(trained):
+    for wrong in (trained.weights[:2], trained.weights[0] * float("nan")):
+        with pytest.raises(ValueError, match="one finite weight vector"):
+            canonicalise(trained, reference=wrong)
+
+
+def test_permutations_of_other_kinds_are_refused():
+    with pytest.raises(ValueError, match="int64"):
+        Permutation({"g": torch.tensor([0.0, 1.0])})
+    with pytest.raises(ValueError, match="same groups and sizes"):
+        Permutation({"g": torch.arange(2)}).compose(Permutation({"g": torch.arange(3)}))

@@ -1,11 +1,12 @@
 """Flow matching on points of R^k. This room knows nothing of networks."""
 
 from dwflow_lite.flow.field import ClosedFormField, VelocityField
-from dwflow_lite.flow.path import FixedSource, GaussianSource, StraightPath, couple
+from dwflow_lite.flow.path import COUPLINGS, FixedSource, GaussianSource, StraightPath, couple
 from dwflow_lite.flow.solver import SOLVERS, Field, Trajectory, integrate
 from dwflow_lite.flow.train import FlowTraining, dispersion_ratio, flow_matching_loss, train_flow
 
 __all__ = [
+    "COUPLINGS",
     "SOLVERS",
     "ClosedFormField",
     "Field",

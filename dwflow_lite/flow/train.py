@@ -107,8 +107,8 @@ def train_flow(
         raise ValueError(f"held_out must be finite and of shape (M >= 1, {field.dim}), got {tuple(held_out.shape)}")
     if patience is not None and held_out is None:
         raise ValueError("patience watches the held-out loss: give held_out points, or patience=None")
-    if min(steps, batch_size, every) < 1:
-        raise ValueError("steps, batch_size and every must be >= 1")
+    if min(steps, batch_size, every, 1 if patience is None else patience) < 1 or not 0 < lr < float("inf"):
+        raise ValueError("steps, batch_size, every and patience must be >= 1, and lr > 0")
     path, log, device = path or StraightPath(), FlowTraining(), points.device
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(field.parameters(), lr=lr, weight_decay=weight_decay, betas=(0.9, 0.95), fused=True)

@@ -32,28 +32,39 @@ def canonicalise(
     *,
     reference: int | Tensor = 0,
     restarts: int = 0,
+    probe: Tensor | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> Zoo:
-    """Rename the hidden units of every member so that its weights lie close to a reference.
+    """Rename the hidden units of every member so that its weights lie close to a reference; all members in parallel.
 
     Args:
         zoo: networks of one architecture; not changed.
         spec: what moves together; by default ``PermutationSpec.of`` the zoo's network.
         reference: position of the member that stays as it is (not a held-out one), or a weight vector (d,).
         restarts: further random starts for each matching.
+        probe: inputs (n, ...) on which a spec of your own is verified to change no output. Without them it is trusted,
+            but recorded scores are dropped.
         seed: of group order and restarts.
         progress: show a bar.
 
     Returns:
         A zoo of the same functions. Its record's last stage holds the objective before and after, for each member.
     """
-    spec = spec or PermutationSpec.of(zoo.network)
+    known = spec is None
+    spec = PermutationSpec.of(zoo.network) if known else spec
     if spec.layout != zoo.layout:
         raise ValueError("the spec belongs to another layout than the zoo's")
+    if probe is not None:
+        spec.verify(zoo.network, zoo.weights[0], probe)
     if isinstance(reference, Tensor):
         target, name = reference.to(zoo.weights), "given weights"
+        zoo.layout.check(target)
+        if target.ndim != 1 or not torch.isfinite(target).all():
+            raise ValueError(f"a reference is one finite weight vector (d,), got shape {tuple(target.shape)}")
     else:
+        if isinstance(reference, bool) or not isinstance(reference, int):
+            raise ValueError(f"reference is the position of a member or a weight vector, got {reference!r}")
         if not 0 <= reference < len(zoo):
             raise ValueError(f"reference {reference} is not a member of a zoo of {len(zoo)}")
         if zoo.held_out[reference]:
@@ -67,4 +78,10 @@ def canonicalise(
         "stage": "canonicalise", "method": "weight matching", "reference": name, "restarts": restarts, "seed": seed,
         "objective_before": before, "objective_after": after,
     }  # fmt: skip
-    return zoo.with_weights(torch.stack(rows), stage, keep_scores=True)
+    return zoo.with_weights(torch.stack(rows), stage, keep_scores=known or probe is not None)
+
+
+def basis_of(zoo: Zoo) -> list[list]:
+    """The alignments a zoo went through: two zoos of one record are comparable weight by weight only if these agree."""
+    return [[s["method"], s["reference"], s["restarts"], s["seed"]] for s in zoo.record.get("stages", [])
+            if s.get("stage") == "canonicalise"]  # fmt: skip

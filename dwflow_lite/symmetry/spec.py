@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from math import factorial, lgamma, log, prod
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from dwflow_lite.layout import Layout
-from dwflow_lite.networks import MLP
+from dwflow_lite.networks import ACTIVATIONS, MLP
 
 
 @dataclass(frozen=True)
@@ -22,11 +24,15 @@ class Permutation:
 
     def __post_init__(self) -> None:
         for group, index in self.indices.items():
+            if index.dtype != torch.int64 or index.ndim != 1:
+                raise ValueError(f"group {group!r}: an index is a vector of dtype int64, got {index.dtype}")
             if not torch.equal(index.sort().values, torch.arange(len(index), device=index.device)):
                 raise ValueError(f"group {group!r}: {index.tolist()} is not a permutation of 0 … {len(index) - 1}")
 
     def compose(self, first: Permutation) -> Permutation:
         """The permutation that does ``first``, then this one."""
+        if {g: len(i) for g, i in first.indices.items()} != {g: len(i) for g, i in self.indices.items()}:
+            raise ValueError("only permutations of the same groups and sizes can be composed")
         return Permutation({g: first.indices[g][index] for g, index in self.indices.items()})
 
     def inverse(self) -> Permutation:
@@ -75,7 +81,9 @@ class PermutationSpec:
     @classmethod
     def of(cls, network: nn.Module) -> PermutationSpec:
         """The spec of a network of the course (so far: MLP)."""
-        if not isinstance(network, MLP) or network.activation_name == "identity":
+        # A subclass may compute anything, and an activation that was put in later need not be elementwise.
+        elementwise = [a for name, a in ACTIVATIONS.items() if name != "identity"]
+        if type(network) is not MLP or type(network.activation) not in elementwise:
             raise ValueError(
                 f"no permutation spec is known for {type(network).__name__}; write one (PermutationSpec(layout, axes)) "
                 "or go on without alignment (align=None)"
@@ -85,6 +93,24 @@ class PermutationSpec:
             units, inputs = f"hidden{i}" if i < last else None, f"hidden{i - 1}" if i > 0 else None
             axes[f"layers.{i}.weight"], axes[f"layers.{i}.bias"] = (units, inputs), (units,)
         return cls(layout, axes)
+
+    def verify(self, network: nn.Module, weights: Tensor, x: Tensor) -> None:
+        """Rename units at random, in float64: ``ValueError`` if outputs for inputs ``x`` (n, ...) change.
+
+        Shapes that fit do not make a symmetry: an axis wrongly left out, or a forward pass that mixes units, is only
+        seen in what the network computes.
+        """
+        moved = self.apply(self.random(torch.Generator().manual_seed(0)), weights)
+        double = deepcopy(network).double().eval()
+        with torch.no_grad():
+            before, after = (
+                functional_call(double, self.layout.unflatten(w.double()), (x.double(),)) for w in (weights, moved)
+            )
+        if not torch.allclose(before, after, rtol=1e-6, atol=1e-8):
+            raise ValueError(
+                f"renaming units by this spec changes outputs by up to {float((before - after).abs().max()):.2g}: "
+                f"it is no symmetry of this {type(network).__name__}"
+            )
 
     @cached_property
     def groups(self) -> dict[str, int]:
