@@ -34,7 +34,11 @@ class DualPCA:
 
         Raises:
             ValueError: fewer than two rows, NaN, k >= N, or more components than carry variance.
+            TypeError: anything but a tensor in float32 or float64.
         """
+        _check_dtype(x)
+        if not isinstance(self.chunk, int) or self.chunk < 1:
+            raise ValueError(f"chunk must be a whole number of columns >= 1, got {self.chunk!r}")
         if x.ndim != 2 or len(x) < 2:
             raise ValueError(f"PCA needs at least two networks in a matrix (N, d), got shape {tuple(x.shape)}")
         if not torch.isfinite(x).all():
@@ -42,11 +46,8 @@ class DualPCA:
         n, d = x.shape
         wanted = self.n_components
         whole = isinstance(wanted, int) and not isinstance(wanted, bool)
-        if (
-            wanted is not None
-            and not (whole and 1 <= wanted < n)
-            and not (isinstance(wanted, float) and 0 < wanted < 1)
-        ):
+        share = isinstance(wanted, float) and 0 < wanted < 1
+        if not (wanted is None or share or (whole and 1 <= wanted < n)):
             raise ValueError(
                 f"n_components must be a whole number from 1 to N-1 = {n - 1} (N networks span N-1 directions around "
                 f"their mean), a share of variance in (0, 1), or None; got {wanted!r}"
@@ -63,15 +64,11 @@ class DualPCA:
         values, vectors = torch.linalg.eigh(gram)
         values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
         total = float(gram.diagonal().sum())
-        rank = int((values > max(total, 1e-300) * 1e-13).sum())
-        rank = min(rank, n - 1)
+        rank = min(n - 1, int((values > max(total, 1e-300) * 1e-13).sum()))
         if rank == 0:
             raise ValueError("all networks of the zoo are the same; there is no direction to keep")
-        if wanted is None:
-            k = rank
-        elif whole:
-            k = wanted
-        else:
+        k = rank if wanted is None else wanted
+        if share:
             k = int((values.cumsum(0) / total < wanted - 1e-12).sum()) + 1
         if k > rank:
             raise ValueError(f"{k} components asked for, but only {rank} carry variance (repeated networks?)")
@@ -115,8 +112,16 @@ class DualPCA:
     def _check(self, x: Tensor, width: str) -> None:
         if not hasattr(self, "components_"):
             raise RuntimeError("this DualPCA is not fitted yet: call fit(x) first")
+        _check_dtype(x)
         if x.shape[-1] != getattr(self, width):
             raise ValueError(f"expected {getattr(self, width)} columns, got shape {tuple(x.shape)}")
+
+
+def _check_dtype(x: Tensor) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"PCA takes a tensor, got {type(x).__name__}: torch.as_tensor(x) makes one")
+    if x.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"PCA takes float32 or float64, got {x.dtype}: convert to float32, x.float()")
 
 
 def _chunks(total: int, size: int) -> list[slice]:

@@ -21,7 +21,8 @@ COLOURS = {
     "not aligned": "#e8963a", "soup of 10": "#6a994e", "Gaussian on codes": "#7b5ea7",
     "pair interpolation": "#3aa6a0", "zoo + noise": "#b5838d", "random weights": "#a0a0a0",
     "random renumbering": "#8b5a83", "retrieval": "#1b1b1b", "closed-form flow": "#c9a227",
-    "Gaussian on weights": "#b39ddb",
+    "Gaussian on weights": "#b39ddb", "published": "#111e6c", "held-out, aligned": "#2a7f9e",
+    "members, aligned": "#9cc5d6", "held-out, not aligned": "#e8963a", "members, not aligned": "#f3cfa0",
 }  # fmt: skip
 
 
@@ -217,30 +218,40 @@ def draw_flow(codes: Tensor, points: Tensor, scores: Tensor, frame: int, chance:
     return figure
 
 
+def _label(ax: Axes, points: Sequence[tuple[str, float, float]], side: int = 1) -> None:
+    """Name points on axes of about 0 … 100 in y, below each other where they crowd, with a line to the point."""
+    taken: list[tuple[float, float]] = []
+    wide = ax.get_xlim()[1] - ax.get_xlim()[0]
+    for name, x, y in sorted(points, key=lambda p: (-p[2], p[1])):
+        at = y
+        while any(abs(at - h) < 4.5 and abs(x - other) < 0.26 * wide for other, h in taken):
+            at -= 0.5
+        taken.append((x, at))
+        ax.annotate(
+            name, (x, y), xytext=(x + side * 0.025 * wide, at), fontsize=8, va="center",
+            ha="left" if side > 0 else "right",
+            arrowprops={"arrowstyle": "-", "color": "gray", "lw": 0.5, "shrinkA": 0, "shrinkB": 2},
+        )  # fmt: skip
+
+
 def draw_audit(audits: Mapping[str, Audit]) -> Figure:
     """Score against distance to the nearest member, each kind named at its point.
 
-    Accurate copies lie top left; top right, with the held-out networks, lie accurate *and* new ones.
+    Accurate copies lie top left; top right, with the held-out networks, lie accurate *and* new ones. Squares are the
+    zoo and the trivial generators, diamonds what is being audited.
     """
-    figure, axes = _new(len(audits), width=6.2, height=4.4)
+    figure, axes = _new(len(audits), width=6.2, height=4.6)
     right = max(r.nearest for result in audits.values() for r in result.rows)
     for ax, (title, result) in zip(axes, audits.items(), strict=True):
-        rows = sorted(result.rows, key=lambda r: -r.score)
-        heights: list[tuple[float, float]] = []
-        for i, row in enumerate(rows):
-            # Squares are trivial generators and the zoo, diamonds what is being audited; open: the zoo itself.
-            known = row.name in COLOURS
+        for i, row in enumerate(result.rows):
             shade = colour(row.name, i)
-            ax.errorbar(row.nearest, 100 * row.score, yerr=100 * row.score_std, fmt="s" if known else "D", ms=7,
-                        color=shade, mfc="none" if row.name == "zoo" else shade, mew=1.6, capsize=2, lw=1)  # fmt: skip
-            at = 100 * row.score
-            while any(abs(at - h) < 4.2 and abs(row.nearest - x) < 0.33 * right for x, h in heights):
-                at -= 0.7
-            heights.append((row.nearest, at))
-            ax.annotate(row.name, (row.nearest, at), xytext=(8, -3), textcoords="offset points", fontsize=8)
+            ax.errorbar(row.nearest, 100 * row.score, yerr=100 * row.score_std, fmt="s" if row.name in COLOURS else "D",
+                        ms=6, color=shade, mfc="none" if row.name == "zoo" else shade, mew=1.6, capsize=2, lw=1,
+                        zorder=4 if row.name == "zoo" else 3)  # fmt: skip
         ax.axvline(1, color="gray", ls=":", lw=1)
         ax.set(xlabel="distance to nearest member (zoo's own = 1)", ylabel=f"{result.score_name}, {result.split} (%)",
-               title=title, ylim=(0, 106), xlim=(-0.05, 1.35 * right))  # fmt: skip
+               title=title, ylim=(-4, 106), xlim=(-0.05, 1.4 * right))  # fmt: skip
+        _label(ax, [(r.name, r.nearest, 100 * r.score) for r in result.rows])
     return figure
 
 
@@ -327,21 +338,16 @@ def draw_accuracy_dispersion(audits: Mapping[str, Audit], flows: str = "h=") -> 
     Args:
         audits: title -> audit. flows: how the names of the rows begin that belong on the line.
     """
-    figure, axes = _new(len(audits), width=5.6, height=4.2)
+    figure, axes = _new(len(audits), width=5.6, height=4.4)
     for ax, (title, result) in zip(axes, audits.items(), strict=True):
         line = [r for r in result.rows if r.name.startswith(flows)]
         ax.plot([r.dispersion for r in line], [100 * r.score for r in line], color=COLOURS["generated"], marker="o",
                 label="flows, by width h")  # fmt: skip
-        for r in line:
-            ax.annotate(r.name, (r.dispersion, 100 * r.score), xytext=(-6, 5), textcoords="offset points", fontsize=8,
-                        ha="right")  # fmt: skip
         for i, r in enumerate(r for r in result.rows if r not in line):
             ax.scatter(r.dispersion, 100 * r.score, color=colour(r.name, i), marker="D", s=34, label=r.name, zorder=3)
-        ax.set(
-            xlabel="dispersion ratio (0: all at the mean, 1: as the zoo)",
-            ylabel=f"{result.score_name}, {result.split} (%)",
-            title=title,
-        )
-        ax.set(ylim=(0, 104), xlim=(0, 1.5))  # fmt: skip
+        ax.set(xlabel="dispersion ratio (0: all at the mean, 1: as the zoo)",
+               ylabel=f"{result.score_name}, {result.split} (%)", title=title)  # fmt: skip
+        ax.set(ylim=(-4, 106), xlim=(0, 1.55))
+        _label(ax, [(r.name, r.dispersion, 100 * r.score) for r in line], side=-1)
     axes[-1].legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure

@@ -95,7 +95,7 @@ class Layout:
         """Flat weights (..., d) to named tensors (..., *shape): views, in the weights' own dtype."""
         self.check(weights)
         batch = weights.shape[:-1]
-        return {e.name: weights[..., self.slices[e.name]].reshape(*batch, *e.shape) for e in self.entries}
+        return {e.name: weights[..., self.slices[e.name]].reshape((*batch, *e.shape)) for e in self.entries}
 
     def check(self, weights: Tensor) -> None:
         """``ValueError`` unless the last axis of ``weights`` is d long."""

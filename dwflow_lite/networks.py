@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -49,10 +51,44 @@ NETWORKS = {"MLP": MLP}
 
 
 def architecture_of(network: nn.Module) -> dict[str, Any]:
-    """The JSON-able description of a network; a reader's own module (or subclass) is named, not described."""
-    if type(network) in NETWORKS.values():
-        return network.architecture
-    return {"class": type(network).__qualname__, "custom": True}
+    """The JSON-able description of a network; a reader's own (or a changed one) is named, with its modules."""
+    if type(network) in NETWORKS.values() and "forward" not in vars(network):
+        with torch.device("meta"):  # draws no weights
+            plain = build(network.architecture)
+        if repr(network) == repr(plain):
+            return network.architecture
+    return {"class": type(network).__qualname__, "custom": True, "modules": repr(network)}
+
+
+def behaviour_of(network: nn.Module, input_shape: Sequence[int], training: bool = False) -> list[float]:
+    """Outputs for two fixed inputs and fixed weights, rounded so that machines agree: what tells forward passes apart.
+
+    Six digits in float64; three for a network that runs in its own precision only; empty if it takes neither.
+    """
+    for dtype, largest, digits in ((torch.float64, 20.0, 6), (next(network.parameters()).dtype, 1.0, 3)):
+        try:
+            outputs = _probe(deepcopy(network).cpu().to(dtype).train(training), input_shape, dtype, largest)
+        except Exception:  # whatever a reader's own code raises
+            continue
+        outputs[outputs.abs() <= 1e-9 * outputs.abs().max()] = 0.0  # rounding noise
+        return [float(f"{v:.{digits}g}") for v in outputs.tolist()]
+    return []
+
+
+@torch.no_grad()
+def _probe(network: nn.Module, input_shape: Sequence[int], dtype: torch.dtype, largest: float) -> Tensor:
+    """Fill every tensor of ``network`` with fixed numbers (all machines draw the same), and run it."""
+    rng = np.random.default_rng(0)
+    x = torch.from_numpy(rng.random((2, *input_shape))).to(dtype)
+    x[1] *= largest  # a relu and a relu6 differ on large inputs only
+    for p in network.parameters():
+        bound = (3 / p[0].numel()) ** 0.5 if p.ndim > 1 else 1.0
+        p.copy_(torch.from_numpy(rng.uniform(-bound, bound, p.shape)))
+    for b in filter(torch.is_floating_point, network.buffers()):
+        b.copy_(torch.from_numpy(rng.uniform(0.5, 1.5, b.shape)))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        return network(x).double().nan_to_num(0.0, 0.0, 0.0).flatten()
 
 
 def build(architecture: dict[str, Any]) -> nn.Module:
@@ -76,8 +112,6 @@ def initialise(network: nn.Module, init: str = "default", seed: int = 0) -> dict
     """
     if init not in INITS:
         raise ValueError(f"no init {init!r}: choose one of {', '.join(INITS)}")
-    from copy import deepcopy
-
     fresh = deepcopy(network).cpu()
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs' generators too

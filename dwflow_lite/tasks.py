@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +22,20 @@ from torch import Tensor
 SPLITS = ("train", "calibration", "validation", "test")
 FRACTIONS = {"train": 0.6, "calibration": 0.05, "validation": 0.15, "test": 0.2}
 KINDS = ("classification", "regression")
+
+
+def is_whole(value: object, least: int = 0) -> bool:
+    """Whether ``value`` is an integer (of Python or NumPy) of at least ``least``."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= least
+
+
+@contextmanager
+def failing_as(message: str, kind: type[Exception] = ValueError) -> Iterator[None]:
+    """Whatever fails in here fails as an error of this kind that says ``message``, and why."""
+    try:
+        yield
+    except Exception as error:
+        raise kind(f"{message} ({error})") from error
 
 
 class DataNotFoundError(FileNotFoundError):
@@ -152,14 +168,15 @@ class Task:
             x_test: an official test set; without it ``fractions["test"]`` of ``x`` is the test split.
             y_test: its labels or targets.
             kind: ``"classification"`` or ``"regression"``.
-            outputs: number of classes; by default the largest label plus one.
+            outputs: number of classes (classification only); by default the largest label plus one.
             fractions: share of ``x`` for each split (rescaled to what is cut).
-            standardise: give every feature mean 0 and standard deviation 1, measured on train only.
+            standardise: give every feature mean 0 and standard deviation 1, measured on train only; one that (nearly)
+                does not vary there, by less than 1e-6 of max(1, its mean), is only centred.
             seed: of the cut. Classes are cut separately (stratified), so small splits keep every class.
             name: what reports call the task.
 
         Raises:
-            ValueError: shapes that do not fit, NaN or infinite values, labels out of range, empty splits.
+            ValueError: shapes or dtypes that do not fit, NaN or infinite values, labels out of range, empty splits.
         """
         if kind not in KINDS:
             raise ValueError(f"no task kind {kind!r}: choose one of {', '.join(KINDS)}")
@@ -167,12 +184,16 @@ class Task:
             raise ValueError("give both x_test and y_test, or neither")
         if set(fractions) != set(SPLITS) or min(fractions.values()) < 0:
             raise ValueError(f"fractions must give a share >= 0 for each of {SPLITS}, got {dict(fractions)}")
-        x, y = _inputs(x, "x"), _targets(y, kind, outputs, "y")
-        _same_length(x, y, "x", "y")
+        if not is_whole(seed):
+            raise ValueError(f"seed must be a whole number >= 0, got {seed!r}")
+        if outputs is not None and (kind == "regression" or not is_whole(outputs, 1)):
+            raise ValueError(f"outputs is a whole number >= 1 of classes; leave it out in regression; got {outputs!r}")
+        if x_test is not None and len({_array(a, "x or x_test").dtype == np.uint8 for a in (x, x_test)}) > 1:
+            raise ValueError("of x and x_test one is bytes (divided by 255), one is not: make both uint8 or both float")
+        x, y = _pair(x, y, kind, outputs, "x", "y")
         sources = [(x, y, SPLITS if x_test is None else SPLITS[:3])]
         if x_test is not None:
-            xt, yt = _inputs(x_test, "x_test"), _targets(y_test, kind, outputs, "y_test")
-            _same_length(xt, yt, "x_test", "y_test")
+            xt, yt = _pair(x_test, y_test, kind, outputs, "x_test", "y_test")
             if xt.shape[1:] != x.shape[1:]:
                 raise ValueError(f"x_test has inputs of shape {xt.shape[1:]}, x of shape {x.shape[1:]}")
             if yt.shape[1:] != y.shape[1:]:
@@ -184,15 +205,13 @@ class Task:
                 splits[split], indices[split] = (xs[rows], ys[rows]), rows + offset
             offset += len(xs)
         if standardise:
-            mean, std = splits["train"][0].mean(0), splits["train"][0].std(0)
-            std = np.where(std > 0, std, 1.0).astype(np.float32)
-            splits = {s: ((xs - mean) / std, ys) for s, (xs, ys) in splits.items()}
-        if kind == "classification":
-            outputs = outputs or int(max(ys.max() for _, ys, _ in sources)) + 1
-        else:
-            outputs = y.shape[1]
+            mean, std = (f(splits["train"][0], axis=0, dtype=np.float64) for f in (np.mean, np.std))
+            std[std < 1e-6 * np.maximum(1, np.abs(mean))] = 1.0
+            splits = {s: (((xs - mean) / std).astype(np.float32), ys) for s, (xs, ys) in splits.items()}
+        labels = 1 + max(ys.max() for _, ys, _ in sources)
+        outputs = y.shape[1] if kind == "regression" else int(outputs or labels)
         tensors = {s: Split(torch.from_numpy(xs.copy()), torch.from_numpy(ys.copy())) for s, (xs, ys) in splits.items()}
-        return cls(name, kind, outputs, tensors, indices, seed)
+        return cls(name, kind, outputs, tensors, indices, int(seed))
 
     @classmethod
     def from_npz(cls, path: str | Path, **options: object) -> Task:
@@ -204,12 +223,10 @@ class Task:
         if not path.is_file():
             raise DataNotFoundError(f"no file {path}")
         wanted = ("x_train", "y_train", "x_test", "y_test")
-        try:
+        with failing_as(f"{path.name} is truncated or not a readable .npz of plain arrays"):
             with np.load(path, allow_pickle=False) as archive:
                 held = archive.files
                 arrays = {k: archive[k] for k in wanted if k in held}
-        except Exception as error:
-            raise ValueError(f"{path.name} is truncated or not a readable .npz of plain arrays ({error})") from error
         if missing := [k for k in wanted if k not in held]:
             raise ValueError(f"{path.name} lacks {missing}; it holds {held}")
         options = {"name": path.stem} | options
@@ -221,29 +238,33 @@ def _column(y: np.ndarray) -> np.ndarray:
     return y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
 
 
+def _array(values: np.ndarray | Tensor, name: str) -> np.ndarray:
+    with failing_as(f"{name} is no array of numbers: make its rows equally long, and bfloat16 .float()"):
+        return np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
+
+
 def _inputs(x: np.ndarray | Tensor, name: str) -> np.ndarray:
-    x = np.asarray(x.detach().cpu() if isinstance(x, Tensor) else x)
+    x = _array(x, name)
     if x.ndim < 2 or not len(x):
         raise ValueError(f"{name} must have shape (examples, ...) with at least one example, got {x.shape}")
-    if x.dtype == object or not np.issubdtype(x.dtype, np.number):
-        raise ValueError(f"{name} must hold numbers, got dtype {x.dtype}")
+    if x.dtype.kind not in "iuf":
+        raise ValueError(f"{name} must hold real numbers, got dtype {x.dtype}")
     x = x.astype(np.float32) / 255 if x.dtype == np.uint8 else x.astype(np.float32)
     if not np.isfinite(x).all():
-        raise ValueError(
-            f"{name} holds NaN or infinite values in {int((~np.isfinite(x)).sum())} places; clean it first"
-        )
+        raise ValueError(f"{name} holds NaN or infinite values in {(~np.isfinite(x)).sum()} places; clean it first")
     return x
 
 
 def _targets(y: np.ndarray | Tensor, kind: str, outputs: int | None, name: str) -> np.ndarray:
-    y = np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y)
+    y = _array(y, name)
     if kind == "regression":
-        y = np.atleast_1d(y).astype(np.float32)
         y = y[:, None] if y.ndim == 1 else y
-        if y.ndim != 2 or not np.isfinite(y).all():
-            raise ValueError(f"{name} must be finite targets of shape (n,) or (n, outputs), got {y.shape}")
-        return y
-    if y.ndim != 1 or not np.issubdtype(y.dtype, np.number) or not len(y) or (y != np.round(y)).any():
+        if y.ndim != 2 or y.dtype.kind not in "biuf" or not np.isfinite(y.astype(np.float32)).all():
+            raise ValueError(
+                f"{name} must be finite targets of shape (n,) or (n, outputs), got {y.dtype} of shape {y.shape}"
+            )
+        return y.astype(np.float32)
+    if y.ndim != 1 or y.dtype.kind not in "iuf" or not len(y) or not np.isfinite(y).all() or (y != np.round(y)).any():
         raise ValueError(f"{name} must be whole-number labels of shape (n,), got {y.dtype} of shape {y.shape}")
     top = outputs - 1 if outputs else int(y.max())
     if y.min() < 0 or y.max() > top:
@@ -251,9 +272,11 @@ def _targets(y: np.ndarray | Tensor, kind: str, outputs: int | None, name: str) 
     return y.astype(np.int64)
 
 
-def _same_length(x: np.ndarray, y: np.ndarray, x_name: str, y_name: str) -> None:
+def _pair(x: Any, y: Any, kind: str, outputs: int | None, x_name: str, y_name: str) -> tuple[np.ndarray, np.ndarray]:
+    x, y = _inputs(x, x_name), _targets(y, kind, outputs, y_name)
     if len(x) != len(y):
         raise ValueError(f"{x_name} has {len(x)} examples but {y_name} has {len(y)}")
+    return x, y
 
 
 def _cut(y: np.ndarray, kind: str, fractions: Mapping[str, float], rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -301,13 +324,8 @@ def data_folders() -> list[Path]:
 
 def _torchvision_images(which: str, seed: int, folder: str | Path | None, download: bool) -> Task:
     """A torchvision image set, cut; torchvision verifies the checksum of what it downloads."""
-    try:
+    with failing_as(f"{which} needs torchvision; try `python -m dwflow_lite check`", RuntimeError):
         from torchvision import datasets
-    except Exception as error:
-        raise RuntimeError(
-            f"{which} needs torchvision, which does not import here ({error}); "
-            "install matching torch and torchvision builds, then run `python -m dwflow_lite check`"
-        ) from error
     make = getattr(datasets, which)
     folders = [Path(folder)] if folder else data_folders()
     for place in folders:
@@ -334,9 +352,8 @@ def _torchvision_images(which: str, seed: int, folder: str | Path | None, downlo
             ) from error
     (x, y), (x_test, y_test) = [(p.data.numpy()[:, None], p.targets.numpy()) for p in parts]
     fractions = {"train": 0.88, "calibration": 0.02, "validation": 0.1, "test": 0.0}
-    return Task.from_arrays(
-        x, y, x_test=x_test, y_test=y_test, fractions=fractions, seed=seed, name=which.lower(), outputs=10
-    )
+    options = {"fractions": fractions, "seed": seed, "name": which.lower(), "outputs": 10}
+    return Task.from_arrays(x, y, x_test=x_test, y_test=y_test, **options)
 
 
 def mnist(seed: int = 0, folder: str | Path | None = None, download: bool = True) -> Task:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import platform
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +22,11 @@ from torch import Tensor, nn
 
 from dwflow_lite import __version__
 from dwflow_lite.layout import Layout
-from dwflow_lite.networks import INITS, architecture_of, initialise
+from dwflow_lite.networks import INITS, architecture_of, behaviour_of, initialise
 from dwflow_lite.progress import bar as progress_bar
-from dwflow_lite.tasks import Task
+from dwflow_lite.tasks import Task, failing_as, is_whole
 from dwflow_lite.threads import one_thread
-from dwflow_lite.zoo import Zoo, batched_forward, evaluate
+from dwflow_lite.zoo import Zoo, batched_forward, check_writable, evaluate
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 SAVE_EVERY_SECONDS = 10.0
@@ -84,26 +87,32 @@ def train_zoo(
             ``torch.vmap`` refuses, and the oracle of the tests).
         on_diverged: ``"raise"`` names diverged members; ``"drop"`` leaves them out and says so in the record.
         device: where to train; the zoo comes back on the CPU.
-        checkpoint: a file, or a folder in which the file is named after the recipe. A finished zoo found there is
-            read; an interrupted ``"batched"`` training goes on from its last save (every ten seconds).
+        checkpoint: a file, or a folder (a name without suffix) in which the file is named after the recipe. A
+            finished zoo found there is read; an interrupted ``"batched"`` training goes on from its last save (every
+            ten seconds). Where the last save of all fails, the zoo is returned with a warning.
         progress: show a bar.
 
     Raises:
         ValueError: an unknown name, a number out of range, a network that does not fit the task, or one that
             changes its buffers as it trains (BatchNorm's running statistics), which is not supported yet.
         DivergedError: see ``on_diverged``.
+        OSError: the checkpoint cannot be written; found out before anything is trained.
     """
     if optimizer not in OPTIMIZERS:
         raise ValueError(f"no optimizer {optimizer!r}: choose one of {', '.join(OPTIMIZERS)}")
     if method not in ("batched", "loop") or on_diverged not in ("raise", "drop"):
         raise ValueError("method is 'batched' or 'loop', on_diverged is 'raise' or 'drop'")
-    numbers = {"members": members, "epochs": epochs, "batch_size": batch_size, "held_out": held_out + 1}
-    bad = [n for n, v in numbers.items() if not isinstance(v, int) or v < 1] + ([] if 0 < lr < np.inf else ["lr"])
+    whole = {"members": members, "epochs": epochs, "batch_size": batch_size, "held_out": held_out, "seed": seed}
+    real = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+    bad = [n for n, v in whole.items() if not is_whole(v, n not in ("held_out", "seed"))]
+    bad += [n for n, v in real.items() if not (isinstance(v, Real) and 0 <= v < np.inf) or (n == "lr" and v == 0)]
     if bad:
         raise ValueError(
-            "members, epochs and batch_size must be whole numbers >= 1, held_out >= 0, lr > 0; "
-            f"out of range: {', '.join(bad)}"
+            "members, epochs and batch_size must be whole numbers >= 1, held_out and seed >= 0; lr a number > 0, "
+            f"momentum and weight_decay >= 0; out of range: {', '.join(bad)}"
         )
+    members, epochs, batch_size, held_out, seed = map(int, whole.values())  # JSON knows no NumPy numbers
+    lr, momentum, weight_decay = map(float, real.values())
     inits = [init] if isinstance(init, str) else list(init)
     if unknown := [i for i in inits if i not in INITS] or ([] if inits else [init]):
         raise ValueError(f"no init {unknown[0]!r}: choose from {', '.join(INITS)}")
@@ -115,7 +124,9 @@ def train_zoo(
     layout, total = Layout.of(network), members + held_out
     identity = {
         "architecture": architecture_of(network), "layout": layout.to_json(), "recipe": recipe, "seed": seed,
-        "modules": repr(network) if architecture_of(network).get("custom") else None,
+        "behaviour": [behaviour_of(network, task.input_shape, training) for training in (False, True)],
+        "buffers": [repr(b.tolist()) for b in network.buffers()],
+        "frozen": [n for n, p in network.named_parameters() if not p.requires_grad],
         "task": {"name": task.name, "kind": task.kind, "seed": task.seed, "fingerprint": task.fingerprint},
         "sizes": {"members": members, "held_out": held_out},
     }  # fmt: skip
@@ -124,8 +135,12 @@ def train_zoo(
     if finished and finished.is_file():
         zoo = Zoo.load(finished, network)
         if zoo.record.get("identity") != identity_hash:
-            raise ValueError(f"{finished.name} holds another zoo ({zoo}): name another file, or a folder, or delete it")
+            raise ValueError(f"{finished} holds another zoo ({zoo}): name another file, or a folder, or delete it")
         return _settle(zoo, on_diverged)
+    if finished:
+        check_writable(finished)
+    with failing_as(f"cannot train on device {device!r} here; choose another, as 'cpu'"):
+        torch.zeros(1, device=torch.device(device)).cpu()
 
     started = time.perf_counter()
     starts = [initialise(network, inits[m % len(inits)], _member_seed(seed, m)) for m in range(total)]
@@ -140,6 +155,7 @@ def train_zoo(
     record = {
         "identity": identity_hash,
         "architecture": identity["architecture"],
+        "behaviour": {"input": list(task.input_shape), "outputs": identity["behaviour"][0]},
         "task": identity["task"],
         "recipe": recipe,
         "seed": seed,
@@ -150,7 +166,8 @@ def train_zoo(
         "train_loss": [_plain(row, 5) for row in history],
         "stages": [],
     }
-    zoo = Zoo(weights.nan_to_num(0.0, 0.0, 0.0), layout, deepcopy(network).cpu(), record, _held(members, held_out))
+    held = (False,) * members + (True,) * held_out
+    zoo = Zoo(weights.nan_to_num(0.0, 0.0, 0.0), layout, deepcopy(network).cpu(), record, held)
     for split in ("train", "validation", "test"):
         result = evaluate(zoo, task, split)
         record.setdefault("scores", {})[split] = _plain(result.score, 6)
@@ -158,13 +175,12 @@ def train_zoo(
         finite &= torch.isfinite(result.loss) & torch.isfinite(result.score)
     record["diverged"] = (~finite).nonzero().flatten().tolist()
     if finished:
-        zoo.save(finished)
-        partial.unlink(missing_ok=True)
+        try:
+            zoo.save(finished)
+            partial.unlink(missing_ok=True)
+        except OSError as error:
+            warnings.warn(f"the zoo is trained but not saved: {error}", RuntimeWarning, stacklevel=2)
     return _settle(zoo, on_diverged)
-
-
-def _held(members: int, held_out: int) -> tuple[bool, ...]:
-    return (False,) * members + (True,) * held_out
 
 
 def _plain(values: Sequence[float] | Tensor, digits: int) -> list[float | None]:
@@ -188,19 +204,14 @@ def _check_fit(task: Task, network: nn.Module, method: str) -> None:
         raise ValueError(f"{type(network).__name__} has no parameters to train")
     probe = deepcopy(network).cpu().eval()
     x = task.train.x[:2].cpu()
-    try:
-        with torch.no_grad():
-            shape = tuple(probe(x).shape)
-    except Exception as error:
-        raise ValueError(f"the network does not take inputs of shape {task.input_shape} ({error})") from error
+    with failing_as(f"the network does not take inputs of shape {task.input_shape}"), torch.no_grad():
+        shape = tuple(probe(x).shape)
     if shape != (len(x), task.outputs):
         raise ValueError(f"the network returns {shape} for two examples; task {task.name!r} wants (2, {task.outputs})")
     before = {name: b.clone() for name, b in probe.named_buffers()}
     with torch.no_grad(), _noise(x.device, 0):
-        try:
+        with failing_as("the network does not run in training mode"):
             probe.train()(x)
-        except Exception as error:
-            raise ValueError(f"the network does not run in training mode ({error})") from error
         if changed := [n for n, b in probe.named_buffers() if not torch.equal(b, before[n])]:
             raise ValueError(
                 f"the network changes its buffers as it trains ({', '.join(changed)}): modules with running "
@@ -208,10 +219,8 @@ def _check_fit(task: Task, network: nn.Module, method: str) -> None:
                 "wait for the ResNet lesson"
             )
         if method == "batched":
-            try:
+            with failing_as("torch.vmap refuses the network; pass method='loop'"):
                 batched_forward(probe, {k: p[None] for k, p in probe.named_parameters()}, x[None])
-            except Exception as error:
-                raise ValueError(f"torch.vmap refuses the network ({error}); pass method='loop'") from error
 
 
 def _member_seed(seed: int, member: int) -> int:
@@ -240,6 +249,8 @@ def _checkpoint_file(checkpoint: str | Path | None, task: Task, identity: str) -
     if checkpoint is None:
         return None
     path = Path(checkpoint)
+    if path.suffix == "" and path.is_file():
+        raise ValueError(f"checkpoint {path} is a file, but a name without suffix means a folder; name another")
     if path.suffix == "" or path.is_dir():
         return path / f"zoo-{task.name}-{identity}.safetensors"
     return path
@@ -324,16 +335,17 @@ def _train_loop(
             history.append(float(total / len(split)))
         states.append({name: p.detach() for name, p in one.named_parameters()})
         histories.append(history)
-    return {k: torch.stack([s[k] for s in states]) for k in states[0]}, [
-        list(row) for row in zip(*histories, strict=True)
-    ]
+    stacked = {k: torch.stack([s[k] for s in states]) for k in states[0]}
+    return stacked, [list(row) for row in zip(*histories, strict=True)]
 
 
 def _write_partial(path: Path, content: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         torch.save(content, beside)
+        with beside.open("r+b") as file:
+            digest = hashlib.file_digest(file, "sha256").digest()
+            file.write(digest)
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
@@ -342,12 +354,10 @@ def _write_partial(path: Path, content: dict[str, Any]) -> None:
 def _read_partial(path: Path, identity: str, device: torch.device) -> dict[str, Any] | None:
     if not path.is_file():
         return None
-    try:
-        saved = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:
-        raise ValueError(
-            f"{path.name} is not a readable checkpoint ({type(error).__name__}); delete it to train afresh"
-        ) from error
-    if not isinstance(saved, dict) or saved.get("identity") != identity:
-        raise ValueError(f"{path.name} belongs to another recipe; name another checkpoint or delete it")
+    raw = path.read_bytes()
+    if hashlib.sha256(raw[:-32]).digest() != raw[-32:]:
+        raise ValueError(f"{path} is truncated or was altered; delete it to train afresh")
+    saved = torch.load(io.BytesIO(raw[:-32]), map_location=device, weights_only=True)
+    if saved["identity"] != identity:
+        raise ValueError(f"{path} belongs to another recipe; name another checkpoint or delete it")
     return saved

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -18,8 +19,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from dwflow_lite.layout import Layout
-from dwflow_lite.networks import architecture_of, build
-from dwflow_lite.tasks import Task
+from dwflow_lite.networks import architecture_of, behaviour_of, build
+from dwflow_lite.tasks import Task, failing_as
 
 FORMAT = "dwflow_lite.zoo/1"
 
@@ -67,9 +68,15 @@ class Zoo:
 
     # -- choosing members ----------------------------------------------------------------------------------------
 
-    def take(self, members: Sequence[int] | slice) -> Zoo:
-        """The zoo of these members (positions, in the order given)."""
-        rows = list(range(len(self)))[members] if isinstance(members, slice) else [int(m) for m in members]
+    def take(self, members: Sequence[int] | Sequence[bool] | slice) -> Zoo:
+        """The zoo of these members: positions, in the order given, or a mask of one boolean a member."""
+        if isinstance(members, slice):
+            members = range(len(self))[members]
+        chosen = members.cpu().numpy() if isinstance(members, Tensor) else np.asarray(members)
+        mask = chosen.dtype == bool
+        if chosen.ndim != 1 or (mask and len(chosen) != len(self)) or (len(chosen) and chosen.dtype.kind not in "iub"):
+            raise ValueError(f"take members by whole-number positions or by {len(self)} booleans, got {members!r}")
+        rows = (np.flatnonzero(chosen) if mask else chosen).tolist()
         if not rows or max(rows) >= len(self) or min(rows) < -len(self):
             raise ValueError(f"cannot take members {rows} of a zoo of {len(self)}")
         record = dict(self.record)
@@ -137,17 +144,19 @@ class Zoo:
         tensors, metadata = read_safetensors(path, FORMAT)
         text, weights = metadata.get("record", ""), tensors.get("weights")
         if weights is None or metadata.get("sha256") != _digest(weights, text):
-            raise ZooFileError(
-                f"{Path(path).name} was altered after it was written: its hash does not match. Make it again"
-            )
+            raise ZooFileError(f"{path} was altered after it was written: its hash does not match. Delete it")
         record = json.loads(text)
         layout, held_out = Layout.from_json(record.pop("layout")), tuple(record.pop("held_out"))
-        written = record.get("architecture", {"custom": True})
+        written, probe = record.get("architecture", {}), record.get("behaviour")
         network = build(written) if network is None else network
         if Layout.of(network) != layout:
-            raise ZooFileError(f"{Path(path).name} does not fit the network: {layout.difference(network)}")
-        if not written.get("custom") and written != architecture_of(network):
-            raise ZooFileError(f"{Path(path).name} holds {written} networks, not {architecture_of(network)}")
+            raise ZooFileError(f"{path} does not fit the network: {layout.difference(network)}")
+        if not written.items() <= architecture_of(network).items():
+            raise ZooFileError(f"{path} holds {written} networks, not {architecture_of(network)}")
+        if probe:
+            known, found = np.array(probe["outputs"]), np.array(behaviour_of(network, probe["input"]))
+            if known.shape != found.shape or (np.abs(found - known) > 2e-3 * np.abs(known).max(initial=0.0)).any():
+                raise ZooFileError(f"{path} holds networks of another forward pass than this {type(network).__name__}")
         return cls(weights, layout, deepcopy(network), record, held_out)
 
     @classmethod
@@ -155,13 +164,15 @@ class Zoo:
         """A zoo of a reader's own trained modules, all of one architecture."""
         if not modules:
             raise ValueError("a zoo needs at least one module")
-        layout = Layout.of(modules[0])
+        layout, first = Layout.of(modules[0]), architecture_of(modules[0])
         for i, module in enumerate(modules):
             if Layout.of(module) != layout:
                 raise ValueError(f"module {i} differs from module 0: {layout.difference(module)}")
+            if type(module) is not type(modules[0]) or architecture_of(module) != first:
+                raise ValueError(f"module {i} differs from module 0: {architecture_of(module)}, not {first}")
         states = [dict(m.named_parameters()) | dict(m.named_buffers()) for m in modules]
         weights = torch.stack([layout.flatten(s) for s in states]).detach()
-        record = {"architecture": architecture_of(modules[0])} | record
+        record = {"architecture": first} | record
         return cls(weights, layout, deepcopy(modules[0]), record)
 
 
@@ -172,15 +183,28 @@ def _digest(weights: Tensor, text: str) -> str:
     return digest.hexdigest()
 
 
+def check_writable(path: Path) -> None:
+    """``OSError`` that names the path, unless a file can be written there; its folder is made."""
+    with failing_as(f"cannot write {path}", OSError):
+        if path.is_dir():
+            raise IsADirectoryError("it is a folder; name a file in it")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        probe.touch()
+        probe.unlink()
+
+
 def write_safetensors(tensors: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str]) -> Path:
     """Write a safetensors file beside its name, then move it there: never half-written."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata=dict(metadata))
         partial.chmod(0o644)  # safetensors writes for the owner only; a zoo is there to be shared
         os.replace(partial, path)
+    except (SafetensorError, OSError) as error:
+        raise OSError(f"cannot write {path}: {error}") from error
     finally:
         partial.unlink(missing_ok=True)
     return path
@@ -195,10 +219,12 @@ def read_safetensors(path: str | Path, expected: str) -> tuple[dict[str, Tensor]
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ZooFileError(f"{path.name} is truncated or not a safetensors file ({error})") from error
+    except OSError as error:
+        raise OSError(f"cannot read {path}: {error}") from error
+    except (SafetensorError, ValueError) as error:
+        raise ZooFileError(f"{path} is truncated or not a safetensors file ({error}). Delete it") from error
     if metadata.get("format") != expected:
-        raise ZooFileError(f"{path.name} is of format {metadata.get('format')!r}, not {expected!r}")
+        raise ZooFileError(f"{path} is of format {metadata.get('format')!r}, not {expected!r}")
     return tensors, metadata
 
 
@@ -253,7 +279,12 @@ class Evaluation:
 def evaluate(zoo: Zoo, task: Task, split: str = "validation") -> Evaluation:
     """Loss and score of every member on one split of a task, all members in one batched pass."""
     data = task.split(split)
-    outputs = predict(zoo, data.x.to(zoo.weights))
+    x = data.x.to(zoo.weights)
+    module, first = zoo.module(0).to(x), zoo.layout.entries[0]
+    given = f"inputs of shape {task.input_shape} of task {task.name!r}"
+    with failing_as(f"the networks (first tensor: {first.name} {first.shape}) do not take {given}"), torch.no_grad():
+        module(x[:2])
+    outputs = predict(zoo, x)
     if outputs.shape[-1] != task.outputs:
         raise ValueError(f"the networks return {outputs.shape[-1]} outputs, task {task.name!r} wants {task.outputs}")
     y = data.y.to(outputs.device)

@@ -122,6 +122,22 @@ def test_a_tall_matrix_has_no_more_directions_than_columns():
         DualPCA(10).fit(x)
 
 
+def test_what_is_no_matrix_of_floats_is_refused():
+    x = matrix(dtype=torch.float32)
+    pca = DualPCA().fit(x)  # control
+    with pytest.raises(TypeError, match=r"takes a tensor, got ndarray: torch\.as_tensor"):
+        DualPCA().fit(x.numpy())
+    for dtype in (torch.int64, torch.float16, torch.bfloat16):
+        for use in (DualPCA().fit, pca.transform):
+            with pytest.raises(TypeError, match="convert to float32"):
+                use(x.to(dtype))
+        with pytest.raises(TypeError, match="convert to float32"):
+            pca.inverse_transform(torch.ones(2, pca.n_components_, dtype=dtype))
+    for chunk in (0, -1, 1.5):
+        with pytest.raises(ValueError, match="chunk must be a whole number of columns >= 1"):
+            DualPCA(chunk=chunk).fit(x)
+
+
 def test_matrices_that_are_refused():
     x = matrix()
     for shape in (x[:1], x[0], x[None]):

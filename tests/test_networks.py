@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from dwflow_lite.layout import Entry, Layout
-from dwflow_lite.networks import ACTIVATIONS, INITS, MLP, NETWORKS, architecture_of, build, initialise
+from dwflow_lite.networks import ACTIVATIONS, INITS, MLP, NETWORKS, architecture_of, behaviour_of, build, initialise
 
 
 class Raw(nn.Module):
@@ -79,6 +79,53 @@ def test_a_readers_own_class_is_named_and_not_rebuilt():
         assert architecture_of(network)["custom"]
         with pytest.raises(ValueError, match=r"pass it: Zoo\.load\(path, network="):
             build(architecture_of(network))
+
+
+def test_a_changed_network_is_not_described_as_the_plain_one():
+    rng = torch.get_rng_state()
+    assert "custom" not in architecture_of(MLP([4, 3, 2]).double().eval().requires_grad_(False))  # control
+    torch.set_rng_state(rng)
+    network = MLP([4, 3, 2])
+    after = torch.get_rng_state()
+    architecture_of(network)
+    assert torch.equal(torch.get_rng_state(), after)  # describing draws nothing
+    changed = [MLP([4, 3, 2]) for _ in range(3)]
+    changed[0].activation = nn.Tanh()
+    changed[1].layers[1] = nn.Linear(3, 2, bias=False)
+    changed[2].forward = lambda x: x
+    assert all(architecture_of(c)["custom"] for c in changed)
+    assert "Tanh" in architecture_of(changed[0])["modules"]
+
+
+class Formula(nn.Module):
+    def __init__(self, formula):
+        super().__init__()
+        self.linear, self.out, self.formula = nn.Linear(4, 6), nn.Linear(6, 2), formula
+        self.register_buffer("scale", torch.ones(6))
+
+    def forward(self, x):
+        return self.out(self.formula(self.linear(x)) * self.scale)
+
+
+class Single(Formula):
+    def forward(self, x):
+        return super().forward(x.float())
+
+
+def test_behaviour_tells_forward_passes_apart_and_not_weights():
+    torch.manual_seed(0)
+    one, other = Formula(torch.relu), Formula(torch.relu)
+    other.scale += 2.0  # a tensor of the layout, so a weight
+    rng, kept = torch.get_rng_state(), deepcopy(one.state_dict())
+    found = behaviour_of(one, (4,))
+    assert len(found) == 4 and len(set(found)) == 4
+    assert found == behaviour_of(other.double(), (4,)) == behaviour_of(one, [4], training=True)
+    assert same(kept, one.state_dict()) and one.training and torch.equal(torch.get_rng_state(), rng)
+    formulas = [torch.sin, nn.functional.gelu, nn.functional.relu6, lambda x: 2 * torch.relu(x)]
+    others = [Formula(f) for f in formulas] + [Formula(nn.functional.dropout), Single(torch.relu), Single(torch.sin)]
+    assert len({tuple(behaviour_of(n, (4,))) for n in (one, *others)}) == 8  # the last two take no float64
+    assert behaviour_of(Formula(lambda x: x / 0), (4,)) == [0.0] * 4  # JSON has no infinity
+    assert behaviour_of(one, (5,)) == []
 
 
 # -- starts ---------------------------------------------------------------------------------------------
@@ -203,6 +250,14 @@ def test_columns_follow_the_layers_and_cover_the_vector_once():
     assert layout["layers.1.weight"].shape == (2, 3)
     with pytest.raises(KeyError, match="no tensor 'nothing'"):
         layout["nothing"]
+
+
+def test_tensors_without_axes_have_a_column():
+    network = nn.PReLU()
+    network.gain = nn.Parameter(torch.tensor(2.0))
+    layout = Layout.of(network)
+    assert layout.load_into(deepcopy(network), torch.tensor([0.5, 3.0]))._parameters["gain"].item() == 3.0
+    assert layout.unflatten(torch.zeros(4, 2))["gain"].shape == (4,)
 
 
 def test_unflatten_returns_views():

@@ -115,11 +115,28 @@ def test_standardise_leaves_a_constant_feature_finite():
     assert (task.test.x[:, 1] == 0).all()
 
 
+@pytest.mark.parametrize("value", [0.1, 1e5 + 0.3])
+def test_standardise_does_not_blow_up_a_feature_that_hardly_varies(value):
+    x, y = arrays(5000)
+    x[:, 1] = value
+    x[:, 2] = value * (1 + 1e-9 * x[:, 0])
+    rows = Task.from_arrays(x, y).indices["test"]
+    x[rows, 1] += 1.0
+    task = Task.from_arrays(x, y, standardise=True)
+    torch.testing.assert_close(task.test.x[:, 1], torch.ones(len(rows)), atol=0.02, rtol=0)
+    assert task.test.x[:, 2].abs().max() < 0.1
+    assert 0.9 < task.test.x[:, 0].std() < 1.1  # control: what varies is scaled
+
+
 def test_bytes_are_pixels():
     x = np.full((100, 2, 2), 255, np.uint8)
     y = np.arange(100) % 2
     assert (Task.from_arrays(x, y).train.x == 1).all()
     assert (Task.from_arrays(x.astype(int), y).train.x == 255).all()
+    assert (Task.from_arrays(x, y, x_test=x, y_test=y).test.x == 1).all()
+    for one, other in ((x, x.astype(float)), (x.astype(float), x)):
+        with pytest.raises(ValueError, match="make both uint8 or both float"):
+            Task.from_arrays(one, y, x_test=other, y_test=y)
 
 
 # -- what is refused ------------------------------------------------------------------------------------
@@ -137,7 +154,7 @@ NAN[3, 1] = np.nan
         ({"y": Y[:-1]}, "x has 60 examples but y has 59"),
         ({"x": NAN}, "NaN or infinite values in 1 places"),
         ({"x": X * np.inf}, "NaN or infinite"),
-        ({"x": X.astype(str)}, "must hold numbers"),
+        ({"x": X.astype(str)}, "must hold real numbers"),
         ({"y": np.eye(3)[Y]}, r"whole-number labels of shape \(n,\)"),
         ({"y": Y + 0.5}, "whole-number labels"),
         ({"y": np.where(Y == 1, np.nan, Y)}, "whole-number labels"),
@@ -159,12 +176,29 @@ NAN[3, 1] = np.nan
         ({"fractions": tasks.FRACTIONS | {"test": -0.1}}, "fractions must give a share >= 0"),
         ({"fractions": tasks.FRACTIONS | {"test": 0.0}}, r"split\(s\) \['test'\] are empty"),
         ({"x": X[:2], "y": Y[:2]}, "are empty or missing"),
+        ({"x": X + 0j}, "must hold real numbers, got dtype complex128"),
+        ({"x": X.astype(object)}, "must hold real numbers, got dtype object"),
+        ({"x": [[1.0, 2.0], [3.0]]}, "x is no array of numbers: make its rows equally long"),
+        ({"x": torch.ones(60, 5, dtype=torch.bfloat16)}, r"bfloat16 \.float\(\)"),
+        ({"y": np.where(Y == 1, np.inf, Y)}, "whole-number labels"),
+        ({"y": Y + 0j}, "whole-number labels"),
+        ({"y": Y.astype(str), "kind": "regression"}, "finite targets of shape"),
+        ({"y": [[1.0]] * 59 + [[1.0, 2.0]], "kind": "regression"}, "y is no array of numbers"),
+        *[({"outputs": n}, "outputs is a whole number >= 1") for n in (0, 3.5, True, "3")],
+        ({"outputs": 1, "kind": "regression"}, "leave it out in regression"),
+        *[({"seed": s}, "seed must be a whole number >= 0") for s in (None, -1, 1.5, True)],
     ],
 )
 def test_each_bad_input_is_named(options, message):
     Task.from_arrays(X, Y)  # control: the good arrays pass
     with pytest.raises(ValueError, match=message):
         Task.from_arrays(**({"x": X, "y": Y} | options))
+
+
+def test_numpy_integers_are_integers():
+    plain, numpy = Task.from_arrays(X, Y, seed=3), Task.from_arrays(X, Y, seed=np.int64(3), outputs=np.int32(3))
+    assert plain.fingerprint == numpy.fingerprint and numpy.outputs == 3
+    assert type(numpy.seed) is type(numpy.outputs) is int
 
 
 def test_overlapping_indices_are_refused():

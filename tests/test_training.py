@@ -13,7 +13,7 @@ from dwflow_lite import training
 from dwflow_lite.networks import MLP
 from dwflow_lite.tasks import Task
 from dwflow_lite.training import DivergedError, train_zoo
-from dwflow_lite.zoo import Zoo, evaluate
+from dwflow_lite.zoo import Zoo, ZooFileError, evaluate
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(80, 4))
@@ -227,7 +227,7 @@ def test_a_network_that_does_not_fit_is_refused_before_training(monkeypatch, met
 
 
 def test_a_network_that_vmap_refuses_is_trained_by_the_loop():
-    with pytest.raises(ValueError, match=r"torch\.vmap refuses the network .*pass method='loop'"):
+    with pytest.raises(ValueError, match=r"torch\.vmap refuses the network; pass method='loop'"):
         train_zoo(TASK, Branching([4, 3]), **FAST)
     zoo = train_zoo(TASK, Branching([4, 3]), method="loop", **FAST)
     score = TASK.score(zoo.module(1)(TASK.test.x), TASK.test.y).item()
@@ -266,13 +266,35 @@ def test_a_parameter_without_a_start_is_refused():
         ({"epochs": 1.5, "batch_size": 0}, "out of range: epochs, batch_size"),
         ({"lr": 0.0}, "out of range: lr"),
         ({"lr": float("nan")}, "out of range: lr"),
-        ({"momentum": -1.0, "optimizer": "sgd"}, "momentum"),
-        ({"weight_decay": -1.0}, "weight_decay"),
+        ({"momentum": -1.0}, "out of range: momentum"),
+        ({"weight_decay": -1.0}, "out of range: weight_decay"),
+        ({"weight_decay": float("inf"), "lr": None}, "out of range: lr, weight_decay"),
+        *[({"lr": lr}, "out of range: lr") for lr in ("0.1", 1j, [0.1])],
+        *[({"held_out": n}, "out of range: held_out") for n in (1.5, None, "1", True)],
+        *[({"seed": s}, "out of range: seed") for s in (None, -1, 1.5, True)],
+        ({"device": "meta"}, "cannot train on device 'meta' here; choose another"),
+        ({"device": "abacus"}, "cannot train on device 'abacus' here"),
     ],
 )
-def test_bad_arguments(options, message):
+def test_bad_arguments(monkeypatch, options, message):
+    monkeypatch.setattr(training, "initialise", None)  # nothing is begun
     with pytest.raises(ValueError, match=message):
         train_zoo(TASK, mlp(), **(FAST | options))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(training, "initialise", None)
+    with pytest.raises(ValueError, match="cannot train on device 'cuda' here"):
+        train_zoo(TASK, mlp(), device="cuda", **FAST)
+
+
+def test_numpy_numbers_are_numbers(tmp_path):
+    given = {"members": np.int64(3), "epochs": np.int32(2), "batch_size": np.int64(20), "seed": np.int64(0)}
+    zoo = train_zoo(TASK, mlp(), **given, lr=np.float32(1e-2), checkpoint=tmp_path)
+    plain = train_zoo(TASK, mlp(), **FAST)
+    torch.testing.assert_close(zoo.weights, plain.weights, atol=1e-5, rtol=1e-5)
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 # -- divergence -----------------------------------------------------------------------------------------
@@ -384,6 +406,71 @@ def test_two_modules_with_the_same_tensors_are_two_recipes(tmp_path):
     assert not same(zoos[0], zoos[1]) and same(zoos[1], zoos[2])
 
 
+class Formula(nn.Module):
+    def __init__(self, formula, frozen=False, scale=1.0):
+        super().__init__()
+        self.linear, self.out, self.formula = nn.Linear(4, 6), nn.Linear(6, 3), formula
+        self.linear.requires_grad_(not frozen)
+        self.register_buffer("scale", torch.tensor(scale))
+
+    def forward(self, x):
+        return self.out(self.scale * self.formula(self.linear(x), self.training))
+
+
+def test_two_forward_passes_are_two_zoos(tmp_path):
+    swapped = MLP([4, 6, 3])
+    swapped.activation = nn.Tanh()
+    networks = [
+        mlp(), swapped, Formula(lambda x, _: torch.relu(x)), Formula(lambda x, _: torch.sin(x)),
+        Formula(lambda x, _: torch.relu(x), frozen=True), Formula(lambda x, _: torch.relu(x), scale=0.5),
+        Formula(lambda x, on: torch.relu(nn.functional.dropout(x, 0.3, on))),
+        Formula(lambda x, on: torch.relu(nn.functional.dropout(x, 0.6, on))),
+    ]  # fmt: skip
+    zoos = [train_zoo(TASK, n, checkpoint=tmp_path, **FAST) for n in networks]
+    assert len(list(tmp_path.iterdir())) == len(networks)
+    assert same(zoos[0], train_zoo(TASK, mlp(), checkpoint=tmp_path, **FAST))  # control: the same is read
+    assert same(zoos[2], train_zoo(TASK, Formula(lambda x, _: torch.relu(x)), checkpoint=tmp_path, **FAST))
+    assert len(list(tmp_path.iterdir())) == len(networks)
+    assert zoos[1].record["architecture"]["custom"]
+    path = zoos[2].save(tmp_path / "relu.safetensors")
+    Zoo.load(path, zoos[2].module(1).requires_grad_(False))  # control: weights are not behaviour
+    for read in (lambda n: Zoo.load(path, n), lambda n: train_zoo(TASK, n, checkpoint=path, **FAST)):
+        with pytest.raises(ZooFileError, match=r"relu\.safetensors holds networks of another forward pass"):
+            read(networks[3])
+
+
+def test_a_checkpoint_that_cannot_be_written_is_found_before_training(tmp_path, monkeypatch):
+    file = tmp_path / "file"
+    file.write_text("a file")
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "initialise", None)
+        for path in (file / "zoo.safetensors", file / "folder"):
+            with pytest.raises(OSError, match=f"cannot write {path}"):
+                train_zoo(TASK, mlp(), checkpoint=path, **FAST)
+        with pytest.raises(ValueError, match=f"checkpoint {file} is a file, but a name without suffix"):
+            train_zoo(TASK, mlp(), checkpoint=file, **FAST)
+    train_zoo(TASK, mlp(), checkpoint=tmp_path / "folder", **FAST)  # control
+
+
+@pytest.mark.parametrize("method", ["batched", "loop"])
+def test_a_trained_zoo_that_cannot_be_saved_is_returned_with_a_warning(tmp_path, monkeypatch, method):
+    def full(self, path):
+        raise OSError(f"cannot write {path}: disk full")
+
+    monkeypatch.setattr(Zoo, "save", full)
+    with pytest.warns(RuntimeWarning, match="the zoo is trained but not saved: cannot write .*disk full"):
+        zoo = train_zoo(TASK, mlp(), method=method, checkpoint=tmp_path, **FAST)
+    assert same(zoo, train_zoo(TASK, mlp(), method=method, **FAST))
+
+
+def test_a_truncated_finished_zoo_is_named(tmp_path):
+    train_zoo(TASK, mlp(), checkpoint=tmp_path, **FAST)
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(ZooFileError, match=rf"{file} is truncated .*Delete it"):
+        train_zoo(TASK, mlp(), checkpoint=tmp_path, **FAST)
+
+
 def test_another_recipe_in_the_named_file_is_refused(tmp_path):
     file = tmp_path / "mine.safetensors"
     train_zoo(TASK, mlp(), checkpoint=file, **FAST)
@@ -449,13 +536,15 @@ def interrupted(tmp_path, monkeypatch):
 def test_damaged_or_foreign_partials_are_refused(tmp_path, monkeypatch):
     partial = interrupted(tmp_path, monkeypatch)
     whole = partial.read_bytes()
-    for content in (whole[: len(whole) // 2], b"", b"nothing"):
+    where = whole.find(torch.load(partial)["state"]["layers.0.weight"].numpy().tobytes())
+    flipped = bytearray(whole)
+    flipped[where + 2] ^= 1  # a weight: the file loads, and would go on to another zoo
+    partial.write_bytes(flipped)
+    torch.load(partial)
+    for content in (flipped, whole[: len(whole) // 2], b"", b"nothing"):
         partial.write_bytes(content)
-        with pytest.raises(ValueError, match=r"\.partial is not a readable checkpoint .*delete it to train afresh"):
+        with pytest.raises(ValueError, match=rf"{partial} is truncated or was altered; delete it to train afresh"):
             train_zoo(TASK, mlp(), checkpoint=tmp_path / "zoo.safetensors", **FAST)
-    torch.save([1, 2], partial)
-    with pytest.raises(ValueError, match="belongs to another recipe"):
-        train_zoo(TASK, mlp(), checkpoint=tmp_path / "zoo.safetensors", **FAST)
     partial.write_bytes(whole)
     with pytest.raises(ValueError, match="belongs to another recipe"):
         train_zoo(TASK, mlp(), checkpoint=tmp_path / "zoo.safetensors", **(FAST | {"lr": 0.5}))

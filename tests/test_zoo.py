@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import struct
 from copy import deepcopy
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -91,6 +93,20 @@ def test_members_that_are_not_there(members):
         make_zoo().take(members)
 
 
+def test_a_mask_is_a_mask():
+    zoo = with_record()
+    mask = [True, False, False, True, False]
+    for given in (mask, np.array(mask), torch.tensor(mask)):
+        assert torch.equal(zoo.take(given).weights, zoo.weights[[0, 3]])
+    for given in (np.array([3, 0]), torch.tensor([3, 0]), range(3, -1, -3), (np.int64(3), 0)):
+        assert torch.equal(zoo.take(given).weights, zoo.weights[[3, 0]])  # control: positions
+    for given in (mask[:4], [1.7], torch.tensor([1.0]), ["1"], 2, [[0, 1]], [None]):
+        with pytest.raises(ValueError, match="take members by whole-number positions or by 5 booleans"):
+            zoo.take(given)
+    with pytest.raises(ValueError, match=r"cannot take members \[\]"):
+        zoo.take([False] * 5)
+
+
 def test_scores_that_are_not_there():
     with pytest.raises(ValueError, match="no recorded validation scores; call evaluate"):
         with_record().scores("validation")
@@ -115,6 +131,24 @@ def test_what_is_no_zoo():
         Zoo.from_modules([])
     with pytest.raises(ValueError, match=r"module 1 differs from module 0: layers\.0\.weight"):
         Zoo.from_modules([MLP([4, 3]), MLP([4, 2])])
+
+
+class Twin(Own):
+    pass
+
+
+@pytest.mark.parametrize(
+    "modules",
+    [
+        (MLP([4, 3]), MLP([4, 3], "tanh")),
+        (nn.Sequential(nn.Linear(4, 3), nn.ReLU()), nn.Sequential(nn.Linear(4, 3), nn.Sigmoid())),
+        (Own(), Twin()),
+    ],
+)
+def test_modules_of_the_same_tensors_and_other_activations_make_no_zoo(modules):
+    assert len(Zoo.from_modules([modules[0], deepcopy(modules[0]).eval()])) == 2  # control
+    with pytest.raises(ValueError, match=r"module 1 differs from module 0: .*, not "):
+        Zoo.from_modules(modules)
 
 
 # -- immutability ---------------------------------------------------------------------------------------
@@ -230,6 +264,8 @@ def test_evaluate_equals_a_loop(members):
 def test_evaluate_refuses_another_task():
     with pytest.raises(ValueError, match="return 2 outputs, task 'iris' wants 3"):
         evaluate(make_zoo(2, MLP([4, 2])), load_task("iris"))
+    with pytest.raises(ValueError, match=r"weight \(3, 5\)\) do not take inputs of shape \(4,\) of task 'iris'"):
+        evaluate(make_zoo(2, MLP([5, 3])), load_task("iris"))
     with pytest.raises(ValueError, match="no split 'dev'"):
         evaluate(make_zoo(2), load_task("iris"), "dev")
 
@@ -276,6 +312,19 @@ def test_weights_of_another_network_are_refused(tmp_path):
         Zoo.load(path, MLP([4, 7, 3]))
     with pytest.raises(ZooFileError, match=r"holds .*'relu'.* networks, not .*'tanh'"):
         Zoo.load(path, MLP([4, 6, 3], "tanh"))
+    changed = MLP([4, 6, 3])
+    changed.activation = nn.Tanh()
+    with pytest.raises(ZooFileError, match=r"holds .*'relu'.* networks, not .*Tanh"):
+        Zoo.load(path, changed)
+    own = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
+    path = make_zoo(2, own).save(tmp_path / "own.safetensors")
+    Zoo.load(path, own)  # control
+    with pytest.raises(ZooFileError, match=r"holds .*ReLU.* networks, not .*Sigmoid"):
+        Zoo.load(path, nn.Sequential(nn.Linear(4, 3), nn.Sigmoid()))
+
+
+def test_the_embedded_zoo_is_read():
+    assert len(Zoo.load(Path(__file__).parents[1] / "data" / "digits_mlp.safetensors")) == 120
 
 
 def header(path):
@@ -288,8 +337,30 @@ def header(path):
 def test_a_truncated_file_is_refused(tmp_path, keep):
     path = make_zoo().save(tmp_path / "zoo.safetensors")
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(ZooFileError, match=r"zoo\.safetensors is truncated or not a safetensors file"):
+    with pytest.raises(ZooFileError, match=rf"{path} is truncated or not a safetensors file .*Delete it"):
         Zoo.load(path)
+
+
+def test_an_unreadable_file_is_not_called_truncated(tmp_path, monkeypatch):
+    path = make_zoo().save(tmp_path / "zoo.safetensors")
+
+    def refuse(*args, **options):
+        raise PermissionError("permission denied")
+
+    monkeypatch.setattr(zoo_module, "safe_open", refuse)
+    with pytest.raises(OSError, match=rf"cannot read {path}: permission denied"):
+        Zoo.load(path)
+    with pytest.raises(FileNotFoundError, match="no file"):
+        Zoo.load(tmp_path)
+
+
+def test_places_that_cannot_be_written_are_named(tmp_path):
+    (tmp_path / "file").write_text("a file")
+    below = tmp_path / "file" / "zoo.safetensors"
+    for path, why in ((below, "file"), (tmp_path, "it is a folder"), (Path("."), "it is a folder")):
+        with pytest.raises(OSError, match=rf"cannot write {path} \(.*{why}"):
+            make_zoo().save(path)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.mark.parametrize("where", [0, 500, -1])
