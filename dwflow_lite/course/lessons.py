@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import nbformat
 import yaml
 
 NAME = re.compile(r"\d\d_\w+\.ipynb")
+HEADING = re.compile(r"^#+ +(.+?) *$", re.MULTILINE)
 DEFAULT_PROFILE = "laptop"
 
 
@@ -41,12 +43,21 @@ def discover(source: Path) -> list[Lesson]:
     files = sorted(p for p in source.glob("*.ipynb") if NAME.fullmatch(p.name)) if source.is_dir() else []
     if not files:
         raise UsageError(f"no notebooks named NN_topic.ipynb in {source}")
-    known: list[str] = []
-    lessons = []
-    for path in files:
-        lessons.append(_read(path, known))
-        known.append(path.stem)
-    return lessons
+    return [_read(path, [p.stem for p in files[:i]]) for i, path in enumerate(files)]
+
+
+def places(cells: Sequence[Any]) -> list[tuple[int, str]]:
+    """For every cell its number in the author's notebook and the heading it stands under.
+
+    The cell that papermill injects has the number of the one above it.
+    """
+    found, number, heading = [], 0, ""
+    for cell in cells:
+        number += "injected-parameters" not in cell.metadata.get("tags", ())
+        if cell.cell_type == "markdown":
+            heading = [heading, *HEADING.findall(cell.source)][-1]
+        found.append((number, heading))
+    return found
 
 
 def _read(path: Path, earlier: Sequence[str]) -> Lesson:
@@ -54,61 +65,42 @@ def _read(path: Path, earlier: Sequence[str]) -> Lesson:
         nb = nbformat.read(path, as_version=4)
     except Exception as error:
         return Lesson(path.stem, path, path.stem, (), {}, {}, "", (f"cannot be read as a notebook: {error}",))
-    problems = []
     own = nb.metadata.get("dwflow", {})
     kernel = nb.metadata.get("kernelspec", {}).get("name", "python3")
-    if kernel != "python3":
-        problems.append(
-            f"asks for the kernel '{kernel}', but the course runs on 'python3'. Open it, choose "
-            "Kernel > Change Kernel > Python 3, save (not there: 'python -m ipykernel install --sys-prefix')"
-        )
+    wrong = f"asks for the kernel '{kernel}', but the course runs on 'python3': Kernel > Change Kernel > Python 3, save"
+    problems = [] if kernel == "python3" else [wrong]
     needs = tuple(own.get("needs", ()))
     problems += [f"needs '{n}', which is no earlier notebook" for n in needs if n not in earlier]
     tagged = [c for c in nb.cells if "parameters" in c.metadata.get("tags", ())]
     defaults: dict[str, Any] = {}
-    if len(tagged) != 1 or tagged[0].cell_type != "code":
+    if [c.cell_type for c in tagged] != ["code"]:
         problems.append(f"must have exactly one code cell tagged 'parameters', has {len(tagged)}")
     else:
         try:
             defaults = literals(tagged[0].source)
-        except ValueError as error:
+        except (SyntaxError, ValueError) as error:
             problems.append(f"cell tagged 'parameters': {error}")
-    text = "\n".join(c.source for c in nb.cells if c.cell_type == "markdown")
-    title = re.search(r"^# +(.+?) *$", text, re.MULTILINE)
-    cells = [(c.cell_type, c.source, list(c.metadata.get("tags", ()))) for c in nb.cells]
-    return Lesson(
-        stem=path.stem,
-        path=path,
-        title=title[1] if title else path.stem,
-        needs=needs,
-        minutes=own.get("minutes", {}),
-        defaults=defaults,
-        digest=_hash(cells),
-        problems=tuple(problems),
-    )
+    title = HEADING.search("\n".join(c.source for c in nb.cells if c.cell_type == "markdown"))
+    content = digest([(c.cell_type, c.source, list(c.metadata.get("tags", ()))) for c in nb.cells])
+    title = title[1] if title else path.stem
+    return Lesson(path.stem, path, title, needs, own.get("minutes", {}), defaults, content, tuple(problems))
 
 
 def literals(source: str) -> dict[str, Any]:
     """Names and values of a cell that holds only `name = literal` lines.
 
-    Raises ValueError with the offending line: papermill injects below this cell and does not run it again,
-    so a value computed in it would keep its default.
+    Raises ValueError or SyntaxError with the offending line: papermill injects below this cell and does not
+    run it again, so a value computed in it would keep its default.
     """
-    try:
-        tree = ast.parse(source)
-    except SyntaxError as error:
-        raise ValueError(f"not plain Python: {error}") from None
     found: dict[str, Any] = {}
-    for line in tree.body:
-        targets = line.targets if isinstance(line, ast.Assign) else [getattr(line, "target", None)]
-        simple = isinstance(line, ast.Assign | ast.AnnAssign) and len(targets) == 1
-        if not simple or not isinstance(targets[0], ast.Name) or line.value is None:
-            raise ValueError(f"line {line.lineno} is no plain 'name = literal'; put it in the next cell")
-        name = targets[0].id
-        if name in found:
-            raise ValueError(f"'{name}' is set twice")
+    for line in ast.parse(source).body:
+        match line:
+            case ast.Assign([ast.Name(name)], value) | ast.AnnAssign(ast.Name(name), _, ast.expr() as value):
+                pass
+            case _:
+                raise ValueError(f"line {line.lineno} is no plain 'name = literal'; put it in the next cell")
         try:
-            found[name] = ast.literal_eval(line.value)
+            found[name] = ast.literal_eval(value)
         except ValueError:
             raise ValueError(f"'{name}' is computed, not a literal; derive it in the next cell") from None
     return found
@@ -116,12 +108,11 @@ def literals(source: str) -> dict[str, Any]:
 
 def select(lessons: Sequence[Lesson], wanted: Iterable[str]) -> list[Lesson]:
     """The lessons named by number ('03') or stem, in course order; all if `wanted` is empty."""
-    names = [w.removesuffix(".ipynb") for w in wanted]
-    exact = {n for n in names if any(n in (x.stem, x.stem[:2]) for x in lessons)}
-    if unknown := [n for n in names if n not in exact]:
+    names = {w.removesuffix(".ipynb") for w in wanted}
+    chosen = [x for x in lessons if not names or {x.stem, x.stem[:2]} & names]
+    if unknown := names - {n for x in chosen for n in (x.stem, x.stem[:2])}:
         there = "\n  ".join(x.stem for x in lessons)
-        raise UsageError(f"no notebook {', '.join(unknown)}; there are:\n  {there}")
-    chosen = [x for x in lessons if not names or x.stem in exact or x.stem[:2] in exact]
+        raise UsageError(f"no notebook {', '.join(sorted(unknown))}; there are:\n  {there}")
     if bad := [f"{x.path.name} {problem}" for x in chosen for problem in x.problems]:
         raise UsageError("\n".join(bad))
     return chosen
@@ -134,22 +125,18 @@ def read_profile(path: Path, profile: str, lessons: Sequence[Lesson]) -> dict[st
     """
     try:
         table = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except yaml.YAMLError as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise UsageError(f"{path.name} is not valid YAML: {error}") from None
-    table = {} if table is None else table
-    if not isinstance(table, dict) or not all(isinstance(v, dict | None) for v in table.values()):
-        raise UsageError(f"{path.name} must map profile -> notebook -> parameter -> value")
     by_stem = {x.stem: x for x in lessons}
     checked: dict[str, dict[str, dict[str, Any]]] = {DEFAULT_PROFILE: {}}
-    for name, entries in table.items():
-        checked[str(name)] = {}
-        for stem, values in (entries or {}).items():
+    try:
+        for name, entries in (table or {}).items():
             where = f"{path.name}, profile '{name}'"
-            if stem not in by_stem:
-                raise UsageError(f"{where}: no notebook '{stem}'; there are: {', '.join(by_stem)}")
-            if not isinstance(values, dict | None):
-                raise UsageError(f"{where}: '{stem}' must map parameter -> value")
-            checked[str(name)][stem] = fit(by_stem[stem], values or {}, where)
+            if unknown := [str(stem) for stem in entries or {} if stem not in by_stem]:
+                raise UsageError(f"{where}: no notebook '{unknown[0]}'; there are: {', '.join(by_stem)}")
+            checked[str(name)] = {stem: fit(by_stem[stem], v or {}, where) for stem, v in (entries or {}).items()}
+    except AttributeError:  # no .items()
+        raise UsageError(f"{path.name} must map profile -> notebook -> parameter -> value") from None
     if profile not in checked:
         raise UsageError(f"no profile '{profile}' in {path.name}; there are: {', '.join(checked)}")
     return checked[profile]
@@ -161,23 +148,18 @@ def fit(lesson: Lesson, values: Mapping[str, Any], where: str) -> dict[str, Any]
     An integer passes for a float, and so does text like 1e-3, which YAML does not read as a number.
     """
     fitted: dict[str, Any] = {}
+    where = f"{where}: {lesson.path.name}"
     for name, value in values.items():
         if name not in lesson.defaults:
-            raise UsageError(
-                f"{where}: {lesson.path.name} has no parameter '{name}'; it has: {', '.join(lesson.defaults) or 'none'}"
-            )
+            raise UsageError(f"{where} has no parameter '{name}'; it has: {', '.join(lesson.defaults) or 'none'}")
         default = lesson.defaults[name]
-        if isinstance(default, float) and isinstance(value, int | str) and not isinstance(value, bool):
-            try:
+        if type(default) is float and type(value) in (int, str):
+            with suppress(ValueError):
                 value = float(value)
-            except ValueError:
-                pass
-        same = type(value) is type(default) or (isinstance(default, tuple) and isinstance(value, list))
-        if default is not None and not same:
-            raise UsageError(
-                f"{where}: {lesson.path.name}: '{name}' is {type(default).__name__} (default {default!r}), "
-                f"but {value!r} is {type(value).__name__}"
-            )
+        kinds = type(default), type(value)
+        if default is not None and kinds[0] is not kinds[1] and kinds != (tuple, list):
+            wanted, got = (kind.__name__ for kind in kinds)
+            raise UsageError(f"{where}: '{name}' is {wanted} (default {default!r}), but {value!r} is {got}")
         fitted[name] = value
     return fitted
 
@@ -187,7 +169,7 @@ def fingerprints(lessons: Sequence[Lesson], given: Mapping[str, Mapping[str, Any
     done: dict[str, str] = {}
     for x in lessons:
         parameters = {**x.defaults, **given.get(x.stem, {})}
-        done[x.stem] = _hash([x.digest, sorted(parameters.items()), code, [done.get(n) for n in x.needs]])
+        done[x.stem] = digest([x.digest, sorted(parameters.items()), code, [done.get(n) for n in x.needs]])
     return done
 
 
@@ -203,5 +185,6 @@ def code_digest() -> str:
     return total.hexdigest()
 
 
-def _hash(thing: Any) -> str:
+def digest(thing: Any) -> str:
+    """SHA-256 of anything made of JSON's types, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(thing, default=repr, sort_keys=True).encode()).hexdigest()

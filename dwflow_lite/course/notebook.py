@@ -30,23 +30,23 @@ def record(metrics: Mapping[str, float | int | str], claims: Mapping[str, bool] 
     """
     from IPython.display import display
 
-    numbers = {str(name): _plain(name, value) for name, value in metrics.items()}
-    verdicts = {str(text): _verdict(text, value) for text, value in (claims or {}).items()}
-    display(
-        {
-            # pairs, not mappings: notebooks are saved with sorted keys, and the order is the author's
-            RECORD_MIME: {
-                "metrics": [[n, v] for n, v in numbers.items()],
-                "claims": [[t, ok] for t, ok in verdicts.items()],
-            },
-            "text/html": record_table(numbers, verdicts),
-            "text/plain": "\n".join(
-                [f"{name}: {shown(value)}" for name, value in numbers.items()]
-                + [f"{'✓ holds' if ok else '✗ does not hold'}: {text}" for text, ok in verdicts.items()]
-            ),
-        },
-        raw=True,
+    numbers = {str(name): _metric(name, value) for name, value in metrics.items()}
+    verdicts = {str(text): _claim(text, value) for text, value in (claims or {}).items()}
+    verdict = {True: ("✓ holds", "holds"), False: ("✗ does not hold", "broken")}
+    rows = [(name, shown(value), "metric") for name, value in numbers.items()]
+    rows += [(text, *verdict[ok]) for text, ok in verdicts.items()]
+    table = "".join(
+        f"<tr class='{kind}'><td>{html.escape(name)}</td><td style='text-align:right'>{html.escape(said)}</td></tr>"
+        for name, said, kind in rows
     )
+    # pairs, not mappings: notebooks are saved with sorted keys, and the order is the author's
+    pairs = {"metrics": list(map(list, numbers.items())), "claims": list(map(list, verdicts.items()))}
+    data = {
+        RECORD_MIME: pairs,
+        "text/html": f"<table class='dwflow-record'><tbody>{table}</tbody></table>",
+        "text/plain": "\n".join(f"{name}: {said}" for name, said, _ in rows),
+    }
+    display(data, raw=True)
 
 
 def shown(value: float | int | str) -> str:
@@ -54,37 +54,21 @@ def shown(value: float | int | str) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def record_table(metrics: Mapping[str, Any], claims: Mapping[str, bool]) -> str:
-    """The record as an HTML table."""
-    rows = [
-        f"<tr><td>{html.escape(name)}</td><td style='text-align:right'>{html.escape(shown(value))}</td></tr>"
-        for name, value in metrics.items()
-    ] + [
-        f"<tr class='{'holds' if ok else 'broken'}'><td>{html.escape(text)}</td>"
-        f"<td style='text-align:right'>{'✓ holds' if ok else '✗ does not hold'}</td></tr>"
-        for text, ok in claims.items()
-    ]
-    return f"<table class='dwflow-record'><tbody>{''.join(rows)}</tbody></table>"
-
-
-def _plain(name: str, value: Any) -> float | int | str:
-    """`value` as a JSON scalar, by name in the error if it is none."""
-    if isinstance(value, str):
-        return value
+def _metric(name: str, value: Any) -> float | int | str:
     if hasattr(value, "item"):  # a NumPy scalar, a 0-d array, a tensor of one number
         try:
             value = value.item()
         except (ValueError, RuntimeError):
             raise TypeError(f"metric '{name}' is an array of several values; record one number of it") from None
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
         hint = "; a yes or no belongs in claims" if isinstance(value, bool) else ""
         raise TypeError(f"metric '{name}' must be a number or text, not {type(value).__name__}{hint}")
-    if not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"metric '{name}' is {value}: a record holds finite numbers only")
     return value
 
 
-def _verdict(text: str, value: Any) -> bool:
+def _claim(text: str, value: Any) -> bool:
     value = value.item() if hasattr(value, "item") else value
     if not isinstance(value, bool):
         raise TypeError(f"claim '{text}' must be True or False, not {type(value).__name__}")

@@ -6,25 +6,26 @@ import copy
 import html
 import re
 from collections.abc import Mapping, Sequence
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import mistune
 import nbformat
+from bs4 import BeautifulSoup
 from latex2mathml.converter import convert
 from nbconvert.exporters import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbconvert.preprocessors.coalescestreams import CoalesceStreamsPreprocessor
 from pygments.formatters import HtmlFormatter
 
-from .execute import WIDGET_VIEW, shown_widgets
-from .notebook import record_table
+from .execute import WIDGET_VIEW, inside, widgets
+from .lessons import places
 from .paths import write_atomic
-from .report import spent
+from .report import cost
 
+FETCHED = ("src", "href", "srcset", "data", "poster", "xlink:href")
 NAVIGATION = re.compile(r"<!--nav-->.*?<!--/nav-->", re.DOTALL)
-
 CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 
 
@@ -55,61 +56,35 @@ class _Renderer(IPythonRenderer):
 
     def _html_embed_images(self, html: str) -> str:
         """As the base class, but without closing tags whose end comes in a later block (`<details>`)."""
-
-        def inline(found: re.Match[str]) -> str:
-            return found[1] + (self._src_to_base64(found[2]) or found[2])
-
-        return re.sub(r"(<img\b[^>]*?\bsrc=[\"'])([^\"']+)", inline, html)
+        picture = r"(<img\b[^>]*?\bsrc=[\"'])([^\"']+)"
+        return re.sub(picture, lambda found: found[1] + (self._src_to_base64(found[2]) or found[2]), html)
 
 
 class _Exporter(HTMLExporter):
     @jinja2.pass_context
     def markdown2html(self, context: Any, source: str) -> str:
-        cell = context.get("cell", {})
+        cell = context.get("cell", nbformat.NotebookNode(metadata={}))
         path = context.get("resources", {}).get("metadata", {}).get("path", "")
         pictures = cell.get("attachments", {})
         renderer = _Renderer(escape=False, embed_images=True, path=path, attachments=pictures)
-        return MarkdownWithMath(renderer=renderer).render(source)
-
-
-class _Foreign(HTMLParser):
-    """Collects what a browser would fetch to show the page."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Links may point anywhere; all else must be inline."""
-        for name, value in attrs if tag != "a" else ():
-            fetched = name in ("src", "href", "srcset", "data", "poster", "xlink:href")
-            if fetched and value and not value.startswith(("data:", "#")):
-                self.found.append(f"<{tag} {name}={value[:120]}>")
+        try:
+            return MarkdownWithMath(renderer=renderer).render(source)
+        except PageError as error:
+            raise PageError(f"cell {cell.metadata.get('number')}: {error}") from None
 
 
 def external_resources(page: str) -> list[str]:
-    """Everything the page would load from outside itself; empty for a self-contained one."""
-    parser = _Foreign()
-    parser.feed(page)
-    return parser.found + re.findall(r"url\(\s*['\"]?(?!data:|#)[^)]*\)|@import[^;]*;", _styles(page))
-
-
-def _styles(page: str) -> str:
-    return "\n".join(re.findall(r"<style.*?</style>", page, re.DOTALL) + re.findall(r"style=\"[^\"]*\"", page))
-
-
-def check_formulas(nb: nbformat.NotebookNode) -> None:
-    """Raise PageError for a formula in the markdown cells that cannot be shown, before any time is spent."""
-    for number, cell in enumerate(nb.cells, 1):
-        if cell.cell_type == "markdown":
-            try:
-                MarkdownWithMath(renderer=_Renderer(escape=False)).render(cell.source)
-            except PageError as error:
-                raise PageError(f"cell {number}: {error}") from None
+    """Everything the page would load from outside itself; links may point anywhere. Empty for a self-contained one."""
+    styles, found = [], []
+    for tag in BeautifulSoup(page, "html.parser").find_all(True):
+        styles.append(tag.text if tag.name == "style" else tag.get("style", ""))
+        fetched = {k: v for k, v in tag.attrs.items() if k in FETCHED and v and tag.name != "a"}
+        found += [f"<{tag.name} {k}={v[:120]}>" for k, v in fetched.items() if not v.startswith(("data:", "#"))]
+    return found + re.findall(r"url\(\s*['\"]?(?!data:|#)[^)]*\)|@import[^;]*;", "\n".join(styles))
 
 
 def notebook_page(nb: nbformat.NotebookNode, entry: Mapping[str, Any], source: Path) -> str:
-    """The page of an executed notebook.
+    """The page of a notebook; of one that has not run, to see in time whether it can have one.
 
     Args:
         entry: its line of the report (title, stem, minutes, peak_mb, profile, date).
@@ -118,29 +93,18 @@ def notebook_page(nb: nbformat.NotebookNode, entry: Mapping[str, Any], source: P
     Raises PageError for a formula that cannot be shown and for anything the page would fetch.
     """
     nb = copy.deepcopy(nb)
-    heading = entry["title"]
-    for cell in nb.cells:
-        if cell.cell_type == "markdown" and (found := re.findall(r"^#+ +(.+?) *$", cell.source, re.MULTILINE)):
-            heading = found[-1]
+    for cell, (number, heading) in zip(nb.cells, places(nb.cells), strict=True):
+        cell.metadata["number"] = number
         for output in cell.get("outputs", ()):
-            _make_still(nb, output, heading)
+            _make_still(nb, output, heading or entry["title"])
     exporter = _Exporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
     exporter.register_preprocessor(CoalesceStreamsPreprocessor, enabled=True)  # a progress bar ends as one line
     nb.metadata.pop("widgets", None)
-    try:
-        body, _ = exporter.from_notebook_node(nb, {"metadata": {"path": str(source)}})
-    except PageError as error:
-        raise PageError(f"{entry['stem']}: {error}") from None
+    body, _ = exporter.from_notebook_node(nb, {"metadata": {"path": str(source)}})
     body = re.sub(r'href="(?:\./)?([\w-]+)\.ipynb(#[^"]*)?"', r'href="\1.html\2"', body)
-    facts = [
-        spent(entry["minutes"]),
-        f"{entry['peak_mb']:.0f} MB at most",
-        f"profile {entry['profile']}",
-        entry["date"][:10],
-    ]
-    page = _shell(entry["title"], "".join(f"<span>{html.escape(f)}</span>" for f in facts), body)
+    page = _shell(entry["title"], [cost(entry), f"profile {entry['profile']}", entry["date"][:10]], body)
     if fetched := external_resources(page):
-        raise PageError(f"{entry['stem']}: the page would fetch {', '.join(fetched[:3])}")
+        raise PageError(f"the page would fetch {', '.join(fetched[:3])}")
     return page
 
 
@@ -148,8 +112,9 @@ def _make_still(nb: nbformat.NotebookNode, output: Any, heading: str) -> None:
     """Turn an output into what a page can show: no live widget, LaTeX as MathML, every picture described."""
     data = output.get("data", {})
     if WIDGET_VIEW in data:
-        widgets = shown_widgets(nb, data[WIDGET_VIEW]["model_id"])
-        names = [s.get("description") for _, s in widgets if "value" in s or "index" in s]
+        every = widgets(nb)
+        states = [every[model] for model in inside(every, data[WIDGET_VIEW]["model_id"])]
+        names = [s.get("description") for s in states if "value" in s or "index" in s]
         controls = ", ".join(html.escape(n) for n in dict.fromkeys(names) if n) or "controls"
         data.clear()
         data["text/html"] = f"<p class='widget'>Live in Jupyter: {controls}. The picture above is the still.</p>"
@@ -160,67 +125,41 @@ def _make_still(nb: nbformat.NotebookNode, output: Any, heading: str) -> None:
             output.metadata.setdefault(kind, nbformat.NotebookNode()).setdefault("alt", f"Figure: {heading}")
 
 
-def _shell(title: str, facts: str, body: str) -> str:
+def _shell(title: str, facts: Sequence[str], body: str) -> str:
     light = HtmlFormatter(style="friendly").get_style_defs(".highlight")
     dark = HtmlFormatter(style="github-dark").get_style_defs(".highlight")
+    said = "".join(f"<span>{html.escape(fact)}</span>" for fact in facts)
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<style>{light}\n@media (prefers-color-scheme: dark) {{ {dark} }}\n{CSS}</style></head>\n"
-        f'<body><header><!--nav--><!--/nav--><p class="facts">{facts}</p></header>\n<main>{body}</main>\n'
+        f'<body><header><!--nav--><!--/nav--><p class="facts">{said}</p></header>\n<main>{body}</main>\n'
         "<footer><!--nav--><!--/nav--></footer></body></html>\n"
     )
 
 
 def link_pages(folder: Path, titles: Mapping[str, str]) -> None:
-    """Give every page in `folder` its links to the one before, the index and the one after.
+    """Give each page in `folder` its links to the one before, the index and the one after.
 
     Args:
-        titles: stem -> title of all notebooks, in course order.
+        titles: stem -> title of all notebooks that have a page, in course order.
     """
-    there = [(stem, title) for stem, title in titles.items() if (folder / f"{stem}.html").exists()]
-    for i, (stem, _) in enumerate(there):
-        around = {j: there[j] for j in (i - 1, i + 1) if 0 <= j < len(there)}
-        left, right = (
-            f'<a href="{around[j][0]}.html">{html.escape(mark.format(around[j][1]))}</a>'
-            if j in around
-            else "<span></span>"
-            for j, mark in ((i - 1, "← {}"), (i + 1, "{} →"))
-        )
-        links = f'<!--nav--><nav>{left}<a href="../index.html">All notebooks</a>{right}</nav><!--/nav-->'
+
+    shown = {stem: html.escape(title) for stem, title in titles.items()}
+    stems = [None, *titles, None]
+    for before, stem, after in zip(stems, stems[1:], stems[2:], strict=False):
+        left = f'<a href="{before}.html">← {shown[before]}</a>' if before else "<span></span>"
+        right = f'<a href="{after}.html">{shown[after]} →</a>' if after else "<span></span>"
+        nav = f'<nav>{left}<a href="../index.html">All notebooks</a>{right}</nav>'
         old = (folder / f"{stem}.html").read_text(encoding="utf-8")
-        new = NAVIGATION.sub(lambda _, links=links: links, old)
+        new = NAVIGATION.sub(lambda _, nav=nav: f"<!--nav-->{nav}<!--/nav-->", old)
         if new != old:
             write_atomic(folder / f"{stem}.html", new)
 
 
-def index_page(report: Mapping[str, Any], pages: Sequence[str]) -> str:
-    """The index: every notebook with its state, cost, metrics and claims; `pages`: stems that have one."""
-    parts = []
-    for entry in report["notebooks"]:
-        name = html.escape(entry["title"])
-        if entry["stem"] in pages:
-            name = f'<a href="pages/{entry["stem"]}.html">{name}</a>'
-        cost = f"{spent(entry['minutes'])} · {entry['peak_mb']:.0f} MB" if entry.get("minutes") is not None else ""
-        stale = ' <span class="badge stale">stale</span>' if entry.get("stale") else ""
-        state = f'<span class="badge {entry["status"]}">{entry["status"]}</span>{stale}'
-        parts.append(
-            f'<section class="lesson"><div class="row"><h2><span class="muted">{entry["stem"][:2]}</span> '
-            f'{name}</h2><span><span class="muted">{cost}</span> {state}</span></div>'
-        )
-        if entry.get("metrics") or entry.get("claims"):
-            parts.append(record_table(entry.get("metrics", {}), entry.get("claims", {})))
-        if error := entry.get("error"):
-            place = f"cell {error['cell']} («{error['heading']}»): " if error.get("cell") else ""
-            parts.append(f"<pre>{html.escape(place + error['ename'] + ': ' + error['evalue'])}</pre>")
-        if entry.get("blocked_by"):
-            parts.append(f'<p class="muted">waits for {html.escape(", ".join(entry["blocked_by"]))}</p>')
-        parts.append("</section>")
-    versions = "".join(f"<tr><td>{k}</td><td>{html.escape(str(v))}</td></tr>" for k, v in report["versions"].items())
-    facts = [f"profile {report['profile']}", report["device"], spent(report["minutes"]), report["date"][:10]]
-    body = (
-        f"<h1>The course, as it ran</h1>{''.join(parts)}<details><summary>Machine and versions</summary>"
-        f"<p>{html.escape(report['platform'])}, {report['threads']} threads</p>"
-        f"<table>{versions}</table></details>"
-    )
-    return _shell("The course, as it ran", "".join(f"<span>{html.escape(str(f))}</span>" for f in facts), body)
+def index_page(report: str) -> str:
+    """The index: the report, whose markdown it is given."""
+    body = mistune.create_markdown(escape=True, plugins=["table"])(report)
+    states = "passed|cached|failed|blocked|interrupted|pending|stale"
+    body = re.sub(rf"<td>({states})</td>", r'<td><span class="badge \1">\1</span></td>', body)
+    return _shell("The course, as it ran", [], body)

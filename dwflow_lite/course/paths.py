@@ -44,8 +44,11 @@ def artefacts() -> Path:
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Write `text` so that `path` is either its old self or whole, never half; makes the folder."""
+    """Write `text` so that `path` is either its old self or whole, never half; makes the folder, leaves no draft."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, path)
+    try:
+        draft.write_text(text, encoding="utf-8")
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)

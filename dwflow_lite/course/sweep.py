@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import types
+from pathlib import Path
 from typing import Any
 
 KERNEL_MIME = "application/vnd.dwflow.kernel+json"
@@ -36,27 +38,23 @@ def candidates(control: Any) -> list[Any]:
         return []
     if isinstance(control, w.Checkbox | w.ToggleButton):
         return [False, True]
-    if isinstance(control, w.SelectionSlider):
+    if hasattr(control, "_options_full"):
         values = [value for _, value in control._options_full]
-        return [values[i] for i in sorted({0, len(values) // 2, len(values) - 1})]
-    if isinstance(control, w.SelectionRangeSlider):
-        values = [value for _, value in control._options_full]
+    elif isinstance(control, w.FloatLogSlider):
+        values = [control.base**e for e in (control.min, (control.min + control.max) / 2, control.max)]
+    elif isinstance(control, w.IntSlider | w.BoundedIntText | w.IntRangeSlider):
+        values = [control.min, (control.min + control.max) // 2, control.max]
+    elif isinstance(control, w.FloatSlider | w.BoundedFloatText | w.FloatRangeSlider):
+        values = [control.min, (control.min + control.max) / 2, control.max]
+    else:
+        values = []
+    if values and isinstance(control, w.IntRangeSlider | w.FloatRangeSlider | w.SelectionRangeSlider):
         return [(values[0], values[-1]), (values[0], values[0]), (values[-1], values[-1])]
-    if isinstance(control, w.Dropdown | w.RadioButtons | w.Select | w.ToggleButtons):
-        return [value for _, value in control._options_full]
-    if isinstance(control, w.SelectMultiple):
-        values = [value for _, value in control._options_full]
+    if values and isinstance(control, w.SelectMultiple):
         return [(value,) for value in values] + [tuple(values)]
-    if isinstance(control, w.FloatLogSlider):
-        return [control.base**e for e in (control.min, (control.min + control.max) / 2, control.max)]
-    if isinstance(control, w.IntRangeSlider | w.FloatRangeSlider):
-        low, high = control.min, control.max
-        return [(low, high), (low, low), (high, high)]
-    if isinstance(control, w.IntSlider | w.BoundedIntText):
-        return [control.min, (control.min + control.max) // 2, control.max]
-    if isinstance(control, w.FloatSlider | w.BoundedFloatText):
-        return [control.min, (control.min + control.max) / 2, control.max]
-    return []
+    if values and isinstance(control, w.SelectionSlider):
+        return [values[i] for i in sorted({0, len(values) // 2, len(values) - 1})]
+    return values
 
 
 def move_all() -> dict[str, int]:
@@ -68,65 +66,51 @@ def move_all() -> dict[str, int]:
     """
     if "ipywidgets" not in sys.modules:
         return {"controls": 0, "values": 0}
-    from ipywidgets import Widget
     from ipywidgets.widgets import widget as registry
 
-    live = getattr(registry, "_instances", None)
-    controls = [c for c in list((Widget.widgets if live is None else live).values()) if candidates(c)]
-    tried = sum(_move(control) for control in controls)
-    return {"controls": len(controls), "values": tried}
+    found = {control: candidates(control) for control in list(registry._instances.values())}
+    moves = {control: values for control, values in found.items() if values}
+    for control, values in moves.items():
+        _move(control, values)
+    return {"controls": len(moves), "values": sum(map(len, moves.values()))}
 
 
-def _move(control: Any) -> int:
+def _move(control: Any, values: list[Any]) -> None:
     from IPython import get_ipython
+    from IPython.display import display
 
-    shell = get_ipython()
-    shown: list[BaseException] = []
-
-    def catch(exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
-        shown.append((exc_tuple or sys.exc_info())[1])
-
-    before, values = control.value, candidates(control)
-    original, shell.showtraceback = shell.showtraceback, catch
-    value = before
+    shell, before, shown = get_ipython(), control.value, []
+    original = shell.showtraceback
+    shell.showtraceback = lambda exc_tuple=None, *args, **kwargs: shown.append((exc_tuple or sys.exc_info())[1])
     try:
         for value in [*values, before]:
             control.value = value
             if shown:
                 raise shown[0]
     except Exception as error:
-        from IPython.display import display
-
         display({KERNEL_MIME: {"culprit": control.model_id}, "text/plain": ""}, raw=True)
-        name = control.description or type(control).__name__
-        raise WidgetError(
-            f"control '{name}' ({type(control).__name__}) set to {value!r}: {type(error).__name__}: {error}"
-        ) from error
+        name = f"control '{control.description or type(control).__name__}' ({type(control).__name__})"
+        raise WidgetError(f"{name} set to {value!r}: {type(error).__name__}: {error}") from error
     finally:
         shell.showtraceback = original
-    return len(values)
+
+
+def machine() -> dict[str, Any]:
+    """Device and threads: torch's, if this process has imported it."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return {"device": "cpu", "threads": os.cpu_count()}
+    device = "mps" if torch.backends.mps.is_available() else "cpu"
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else device
+    return {"device": device, "threads": torch.get_num_threads()}
 
 
 def sweep() -> None:
     """Move every control, then display what the runner reports of this kernel."""
     from IPython.display import display
 
-    facts: dict[str, Any] = {
-        "executable": sys.executable,
-        "threads": os.cpu_count(),
-        "device": "cpu",
-        **move_all(),
-    }
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        facts["threads"] = torch.get_num_threads()
-        if torch.cuda.is_available():
-            facts["device"] = torch.cuda.get_device_name()
-        elif torch.backends.mps.is_available():
-            facts["device"] = "mps"
-    try:  # Linux keeps the high-water mark that sampling may miss
-        with open("/proc/self/status") as status:
-            facts["peak_mb"] = next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM"))
-    except (OSError, StopIteration):
-        pass
+    facts = {**machine(), **move_all()}
+    status = Path("/proc/self/status")  # Linux keeps the high-water mark that sampling may miss
+    if mark := re.search(r"VmHWM:\s*(\d+)", status.read_text() if status.exists() else ""):
+        facts["peak_mb"] = int(mark[1]) / 1024
     display({KERNEL_MIME: facts, "text/plain": ""}, raw=True)

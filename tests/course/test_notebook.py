@@ -21,7 +21,7 @@ def test_record_shows_and_carries(displayed):
     said = displayed[0]
     assert said[RECORD_MIME]["metrics"] == [["loss", 0.25], ["n", 3], ["who", "a<b"]]
     assert said[RECORD_MIME]["claims"] == [["it learns", True], ["no", False]]
-    assert "a&lt;b" in said["text/html"] and "✗ does not hold: no" in said["text/plain"]
+    assert "a&lt;b" in said["text/html"] and "no: ✗ does not hold" in said["text/plain"]
 
 
 @pytest.mark.parametrize("bad, kind", [(math.nan, ValueError), (math.inf, ValueError), (True, TypeError)])

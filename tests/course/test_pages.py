@@ -5,7 +5,7 @@ import re
 import nbformat
 import pytest
 
-from dwflow_lite.course.pages import PageError, check_formulas, external_resources, link_pages, mathml
+from dwflow_lite.course.pages import PageError, external_resources, link_pages, mathml, notebook_page
 
 
 def test_page_fetches_nothing(ordinary):
@@ -39,14 +39,14 @@ def test_mathematics_is_mathml(ordinary):
     assert "$" not in re.sub(r"<pre>.*?</pre>|<style>.*?</style>", "", page, flags=re.DOTALL)
 
 
-def test_formula_that_cannot_be_shown_is_named():
+def test_formula_that_cannot_be_shown_is_named(tmp_path):
     assert "<math" in mathml(r"\begin{cases} 1 & x>0 \\ 0 & \text{else}\end{cases}", "block")
     for formula in (r"\frobnicate x", r"\frac{a}{", r"\left( a", "x_1_2"):
         with pytest.raises(PageError, match=re.escape(repr(formula))):
             mathml(formula)
     cells = [nbformat.v4.new_markdown_cell("fine $x$"), nbformat.v4.new_markdown_cell(r"bad $\oops$")]
     with pytest.raises(PageError, match="cell 2"):
-        check_formulas(nbformat.v4.new_notebook(cells=cells))
+        notebook_page(nbformat.v4.new_notebook(cells=cells), {"title": "T"}, tmp_path)
 
 
 def test_folds_keep_what_is_in_them(ordinary):
@@ -67,11 +67,13 @@ def test_navigation(ordinary, tmp_path):
     assert '<a href="01_first.html">← Title of 01_first</a>' in ordinary.page("02_second")
     for stem in ("01_a", "03_c"):
         (tmp_path / f"{stem}.html").write_text("<!--nav-->old<!--/nav-->")
-    link_pages(tmp_path, {"01_a": "A", "02_b": "B & B", "03_c": "C"})
-    assert "03_c.html" in (tmp_path / "01_a.html").read_text(), "a page that is not there is passed over"
+    link_pages(tmp_path, {"01_a": "A", "03_c": "C & C"})
+    first, last = ((tmp_path / f"{stem}.html").read_text() for stem in ("01_a", "03_c"))
+    assert '<a href="03_c.html">C &amp; C →</a>' in first and "old" not in first and "→" not in last
 
 
 def test_index(ordinary):
     index = (ordinary.out / "index.html").read_text()
     assert '<a href="pages/01_first.html">Title of 01_first</a>' in index
+    assert '<span class="badge passed">passed</span>' in index
     assert "0.1235" in index and "✓ holds" in index and "papermill" in index

@@ -1,6 +1,9 @@
 """The runner against good, broken and interrupted notebooks."""
 
+import errno
+import io
 import json
+import math
 import os
 import signal
 import subprocess
@@ -10,12 +13,14 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
+import nbformat
 import psutil
 import pytest
 
 from dwflow_lite.course.lessons import UsageError, code_digest, discover, fingerprints, literals
+from dwflow_lite.course.paths import write_atomic
 from dwflow_lite.course.report import Progress
-from dwflow_lite.course.run import run
+from dwflow_lite.course.run import run, sealed, unsealed
 
 from .conftest import RECORD, Ran, write_notebook
 
@@ -133,6 +138,147 @@ def test_half_written_things_do_not_count(tmp_path):
     (out / "report.json").write_text('{"notebooks": [{"stem": "01_one", "status": "passed"')
     ran = Ran(tmp_path / "nb", out)
     assert ran.status() == {"01_one": "passed"} and not (out / ".partial").exists()
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    """Two good notebooks that have passed, and a package that does not change meanwhile."""
+    monkeypatch.setattr("dwflow_lite.course.lessons.code_digest", lambda: "this package")
+    write_notebook(tmp_path / "nb", "01_one", RECORD)
+    write_notebook(tmp_path / "nb", "02_two", RECORD)
+    ran = Ran(tmp_path / "nb", tmp_path / "out")
+    assert ran.code == 0
+    return ran
+
+
+def set_false(nb):
+    for output in (o for c in nb["cells"] for o in c.get("outputs", [])):
+        output["data"]["application/vnd.dwflow.record+json"]["claims"] = [["n is positive", False]]
+
+
+def raise_score(nb):
+    nb["metadata"]["dwflow_run"]["metrics"]["score"] = 99
+
+
+def clear(nb):
+    for cell in nb["cells"]:
+        cell.pop("outputs", None)
+
+
+@pytest.mark.parametrize(
+    "alter",
+    [
+        set_false,
+        raise_score,
+        clear,
+        lambda nb: nb["metadata"]["dwflow_run"].pop("title"),
+        lambda nb: nb["metadata"]["dwflow_run"].pop("fingerprint"),
+        lambda nb: nb["metadata"].update(dwflow_run=[None]),
+        lambda nb: nb.update(metadata=None, cells=3),
+    ],
+)
+def test_an_edited_result_is_run_again(kept, alter):
+    path = kept.out / "executed/01_one.ipynb"
+    nb = json.loads(path.read_text())
+    alter(nb)
+    path.write_text(json.dumps(nb, indent=1, ensure_ascii=False) + "\n")
+    again = Ran(kept.out.parent / "nb", kept.out)
+    assert again.code == 0 and again.status() == {"01_one": "passed", "02_two": "cached"}
+    assert again.entries["01_one"]["metrics"] == {"score": 3} and kept.page("01_one").endswith("</html>\n")
+
+
+def test_a_kept_false_claim_never_counts(kept):
+    path = kept.out / "executed/01_one.ipynb"
+    nb = nbformat.read(path, as_version=4)
+    set_false(nb)
+    entry = dict(nb.metadata.dwflow_run)
+    path.write_text(sealed(nb, entry))
+    assert unsealed(path) is not None
+    assert Ran(kept.out.parent / "nb", kept.out).status()["01_one"] == "passed"
+
+
+@pytest.mark.parametrize("content", [b"", b"<!DOCTYPE html><html><bo", b"\xff\xfe", None])
+def test_a_broken_page_is_written_again(kept, content):
+    page = kept.out / "pages/01_one.html"
+    whole = page.read_text()
+    page.unlink() if content is None else page.write_bytes(content)
+    for chosen in ([], ["02"]):
+        again = Ran(kept.out.parent / "nb", kept.out, notebooks=chosen)
+        assert again.code == 0 and again.status()["02_two"] == "cached" and page.read_text() == whole
+
+
+def test_a_report_of_the_wrong_shape_is_ignored(kept):
+    for text in ('{"notebooks":[null]}', "[]", '{"notebooks":[{"stem":"01_one","status":"failed","error":5}]}', "null"):
+        (kept.out / "report.json").write_text(text)
+        assert set(Ran(kept.out.parent / "nb", kept.out).status().values()) == {"cached"}
+
+
+# -- results that cannot be written ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["executed", "pages"])
+def test_a_full_disk_fails_that_notebook_only(kept, monkeypatch, kind):
+    def full(path, text):
+        if path.parent.name == kind and path.stem == "01_one":
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        write_atomic(path, text)
+
+    monkeypatch.setattr("dwflow_lite.course.run.write_atomic", full)
+    ran = Ran(kept.out.parent / "nb", kept.out, force=True)
+    assert ran.code == 1 and ran.status() == {"01_one": "failed", "02_two": "passed"}
+    assert ran.error("01_one")["ename"] == "OSError" and "No space left" in ran.text
+    assert "No space left" in (kept.out / "report.md").read_text()
+    assert not list(kept.out.glob("*/01_one.html")) and not (kept.out / "executed/01_one.ipynb").exists()
+    assert (kept.out / "failed/01_one.ipynb").exists() and not list(kept.out.rglob("*.draft"))
+    assert 'href="pages/01_one.html"' not in (kept.out / "index.html").read_text()
+
+
+def test_a_disk_that_is_full_altogether_gives_one_error(kept, monkeypatch):
+    def full(source, target):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("dwflow_lite.course.paths.os.replace", full)
+    stream = io.StringIO()
+    assert run(kept.out, source=kept.out.parent / "nb", force=True, stream=stream) == 1
+    assert "01_one, OSError" in stream.getvalue() and "02_two, OSError" in stream.getvalue()
+    assert stream.getvalue().count("the report could not be written: [Errno 28]") == 1
+    assert not list(kept.out.rglob("*.draft")) and not list(kept.out.glob("executed/*"))
+
+
+@pytest.mark.parametrize("folder", ["executed", "failed", "pages", "."])
+def test_a_folder_that_takes_no_files_is_refused(kept, monkeypatch, folder):
+    """Also by the superuser, who may write into a read-only folder."""
+    wanted = kept.out / folder
+
+    def denied(dir):
+        if Path(dir) == wanted:
+            raise PermissionError(errno.EACCES, "Permission denied", str(dir))
+        return io.StringIO()
+
+    wanted.mkdir(exist_ok=True)
+    monkeypatch.setattr("tempfile.TemporaryFile", denied)
+    with pytest.raises(UsageError) as error:
+        run(kept.out, source=kept.out.parent / "nb")
+    assert str(error.value) == f"cannot write into {wanted}: Permission denied"
+
+
+@pytest.mark.parametrize("folder", ["executed", "pages", "."])
+def test_a_read_only_folder_is_refused(kept, folder):
+    (kept.out / folder).chmod(0o500)
+    if os.access(kept.out / folder, os.W_OK):
+        pytest.skip("nothing is read-only for the superuser")
+    try:
+        with pytest.raises(UsageError, match="cannot write into"):
+            run(kept.out, source=kept.out.parent / "nb", force=True)
+    finally:
+        (kept.out / folder).chmod(0o700)
+
+
+def test_a_file_where_a_folder_should_be_is_refused(tmp_path):
+    write_notebook(tmp_path / "nb", "01_one", RECORD)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/executed").write_text("")
+    assert "cannot write into" in refused(tmp_path / "nb", tmp_path / "out")
 
 
 # -- what must fail --------------------------------------------------------------------------------
@@ -270,7 +416,10 @@ def refused(source, out, **options):
         ("- smoke", {}, "must map"),
         ("", {"notebooks": ["07"]}, "no notebook 07; there are:\n  01_one"),
         ("", {"parameters": {"m": 1}}, "-p: 01_one.ipynb has no parameter 'm'"),
+        ("smoke: {01_one: n}", {}, "must map"),
         ("", {"cell_timeout": 0}, "above 0"),
+        ("", {"cell_timeout": math.inf}, "finite"),
+        ("", {"notebook_timeout": math.nan}, "finite"),
     ],
 )
 def test_bad_usage(tmp_path, profiles, options, says):
@@ -312,6 +461,11 @@ def test_command_line_exit_codes(tmp_path):
     bad = command("run", "--source", tmp_path / "nb", "--out", tmp_path / "out", "-p", "m", "1")
     out, err = bad.communicate(timeout=60)
     assert bad.returncode == 2 and err.startswith("error: -p") and "Traceback" not in err and out == ""
+    for words in (("--out", ""), ("--cell-timeout", "nan"), ("--notebook-timeout", "inf")):
+        bad = command("run", "--source", tmp_path / "nb", "--out", tmp_path / "out", *words)
+        out, err = bad.communicate(timeout=60)
+        assert bad.returncode == 2 and err.startswith("error: ") and err.count("\n") == 1 and out == ""
+    assert not (tmp_path / "out").exists() and not (tmp_path / ".lock").exists()
     help_text, _ = command("run", "--help").communicate(timeout=60)
     assert "--profile" in help_text
 
@@ -367,16 +521,17 @@ class Terminal:
 
 
 def test_progress_is_one_line_on_a_terminal_and_few_in_a_log():
-    for tty, lines in ((True, 0), (False, 1)):
+    for tty, lines in ((True, 0), (False, 2)):
         stream = Terminal(tty)
         progress = Progress(stream, {"01_a": 2.0, "02_b": 3.0}, every=0.2)
-        progress.begin()
+        progress.begin("[1/2] 01_a", ["01_a", "02_b"])
         stop = threading.Event()
         for _ in range(30):
-            progress.tick("[1/2] 01_a", "cell 3/9  Heading", 60.0, "01_a", ["02_b"])
+            progress.tick("cell 3/9  Heading", 60.0)
             stop.wait(0.01)
         assert stream.text.count("\n") == lines
         assert "about 4 min left" in stream.text and "1:00" in stream.text
     unknown = Progress(Terminal(True), {})
-    unknown.tick("[1/2] 01_a", "cell 1/9", 1.0, "01_a", [])
+    unknown.begin("[1/2] 01_a", ["01_a"])
+    unknown.tick("cell 1/9", 1.0)
     assert "left" not in unknown.stream.text
