@@ -115,8 +115,10 @@ class DeepWeightFlow:
         """The settings of the paper's code (``generate.PUBLISHED``), except the flow settings given."""
         return cls(align=align, seed=seed, **PUBLISHED | {"flow": PUBLISHED["flow"] | flow})
 
-    def fit(self, zoo: Zoo, *, progress: bool = False) -> DeepWeightFlow:
+    def fit(self, zoo: Zoo, *, checkpoint: str | Path | None = None, progress: bool = False) -> DeepWeightFlow:
         """Learn from the fitted members of a zoo; held-out members only steer ``patience`` and ``keep="best"``.
+
+        ``checkpoint`` names a file from which an interrupted training of the flow goes on (see ``train_flow``).
 
         Raises:
             ValueError: fewer than two fitted members, k >= N, or alignment asked for a network without a spec.
@@ -144,7 +146,7 @@ class DeepWeightFlow:
             field, codes, training_source, path=StraightPath(options["path_noise"]), held_out=held_out,
             steps=options["steps"], batch_size=options["batch_size"], lr=options["lr"], coupling=options["coupling"],
             every=options["every"], patience=options["patience"], track_lowest=options["keep"] == "lowest",
-            seed=self.seed, progress=progress,
+            seed=self.seed, checkpoint=checkpoint, progress=progress,
         )  # fmt: skip
         field.load_state_dict(getattr(training, options["keep"]))
         # All at once and last: a fit that failed or was interrupted leaves the estimator as it was.

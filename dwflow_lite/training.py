@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import os
 import platform
 import time
 import warnings
@@ -20,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dwflow_lite import __version__
+from dwflow_lite import __version__, resume
 from dwflow_lite.layout import Layout
 from dwflow_lite.networks import INITS, architecture_of, behaviour_of, initialise
 from dwflow_lite.progress import bar as progress_bar
@@ -29,7 +27,6 @@ from dwflow_lite.threads import one_thread
 from dwflow_lite.zoo import Zoo, batched_forward, check_writable, evaluate
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
-SAVE_EVERY_SECONDS = 10.0
 ONE_THREAD_BELOW = 1_000_000  # weights of a network that trains alone: smaller ones gain nothing from a second
 
 
@@ -275,7 +272,7 @@ def _train_batched(
     optimizer = _optimizer(list(state.values()), recipe)
     steps = -(-len(split) // recipe["batch_size"])
     done, history, sums = 0, [], torch.zeros(members, device=device)
-    if partial and (saved := _read_partial(partial, identity, device)):
+    if partial and (saved := resume.read_partial(partial, identity, device)):
         done, history, sums = saved["done"], saved["history"], saved["sums"]
         with torch.no_grad():
             for name, tensor in state.items():
@@ -301,10 +298,11 @@ def _train_batched(
                 history.append((sums / len(split)).tolist())
                 sums = torch.zeros_like(sums)
                 bar.set_postfix(loss=f"{np.median(history[-1]):.3f}", refresh=False)
-            if partial and time.monotonic() - last_save > SAVE_EVERY_SECONDS:
-                _write_partial(partial, {"identity": identity, "done": done, "history": history, "sums": sums,
-                                         "state": {k: v.detach() for k, v in state.items()},
-                                         "optimizer": optimizer.state_dict()})  # fmt: skip
+            if partial and time.monotonic() - last_save > resume.SAVE_EVERY_SECONDS:
+                resume.write_partial(partial, {
+                    "identity": identity, "done": done, "history": history, "sums": sums,
+                    "state": {k: v.detach() for k, v in state.items()}, "optimizer": optimizer.state_dict(),
+                })  # fmt: skip
                 last_save = time.monotonic()
             bar.update()
     return state, history
@@ -337,27 +335,3 @@ def _train_loop(
         histories.append(history)
     stacked = {k: torch.stack([s[k] for s in states]) for k in states[0]}
     return stacked, [list(row) for row in zip(*histories, strict=True)]
-
-
-def _write_partial(path: Path, content: dict[str, Any]) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        torch.save(content, beside)
-        with beside.open("r+b") as file:
-            digest = hashlib.file_digest(file, "sha256").digest()
-            file.write(digest)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def _read_partial(path: Path, identity: str, device: torch.device) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    raw = path.read_bytes()
-    if hashlib.sha256(raw[:-32]).digest() != raw[-32:]:
-        raise ValueError(f"{path} is truncated or was altered; delete it to train afresh")
-    saved = torch.load(io.BytesIO(raw[:-32]), map_location=device, weights_only=True)
-    if saved["identity"] != identity:
-        raise ValueError(f"{path} belongs to another recipe; name another checkpoint or delete it")
-    return saved

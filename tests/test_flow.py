@@ -339,3 +339,51 @@ def test_grid_velocities_cover_the_square():
     assert points.shape == velocities.shape == (25, 2)
     assert float(points.min()) == -1 and float(points.max()) == 1
     torch.testing.assert_close(velocities, points / 2)
+
+
+class Interrupting(GaussianSource):
+    """A source that stops the training at one draw."""
+
+    def sample(self, n, generator, *, training=False):
+        if training:
+            self.draws = getattr(self, "draws", 0) + 1
+            if self.draws == getattr(self, "stop_at", None):
+                raise KeyboardInterrupt
+        return super().sample(n, generator, training=training)
+
+
+def test_an_interrupted_flow_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
+    monkeypatch.setattr("dwflow_lite.resume.SAVE_EVERY_SECONDS", -1.0)
+    points, held_out = torch.randn(20, 3, generator=rng(0)), torch.randn(5, 3, generator=rng(1))
+    file = tmp_path / "flow.partial"
+
+    def fresh():
+        torch.manual_seed(0)
+        return VelocityField(3, 16)
+
+    def train(source, **more):
+        field = fresh()
+        how = {"steps": 30, "batch_size": 8, "every": 7, "held_out": held_out, "track_lowest": True}
+        return train_flow(field, points, source, **how | more)
+
+    whole = train(GaussianSource(3))
+    stopping = Interrupting(3)
+    stopping.stop_at = 18
+    with pytest.raises(KeyboardInterrupt):
+        train(stopping, checkpoint=file)
+    assert file.is_file()
+    with pytest.raises(ValueError, match="another recipe"):
+        train(GaussianSource(3), checkpoint=file, lr=2e-3)
+    counting = Interrupting(3)
+    resumed = train(counting, checkpoint=file)
+    assert counting.draws == 30 - 17 and not file.exists()
+    assert (resumed.steps, resumed.loss, resumed.held_out_loss) == (whole.steps, whole.loss, whole.held_out_loss)
+    for kept in ("last", "best", "lowest"):
+        one, other = getattr(whole, kept), getattr(resumed, kept)
+        assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+    stopping.draws = 0
+    with pytest.raises(KeyboardInterrupt):
+        train(stopping, checkpoint=file)
+    file.write_bytes(file.read_bytes()[:-40])
+    with pytest.raises(ValueError, match="truncated or was altered"):
+        train(GaussianSource(3), checkpoint=file)

@@ -508,7 +508,7 @@ class Interrupter:
 def test_an_interrupted_training_goes_on_to_the_same_zoo(tmp_path, monkeypatch, network, optimizer, step):
     options = FAST | {"optimizer": optimizer, "epochs": 3, "checkpoint": tmp_path}
     whole = train_zoo(TASK, network(), **(options | {"checkpoint": None}))
-    monkeypatch.setattr(training, "SAVE_EVERY_SECONDS", -1.0)
+    monkeypatch.setattr("dwflow_lite.resume.SAVE_EVERY_SECONDS", -1.0)
     with monkeypatch.context() as patch:
         Interrupter(patch, step)
         with pytest.raises(KeyboardInterrupt):
@@ -525,7 +525,7 @@ def test_an_interrupted_training_goes_on_to_the_same_zoo(tmp_path, monkeypatch, 
 
 
 def interrupted(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "SAVE_EVERY_SECONDS", -1.0)
+    monkeypatch.setattr("dwflow_lite.resume.SAVE_EVERY_SECONDS", -1.0)
     with monkeypatch.context() as patch:
         Interrupter(patch, 3)
         with pytest.raises(KeyboardInterrupt):

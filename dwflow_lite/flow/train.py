@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import time
 from copy import deepcopy
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from dwflow_lite import resume
 from dwflow_lite.flow.field import VelocityField
 from dwflow_lite.flow.path import Source, StraightPath, couple
 from dwflow_lite.flow.solver import Field, integrate
@@ -73,6 +77,7 @@ def train_flow(
     patience: int | None = None,
     track_lowest: bool = False,
     seed: int = 0,
+    checkpoint: str | Path | None = None,
     progress: bool = False,
 ) -> FlowTraining:
     """Minimise E ‖v(x_t, t) - (x1 - x0)‖² by AdamW with a cosine schedule; ``field`` ends in its last state.
@@ -93,6 +98,8 @@ def train_flow(
         track_lowest: keep the state after the single batch of lowest loss too. The paper's code generates from it; a
             lucky batch is no evidence, so this is here to be compared with.
         seed: of batches, times, noise and dropout.
+        checkpoint: a file in which half-finished training is kept (every ten seconds) until it is done; found there,
+            training of the same points and settings goes on and ends as if it had never stopped.
         progress: show a bar with loss and dispersion.
 
     Raises:
@@ -116,6 +123,14 @@ def train_flow(
     probe = _probe(held_out, source, path, seed)
     look_from = source.sample(64, torch.Generator().manual_seed(seed + 1)).to(device)
     order, running, best, lowest = torch.empty(0, dtype=torch.long), [], float("inf"), float("inf")
+    file, done, last_save = Path(checkpoint) if checkpoint else None, 0, time.monotonic()
+    if file:
+        settings = [repr(field), path.noise, steps, batch_size, lr, final_lr, weight_decay, coupling, every, patience]
+        kept = [*field.state_dict().values(), points, look_from, *([] if held_out is None else [held_out])]
+        digest = hashlib.sha256(repr([*settings, track_lowest, seed]).encode())
+        for tensor in kept:
+            digest.update(tensor.detach().cpu().numpy().tobytes())
+        identity = digest.hexdigest()
     field.train()
     cuda = [device] if device.type == "cuda" else []
     small = sum(p.numel() for p in field.parameters()) < ONE_THREAD_BELOW
@@ -129,7 +144,16 @@ def train_flow(
         for one in cuda:
             with torch.cuda.device(one):
                 torch.cuda.manual_seed(seed)
-        for step in range(1, steps + 1):
+        if file and (saved := resume.read_partial(file, identity, device)):
+            done, order, running, best, lowest = (saved[k] for k in ("done", "order", "running", "best", "lowest"))
+            order, running, log = order.cpu(), list(running), FlowTraining(**saved["log"])
+            for part, name in ((field, "field"), (optimizer, "optimizer"), (schedule, "schedule")):
+                part.load_state_dict(saved[name])
+            generator.set_state(saved["generator"].cpu())
+            for draws, state in zip(_global_draws(cuda), saved["draws"], strict=True):
+                draws.set_state(state.cpu())
+            bar.update(done)
+        for step in range(done + 1, steps + 1):
             while len(order) < batch_size:
                 order = torch.cat([order, torch.randperm(len(points), generator=generator)])
             x1, order = points[order[:batch_size].to(device)], order[batch_size:]
@@ -160,11 +184,26 @@ def train_flow(
                 if patience is not None and step - log.best_step >= patience * every:
                     log.stopped = f"held-out loss has not fallen for {patience} looks"
                     break
+            if file and time.monotonic() - last_save > resume.SAVE_EVERY_SECONDS:
+                resume.write_partial(file, {
+                    "identity": identity, "done": step, "order": order, "running": running, "best": best,
+                    "lowest": lowest, "log": vars(log), "field": field.state_dict(), "generator": generator.get_state(),
+                    "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(),
+                    "draws": [draws.get_state() for draws in _global_draws(cuda)],
+                })  # fmt: skip
+                last_save = time.monotonic()
             bar.update()
     log.stopped = log.stopped or "all steps taken"
     log.last = _state(field)
     field.eval()
+    if file:
+        file.unlink(missing_ok=True)
     return log
+
+
+def _global_draws(cuda: list[torch.device]) -> list[torch.Generator]:
+    """The generators that dropout draws from."""
+    return [torch.default_generator, *(torch.cuda.default_generators[d.index or 0] for d in cuda)]
 
 
 def _state(field: VelocityField) -> dict[str, Tensor]:
