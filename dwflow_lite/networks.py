@@ -47,7 +47,74 @@ class MLP(nn.Module):
         return {"class": "MLP", "sizes": list(self.sizes), "activation": self.activation_name}
 
 
-NETWORKS = {"MLP": MLP}
+NORMS = {"batch": nn.BatchNorm2d, "layer": lambda channels: nn.GroupNorm(1, channels)}
+
+
+class ResidualBlock(nn.Module):
+    """Two 3 × 3 convolutions added to their input, which passes a 1 × 1 convolution where shapes change."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, norm: str) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.norm1 = NORMS[norm](outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.norm2 = NORMS[norm](outputs)
+        self.shortcut = None
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), NORMS[norm](outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, inputs, h, w) to (n, outputs, h / stride, w / stride)."""
+        y = torch.relu(self.norm1(self.conv1(x)))
+        y = self.norm2(self.conv2(y))
+        return torch.relu(y + (x if self.shortcut is None else self.shortcut(x)))
+
+
+class ResNet(nn.Module):
+    """A residual network for small images (arXiv 1512.03385): 3 × 3 stem, stages that halve the image, mean, linear.
+
+    Args:
+        widths: channels of each stage; ``(16, 32, 64)`` is the CIFAR family, ``(64, 128, 256, 512)`` that of ResNet-18.
+        blocks: residual blocks in each stage; 1, 3 give depths 8, 20 with three stages, 2 depth 18 with four.
+        channels: of the image. outputs: of the network.
+        norm: ``"batch"``, or ``"layer"`` (one group over channels and positions).
+    """
+
+    def __init__(
+        self, widths: Sequence[int] = (16, 32, 64), blocks: int = 3, channels: int = 3, outputs: int = 10,
+        norm: str = "batch",
+    ) -> None:  # fmt: skip
+        super().__init__()
+        if norm not in NORMS:
+            raise ValueError(f"no norm {norm!r}: choose one of {', '.join(NORMS)}")
+        if not widths or min(*widths, blocks, channels, outputs) < 1:
+            raise ValueError("widths, blocks, channels and outputs must be whole numbers >= 1")
+        self.options = dict(widths=list(widths), blocks=blocks, channels=channels, outputs=outputs, norm=norm)
+        self.stem, self.stem_norm = nn.Conv2d(channels, widths[0], 3, padding=1, bias=False), NORMS[norm](widths[0])
+        before = [widths[0], *widths[:-1]]
+        self.stages = nn.ModuleList(
+            nn.ModuleList(
+                ResidualBlock(m if b == 0 else n, n, 2 if b == 0 and s > 0 else 1, norm) for b in range(blocks)
+            )
+            for s, (m, n) in enumerate(zip(before, widths, strict=True))
+        )
+        self.head = nn.Linear(widths[-1], outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Outputs (n, outputs) of images (n, channels, h, w)."""
+        x = torch.relu(self.stem_norm(self.stem(x)))
+        for stage in self.stages:
+            for block in stage:
+                x = block(x)
+        return self.head(x.mean((-2, -1)))
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """What :func:`build` needs to make this network again."""
+        return {"class": "ResNet", **self.options}
+
+
+NETWORKS = {"MLP": MLP, "ResNet": ResNet}
 
 
 def architecture_of(network: nn.Module) -> dict[str, Any]:

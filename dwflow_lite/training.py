@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from dwflow_lite import __version__, resume
+from dwflow_lite.batchnorm import norms_with_statistics, recalibrate, without_statistics
 from dwflow_lite.layout import Layout
 from dwflow_lite.networks import INITS, architecture_of, behaviour_of, initialise
 from dwflow_lite.progress import bar as progress_bar
@@ -91,7 +92,7 @@ def train_zoo(
 
     Raises:
         ValueError: an unknown name, a number out of range, a network that does not fit the task, or one that
-            changes its buffers as it trains (BatchNorm's running statistics), which is not supported yet.
+            changes buffers as it trains that are not the running statistics of BatchNorm.
         DivergedError: see ``on_diverged``.
         OSError: the checkpoint cannot be written; found out before anything is trained.
     """
@@ -113,7 +114,7 @@ def train_zoo(
     inits = [init] if isinstance(init, str) else list(init)
     if unknown := [i for i in inits if i not in INITS] or ([] if inits else [init]):
         raise ValueError(f"no init {unknown[0]!r}: choose from {', '.join(INITS)}")
-    _check_fit(task, network, method)
+    _check_fit(task, network, method, batch_size)
     recipe = {
         "epochs": epochs, "batch_size": batch_size, "optimizer": optimizer, "lr": lr, "weight_decay": weight_decay,
         "momentum": momentum if optimizer == "sgd" else None, "init": inits,
@@ -144,8 +145,8 @@ def train_zoo(
     run = _train_batched if method == "batched" else _train_loop
     partial = finished.with_name(finished.name + ".partial") if finished else None
     with one_thread(method == "loop" and layout.size < ONE_THREAD_BELOW):
-        state, history = run(task.to(device), deepcopy(network).to(device).train(), starts, recipe, seed, partial,
-                             identity_hash, progress)  # fmt: skip
+        state, history = run(task.to(device), without_statistics(network).to(device).train(), starts, recipe, seed,
+                             partial, identity_hash, progress)  # fmt: skip
     constants = {k: b.detach().cpu().expand(total, *b.shape) for k, b in network.named_buffers()}
     weights = layout.flatten({k: v.detach().cpu() for k, v in state.items()} | constants)
     finite = torch.isfinite(weights).all(1)
@@ -165,6 +166,9 @@ def train_zoo(
     }
     held = (False,) * members + (True,) * held_out
     zoo = Zoo(weights.nan_to_num(0.0, 0.0, 0.0), layout, deepcopy(network).cpu(), record, held)
+    if norms_with_statistics(network):
+        zoo = recalibrate(zoo, task, "train")
+        record = zoo.record
     for split in ("train", "validation", "test"):
         result = evaluate(zoo, task, split)
         record.setdefault("scores", {})[split] = _plain(result.score, 6)
@@ -195,7 +199,7 @@ def _settle(zoo: Zoo, on_diverged: str) -> Zoo:
     return zoo.take([m for m in range(len(zoo)) if m not in diverged])
 
 
-def _check_fit(task: Task, network: nn.Module, method: str) -> None:
+def _check_fit(task: Task, network: nn.Module, method: str, batch_size: int) -> None:
     """Forward passes of two examples, so that a network that does not fit fails here and not in a batch of many."""
     if not any(p.requires_grad for p in network.parameters()):
         raise ValueError(f"{type(network).__name__} has no parameters to train")
@@ -205,15 +209,19 @@ def _check_fit(task: Task, network: nn.Module, method: str) -> None:
         shape = tuple(probe(x).shape)
     if shape != (len(x), task.outputs):
         raise ValueError(f"the network returns {shape} for two examples; task {task.name!r} wants (2, {task.outputs})")
+    if norms_with_statistics(network) and len(task.train) % batch_size == 1:
+        raise ValueError(
+            f"batch_size {batch_size} leaves a last batch of one example, which BatchNorm cannot normalise: change it"
+        )
+    probe = without_statistics(probe)
     before = {name: b.clone() for name, b in probe.named_buffers()}
     with torch.no_grad(), _noise(x.device, 0):
         with failing_as("the network does not run in training mode"):
             probe.train()(x)
         if changed := [n for n, b in probe.named_buffers() if not torch.equal(b, before[n])]:
             raise ValueError(
-                f"the network changes its buffers as it trains ({', '.join(changed)}): modules with running "
-                "statistics, as BatchNorm, are not supported yet. Use LayerNorm or GroupNorm, or "
-                "wait for the ResNet lesson"
+                f"the network changes its buffers as it trains ({', '.join(changed)}); only BatchNorm may, whose "
+                "statistics are measured after training"
             )
         if method == "batched":
             with failing_as("torch.vmap refuses the network; pass method='loop'"):

@@ -252,11 +252,11 @@ def predict(zoo: Zoo, x: Tensor, *, members_at_once: int = 128, inputs_at_once: 
     network, rows = deepcopy(zoo.network).eval().to(zoo.weights.device), []
     for weights in zoo.weights.split(members_at_once):
         state = zoo.layout.unflatten(weights)
-        rows.append(torch.cat([_forward_all(network, state, part) for part in x.split(inputs_at_once)], 1))
+        rows.append(torch.cat([forward_all(network, state, part) for part in x.split(inputs_at_once)], 1))
     return torch.cat(rows)
 
 
-def _forward_all(network: nn.Module, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
+def forward_all(network: nn.Module, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
     """Batched where :func:`torch.vmap` takes the network, else member after member."""
     try:
         return batched_forward(network, state, x, shared_input=True)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from dwflow_lite.layout import Layout
-from dwflow_lite.networks import MLP
+from dwflow_lite.networks import MLP, ResNet
 from dwflow_lite.symmetry import (
     Permutation,
     PermutationSpec,
@@ -52,7 +52,11 @@ def random_state(seed):
 
 
 def random_weights(spec, seed, scale=1.0):
-    return scale * torch.randn(spec.layout.size, generator=random_state(seed), dtype=torch.float64)
+    weights = scale * torch.randn(spec.layout.size, generator=random_state(seed), dtype=torch.float64)
+    for name, columns in spec.layout.slices.items():
+        if name.endswith("running_var"):
+            weights[columns] = weights[columns].abs() + 0.1
+    return weights
 
 
 def outputs(network, layout, weights, x):
@@ -72,13 +76,15 @@ CASES = {
     "tanh": (MLP([5, 7, 6, 4], "tanh"), (5,)),
     "one group": (MLP([5, 9, 2], "gelu"), (5,)),
     "convolutions": (Pooled(), (2, 6, 6)),
+    "resnet, batch norm": (ResNet((4, 6), 2, channels=2, outputs=3), (2, 6, 6)),
+    "resnet, layer norm": (ResNet((4, 6), 2, channels=2, outputs=3, norm="layer"), (2, 6, 6)),
 }
 
 
 def case(name):
     network, shape = CASES[name]
     spec = PermutationSpec(Layout.of(network), POOLED_AXES) if name == "convolutions" else PermutationSpec.of(network)
-    return network.double(), spec, torch.randn(11, *shape, generator=random_state(3), dtype=torch.float64)
+    return network.double().eval(), spec, torch.randn(11, *shape, generator=random_state(3), dtype=torch.float64)
 
 
 # -- spec and permutations ------------------------------------------------------------------------------

@@ -73,7 +73,10 @@ def canonicalise(
     match = partial(weight_matching, target, spec=spec, restarts=restarts, seed=seed)
     found = match_each(match, zoo.weights, progress)
     rows = [spec.apply(f.permutation, w) for f, w in zip(found, zoo.weights, strict=True)]
-    before, after = (zoo.weights.double() @ target.double()).tolist(), [f.objective[-1] for f in found]
+    # Running statistics have no say in the objective.
+    counts = torch.cat([torch.full((e.size,), e.role == "parameter") for e in zoo.layout.entries])
+    before = (zoo.weights[:, counts].double() @ target[counts].double()).tolist()
+    after = [f.objective[-1] for f in found]
     stage = {
         "stage": "canonicalise", "method": "weight matching", "reference": name, "restarts": restarts, "seed": seed,
         "objective_before": before, "objective_after": after,

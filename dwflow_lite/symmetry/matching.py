@@ -53,7 +53,7 @@ def weight_matching(
     if restarts < 0:
         raise ValueError(f"restarts must be >= 0, got {restarts}")
     generator = torch.Generator().manual_seed(seed)
-    state_a, state_b = (spec.layout.unflatten(w.detach().double().cpu()) for w in (a, b))
+    state_a, state_b = (spec.parameters(w.detach().double().cpu()) for w in (a, b))
     best: MatchingResult | None = None
     starts: list[float] = []
     for start in range(1 + restarts):

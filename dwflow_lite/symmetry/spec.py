@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from dwflow_lite.layout import Layout
-from dwflow_lite.networks import ACTIVATIONS, MLP
+from dwflow_lite.networks import ACTIVATIONS, MLP, ResNet
 
 
 @dataclass(frozen=True)
@@ -80,19 +80,19 @@ class PermutationSpec:
 
     @classmethod
     def of(cls, network: nn.Module) -> PermutationSpec:
-        """The spec of a network of the course (so far: MLP)."""
+        """The spec of a network of the course: MLP or ResNet."""
         # A subclass may compute anything, and an activation that was put in later need not be elementwise.
         elementwise = [a for name, a in ACTIVATIONS.items() if name != "identity"]
-        if type(network) is not MLP or type(network.activation) not in elementwise:
+        if type(network) is MLP and type(network.activation) in elementwise:
+            axes = _mlp_axes(network)
+        elif type(network) is ResNet:
+            axes = _resnet_axes(network)
+        else:
             raise ValueError(
                 f"no permutation spec is known for {type(network).__name__}; write one (PermutationSpec(layout, axes)) "
                 "or go on without alignment (align=None)"
             )
-        layout, last, axes = Layout.of(network), len(network.layers) - 1, {}
-        for i in range(len(network.layers)):
-            units, inputs = f"hidden{i}" if i < last else None, f"hidden{i - 1}" if i > 0 else None
-            axes[f"layers.{i}.weight"], axes[f"layers.{i}.bias"] = (units, inputs), (units,)
-        return cls(layout, axes)
+        return cls(Layout.of(network), axes)
 
     def verify(self, network: nn.Module, weights: Tensor, x: Tensor) -> None:
         """Rename units at random, in float64: ``ValueError`` if outputs for inputs ``x`` (n, ...) change.
@@ -119,8 +119,12 @@ class PermutationSpec:
 
     @cached_property
     def uses(self) -> dict[str, list[tuple[str, int]]]:
-        """Group name -> every (tensor name, axis) that runs over it."""
-        return {g: [(n, a) for n, gs in self.axes.items() for a, x in enumerate(gs) if x == g] for g in self.groups}
+        """Group name -> every (parameter name, axis) that runs over it, and that has a say in matching.
+
+        Running statistics are renamed with their channels (``axes``), but measure data, not weights: they have none.
+        """
+        axes = {n: gs for n, gs in self.axes.items() if self.layout[n].role == "parameter"}
+        return {g: [(n, a) for n, gs in axes.items() for a, x in enumerate(gs) if x == g] for g in self.groups}
 
     def count(self) -> int:
         """How many relabelled copies every network has: the product of the factorials of the group sizes."""
@@ -145,6 +149,10 @@ class PermutationSpec:
         state = self.layout.unflatten(torch.arange(self.layout.size))
         return self.layout.flatten({n: permute_axes(t, self.axes[n], permutation) for n, t in state.items()})
 
+    def parameters(self, weights: Tensor) -> dict[str, Tensor]:
+        """The tensors that matching compares: flat weights (..., d), named, without running statistics."""
+        return {n: t for n, t in self.layout.unflatten(weights).items() if self.layout[n].role == "parameter"}
+
     def apply(self, permutation: Permutation, weights: Tensor) -> Tensor:
         """Renamed copies of flat weights (..., d): other numbers in other places, the same functions."""
         self.layout.check(weights)
@@ -157,3 +165,38 @@ def permute_axes(tensor: Tensor, groups: tuple[str | None, ...], permutation: Pe
         if group is not None:
             tensor = tensor.index_select(axis, permutation.indices[group])
     return tensor
+
+
+Axes = dict[str, tuple[str | None, ...]]
+
+
+def _mlp_axes(network: MLP) -> Axes:
+    last, axes = len(network.layers) - 1, {}
+    for i in range(len(network.layers)):
+        units, inputs = f"hidden{i}" if i < last else None, f"hidden{i - 1}" if i > 0 else None
+        axes[f"layers.{i}.weight"], axes[f"layers.{i}.bias"] = (units, inputs), (units,)
+    return axes
+
+
+def _resnet_axes(network: ResNet) -> Axes:
+    """One group for the stream of each stage, which every block of it adds to; one for the inside of each block."""
+    names = {name for name, t in [*network.named_parameters(), *network.named_buffers()] if t.is_floating_point()}
+    axes: Axes = {}
+
+    def layer(conv: str, norm: str, inputs: str | None, outputs: str) -> None:
+        axes[f"{conv}.weight"] = (outputs, inputs, None, None)
+        parts = ("weight", "bias", "running_mean", "running_var")
+        axes.update({f"{norm}.{part}": (outputs,) for part in parts if f"{norm}.{part}" in names})
+
+    layer("stem", "stem_norm", None, "stream0")
+    stream = "stream0"
+    for s, stage in enumerate(network.stages):
+        for b, block in enumerate(stage):
+            name, inside, after = f"stages.{s}.{b}", f"stage{s}.block{b}", f"stream{s}"
+            layer(f"{name}.conv1", f"{name}.norm1", stream, inside)
+            layer(f"{name}.conv2", f"{name}.norm2", inside, after)
+            if block.shortcut is not None:
+                layer(f"{name}.shortcut.0", f"{name}.shortcut.1", stream, after)
+            stream = after
+    axes["head.weight"], axes["head.bias"] = (None, stream), (None,)
+    return axes

@@ -1,0 +1,72 @@
+"""Running statistics of BatchNorm: measured on data that trains or calibrates, never on data that judges."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from dwflow_lite.tasks import Task
+from dwflow_lite.zoo import Zoo, forward_all
+
+
+def norms_with_statistics(network: nn.Module) -> dict[str, _BatchNorm]:
+    """The modules, by name, that keep a running mean and variance."""
+    return {n: m for n, m in network.named_modules() if isinstance(m, _BatchNorm) and m.track_running_stats}
+
+
+def without_statistics(network: nn.Module) -> nn.Module:
+    """A copy that normalises by the batch and keeps no statistics: what trains, one or many at once."""
+    network = deepcopy(network)
+    for norm in norms_with_statistics(network).values():
+        norm.track_running_stats = False
+        norm.running_mean = norm.running_var = norm.num_batches_tracked = None
+    return network
+
+
+@torch.no_grad()
+def recalibrate(
+    zoo: Zoo,
+    task: Task,
+    split: Literal["calibration", "train"] = "calibration",
+    *,
+    batch_size: int = 256,
+    members_at_once: int = 64,
+) -> Zoo:
+    """Measure the running statistics of every member afresh, as the mean over batches of one split.
+
+    Generated or averaged networks need it: their statistics fit no network (arXiv 2601.05052, algorithm 1, whose
+    released code reads test images for it; arXiv 2211.08403). This takes a task and not data, and from the task only
+    the splits that may be seen.
+
+    Args:
+        zoo: of networks with BatchNorm; others come back with the same weights.
+        task: gives the images. split: ``"calibration"`` or ``"train"``.
+        batch_size: examples a batch. members_at_once: bounds memory, not the result.
+
+    Raises:
+        ValueError: another split, or batches of one example.
+    """
+    if split not in ("calibration", "train"):
+        raise ValueError(f"statistics are measured on 'calibration' or 'train', never on {split!r}")
+    network, inputs = deepcopy(zoo.network).eval().to(zoo.weights.device), task.split(split).x.to(zoo.weights)
+    norms = norms_with_statistics(network)
+    if len(inputs) < 2 or batch_size < 2:
+        raise ValueError("statistics need batches of at least two examples")
+    parts = []
+    for weights in zoo.weights.split(members_at_once) if norms else ():
+        state = {name: tensor.clone() for name, tensor in zoo.layout.unflatten(weights).items()}
+        for name, norm in norms.items():
+            norm.train()
+            state[f"{name}.num_batches_tracked"] = torch.zeros(len(weights), dtype=torch.long, device=weights.device)
+        batches = inputs.tensor_split(-(-len(inputs) // batch_size))  # of nearly equal size: none is left with one
+        for i, batch in enumerate(batches):
+            for norm in norms.values():
+                norm.momentum = 1 / (i + 1)  # the first forgets what was there; the mean over batches in the end
+            forward_all(network, state, batch)
+        parts.append(zoo.layout.flatten(state))
+    stage = {"stage": "recalibrate", "split": split, "examples": len(inputs), "batch_size": batch_size}
+    return zoo.with_weights(torch.cat(parts) if parts else zoo.weights, stage, keep_scores=not parts)
