@@ -114,7 +114,84 @@ class ResNet(nn.Module):
         return {"class": "ResNet", **self.options}
 
 
-NETWORKS = {"MLP": MLP, "ResNet": ResNet}
+class AttentionBlock(nn.Module):
+    """Pre-norm self-attention and a two-layer perceptron, each added to the stream (arXiv 2010.11929)."""
+
+    def __init__(self, dim: int, heads: int, hidden: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.query, self.key, self.value, self.project = (nn.Linear(dim, dim) for _ in range(4))
+        self.up, self.down = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Stream (n, tokens, dim) to stream."""
+        y = self.norm1(x)
+        q, k, v = (f(y).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f in (self.query, self.key, self.value))
+        weights = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)
+        x = x + self.project((weights @ v).transpose(1, 2).flatten(2))
+        return x + self.down(nn.functional.gelu(self.up(self.norm2(x))))
+
+
+class ViT(nn.Module):
+    """A vision transformer: patches and one class token, pre-norm blocks, linear head on the class token.
+
+    Args:
+        image: side of the square image, a multiple of ``patch``. patch: side of a patch.
+        dim: of the stream, a multiple of ``heads``. depth: blocks. heads: of each attention.
+        hidden: units of each block's perceptron; 4 ``dim`` by default.
+        channels: of the image. outputs: of the network.
+
+    The defaults are the paper's ViT-Small-192 for CIFAR (2,693,578 parameters), without its dropout.
+    """
+
+    def __init__(
+        self, image: int = 32, patch: int = 4, dim: int = 192, depth: int = 6, heads: int = 3,
+        hidden: int | None = None, channels: int = 3, outputs: int = 10,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        hidden = 4 * dim if hidden is None else hidden
+        if min(image, patch, dim, depth, heads, hidden, channels, outputs) < 1 or image % patch or dim % heads:
+            raise ValueError("sizes must be whole numbers >= 1, image a multiple of patch and dim one of heads")
+        self.options = dict(image=image, patch=patch, dim=dim, depth=depth, heads=heads, hidden=hidden,
+                            channels=channels, outputs=outputs)  # fmt: skip
+        self.patches = nn.Conv2d(channels, dim, patch, patch)
+        self.tokens = Tokens((image // patch) ** 2, dim)
+        self.blocks = nn.ModuleList(AttentionBlock(dim, heads, hidden) for _ in range(depth))
+        self.norm, self.head = nn.LayerNorm(dim), nn.Linear(dim, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Outputs (n, outputs) of images (n, channels, image, image)."""
+        x = self.tokens(self.patches(x).flatten(2).transpose(1, 2))
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.norm(x[:, 0]))
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """What :func:`build` needs to make this network again."""
+        return {"class": "ViT", **self.options}
+
+
+class Tokens(nn.Module):
+    """Put a learned class token first, and add a learned position to every token."""
+
+    def __init__(self, patches: int, dim: int) -> None:
+        super().__init__()
+        self.first, self.position = nn.Parameter(torch.empty(1, dim)), nn.Parameter(torch.empty(patches + 1, dim))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Zero token, positions of standard deviation 0.02."""
+        nn.init.zeros_(self.first)
+        nn.init.normal_(self.position, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, patches, dim) to (n, 1 + patches, dim)."""
+        return torch.cat([self.first.expand(len(x), 1, -1), x], 1) + self.position
+
+
+NETWORKS = {"MLP": MLP, "ResNet": ResNet, "ViT": ViT}
 
 
 def architecture_of(network: nn.Module) -> dict[str, Any]:

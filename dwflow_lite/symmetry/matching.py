@@ -10,6 +10,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from dwflow_lite.symmetry.spec import Permutation, PermutationSpec, permute_axes
+from dwflow_lite.symmetry.transfusion import match_heads
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,9 @@ def weight_matching(
         restarts: further starts from random permutations.
         seed: of the group order and the restarts.
         max_sweeps: a bound nobody has met; reached, it raises ``RuntimeError``.
+
+    Attention heads, where the spec has them, are matched exactly (:func:`match_heads`): nothing else moves what they
+    read or write, so they neither need nor take part in the descent.
     """
     for name, w in (("a", a), ("b", b)):
         spec.layout.check(w)
@@ -56,12 +60,17 @@ def weight_matching(
     state_a, state_b = (spec.parameters(w.detach().double().cpu()) for w in (a, b))
     best: MatchingResult | None = None
     starts: list[float] = []
+    heads = {g: i for block in spec.heads for g, i in match_heads(state_a, state_b, spec, block).items()}
+    begin = [float(sum((state_a[n] * state_b[n]).sum() for n in state_a))] if heads else []
     for start in range(1 + restarts):
         permutation = spec.identity() if start == 0 else spec.random(generator)
+        permutation = Permutation(dict(permutation.indices) | heads)
         permutation, objective = coordinate_descent(state_a, state_b, spec, permutation, generator, max_sweeps)
         starts.append(objective[-1])
         if best is None or objective[-1] > best.objective[-1]:
-            best = MatchingResult(permutation, objective, len(objective) // max(1, len(spec.groups)), starts)
+            best = MatchingResult(
+                permutation, (begin if start == 0 else []) + objective, len(objective) // max(1, len(spec.free)), starts
+            )
     return best
 
 
@@ -97,7 +106,7 @@ def coordinate_descent(
         max_sweeps: reached, it raises ``RuntimeError``.
         watch: called at every update with the group, its similarities (n, n), and its indices before and after.
     """
-    indices, groups = dict(start.indices), list(spec.groups)
+    indices, groups = dict(start.indices), spec.free
     objective = [float(sum((a[n] * permute_axes(b[n], spec.axes[n], start)).sum() for n in a))]
     rows = {group: torch.arange(size) for group, size in spec.groups.items()}
     tolerance = 1e-12 * float(sum(tensor.square().sum() for tensor in a.values()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import factorial, lgamma, log, prod
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from dwflow_lite.layout import Layout
-from dwflow_lite.networks import ACTIVATIONS, MLP, ResNet
+from dwflow_lite.networks import ACTIVATIONS, MLP, ResNet, ViT
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,16 @@ class PermutationSpec:
     Attributes:
         layout: the tensors of the network.
         axes: tensor name -> one group name or None for each axis.
+        heads: block name -> (number of heads H, groups): these groups, of H equal stretches each, move whole heads
+            together, and units only inside their head. (Attention: query and key share one order of units inside a
+            head, value and output projection another.)
 
     Raises ``ValueError`` where a tensor is missing or unknown, the number of axes is wrong, or a group has two sizes.
     """
 
     layout: Layout
     axes: Mapping[str, tuple[str | None, ...]]
+    heads: Mapping[str, tuple[int, tuple[str, ...]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = {e.name for e in self.layout.entries}
@@ -77,22 +81,27 @@ class PermutationSpec:
                 if group and sizes.setdefault(group, (size, name))[0] != size:
                     was, where = sizes[group]
                     raise ValueError(f"group {group!r} has {was} units in {where!r} but {size} in {name!r}")
+        for block, (number, groups) in self.heads.items():
+            if bad := [g for g in groups if g not in sizes or sizes[g][0] % number]:
+                raise ValueError(f"block {block!r}: group {bad[0]!r} is unknown, or not made of {number} equal heads")
 
     @classmethod
     def of(cls, network: nn.Module) -> PermutationSpec:
-        """The spec of a network of the course: MLP or ResNet."""
+        """The spec of a network of the course: MLP, ResNet or ViT (heads and hidden units; its stream stays)."""
         # A subclass may compute anything, and an activation that was put in later need not be elementwise.
         elementwise = [a for name, a in ACTIVATIONS.items() if name != "identity"]
         if type(network) is MLP and type(network.activation) in elementwise:
-            axes = _mlp_axes(network)
+            axes, heads = _mlp_axes(network), {}
         elif type(network) is ResNet:
-            axes = _resnet_axes(network)
+            axes, heads = _resnet_axes(network), {}
+        elif type(network) is ViT:
+            axes, heads = _vit_axes(network)
         else:
             raise ValueError(
                 f"no permutation spec is known for {type(network).__name__}; write one (PermutationSpec(layout, axes)) "
                 "or go on without alignment (align=None)"
             )
-        return cls(Layout.of(network), axes)
+        return cls(Layout.of(network), axes, heads)
 
     def verify(self, network: nn.Module, weights: Tensor, x: Tensor) -> None:
         """Rename units at random, in float64: ``ValueError`` if outputs for inputs ``x`` (n, ...) change.
@@ -128,11 +137,22 @@ class PermutationSpec:
 
     def count(self) -> int:
         """How many relabelled copies every network has: the product of the factorials of the group sizes."""
-        return prod(factorial(size) for size in self.groups.values())
+        return prod(factorial(n) for n in self._orders())
 
     def log10_count(self) -> float:
         """Decimal logarithm of :meth:`count`."""
-        return sum(lgamma(size + 1) for size in self.groups.values()) / log(10)
+        return sum(lgamma(n + 1) for n in self._orders()) / log(10)
+
+    def _orders(self) -> list[int]:
+        """Sizes of the sets that can be put in any order: free groups, heads of a block, units inside each head."""
+        inside = [self.groups[g] // h for h, groups in self.heads.values() for g in groups for _ in range(h)]
+        return [self.groups[g] for g in self.free] + [h for h, _ in self.heads.values()] + inside
+
+    @cached_property
+    def free(self) -> list[str]:
+        """The groups whose units may be put in any order: all that belong to no block of heads."""
+        bound = {g for _, groups in self.heads.values() for g in groups}
+        return [g for g in self.groups if g not in bound]
 
     def identity(self) -> Permutation:
         """The permutation that moves nothing."""
@@ -140,12 +160,23 @@ class PermutationSpec:
 
     def random(self, generator: torch.Generator) -> Permutation:
         """A permutation drawn uniformly."""
-        return Permutation({g: torch.randperm(size, generator=generator) for g, size in self.groups.items()})
+        indices = {g: torch.randperm(self.groups[g], generator=generator) for g in self.free}
+        for number, groups in self.heads.values():
+            order = torch.randperm(number, generator=generator)
+            for g in groups:
+                size = self.groups[g] // number
+                inside = torch.stack([torch.randperm(size, generator=generator) for _ in range(number)])
+                indices[g] = (order[:, None] * size + inside).flatten()
+        return Permutation(indices)
 
     def columns(self, permutation: Permutation) -> Tensor:
         """Renaming units moves whole columns of the weight matrix: the (d,) index that does it."""
         if {g: len(i) for g, i in permutation.indices.items()} != self.groups:
             raise ValueError("the permutation has other groups or sizes than the spec")
+        for block, (number, groups) in self.heads.items():
+            orders = [permutation.indices[g].view(number, -1) // (self.groups[g] // number) for g in groups]
+            if any(not torch.equal(o, orders[0][:, :1].expand_as(o)) for o in orders):
+                raise ValueError(f"block {block!r}: the permutation tears a head apart, or moves heads differently")
         state = self.layout.unflatten(torch.arange(self.layout.size))
         return self.layout.flatten({n: permute_axes(t, self.axes[n], permutation) for n, t in state.items()})
 
@@ -200,3 +231,16 @@ def _resnet_axes(network: ResNet) -> Axes:
             stream = after
     axes["head.weight"], axes["head.bias"] = (None, stream), (None,)
     return axes
+
+
+def _vit_axes(network: ViT) -> tuple[Axes, dict[str, tuple[int, tuple[str, ...]]]]:
+    """Inside each block, query-key units, value-projection units and hidden units. The residual stream stays."""
+    axes: Axes = {n: (None,) * p.ndim for n, p in network.named_parameters()}
+    heads = {}
+    for i, block in enumerate(network.blocks):
+        qk, vo, hidden = f"block{i}.query-key", f"block{i}.value", f"block{i}.hidden"
+        heads[f"block{i}"] = (block.heads, (qk, vo))
+        for layer, group in (("query", qk), ("key", qk), ("value", vo), ("up", hidden)):
+            axes[f"blocks.{i}.{layer}.weight"], axes[f"blocks.{i}.{layer}.bias"] = (group, None), (group,)
+        axes[f"blocks.{i}.project.weight"], axes[f"blocks.{i}.down.weight"] = (None, vo), (None, hidden)
+    return axes, heads
