@@ -219,16 +219,16 @@ def draw_flow(codes: Tensor, points: Tensor, scores: Tensor, frame: int, chance:
 
 
 def _label(ax: Axes, points: Sequence[tuple[str, float, float]], side: int = 1) -> None:
-    """Name points on axes of about 0 … 100 in y, below each other where they crowd, with a line to the point."""
+    """Name points, below each other where they crowd, with a line to the point."""
     taken: list[tuple[float, float]] = []
-    wide = ax.get_xlim()[1] - ax.get_xlim()[0]
+    wide, high = (limits[1] - limits[0] for limits in (ax.get_xlim(), ax.get_ylim()))
     for name, x, y in sorted(points, key=lambda p: (-p[2], p[1])):
         at = y
-        while any(abs(at - h) < 4.5 and abs(x - other) < 0.26 * wide for other, h in taken):
-            at -= 0.5
+        while any(abs(at - h) < 0.042 * high and abs(x - other) < 0.26 * wide for other, h in taken):
+            at -= 0.005 * high
         taken.append((x, at))
         ax.annotate(
-            name, (x, y), xytext=(x + side * 0.025 * wide, at), fontsize=8, va="center",
+            name, (x, y), xytext=(x + side * 0.035 * wide, at), fontsize=8, va="center",
             ha="left" if side > 0 else "right",
             arrowprops={"arrowstyle": "-", "color": "gray", "lw": 0.5, "shrinkA": 0, "shrinkB": 2},
         )  # fmt: skip
@@ -241,7 +241,8 @@ def draw_audit(audits: Mapping[str, Audit]) -> Figure:
     zoo and the trivial generators, diamonds what is being audited.
     """
     figure, axes = _new(len(audits), width=6.2, height=4.6)
-    right = max(r.nearest for result in audits.values() for r in result.rows)
+    rows = [r for result in audits.values() for r in result.rows]
+    right, low = max(r.nearest for r in rows), 100 * min(r.score - r.score_std for r in rows)
     for ax, (title, result) in zip(axes, audits.items(), strict=True):
         for i, row in enumerate(result.rows):
             shade = colour(row.name, i)
@@ -250,7 +251,7 @@ def draw_audit(audits: Mapping[str, Audit]) -> Figure:
                         zorder=4 if row.name == "zoo" else 3)  # fmt: skip
         ax.axvline(1, color="gray", ls=":", lw=1)
         ax.set(xlabel="distance to nearest member (zoo's own = 1)", ylabel=f"{result.score_name}, {result.split} (%)",
-               title=title, ylim=(-4, 106), xlim=(-0.05, 1.4 * right))  # fmt: skip
+               title=title, ylim=(max(low, 0) - 6, 104), xlim=(-0.05, 1.4 * right))  # fmt: skip
         _label(ax, [(r.name, r.nearest, 100 * r.score) for r in result.rows])
     return figure
 

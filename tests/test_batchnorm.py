@@ -7,7 +7,7 @@ from torch import nn
 from dwflow_lite import Zoo, evaluate, load_task, train_zoo
 from dwflow_lite.batchnorm import norms_with_statistics, recalibrate, without_statistics
 from dwflow_lite.networks import MLP, ResNet, architecture_of, build
-from dwflow_lite.symmetry import PermutationSpec, canonicalise
+from dwflow_lite.symmetry import PermutationSpec, canonicalise, linear_barrier
 from dwflow_lite.zoo import predict
 
 
@@ -84,6 +84,19 @@ def test_wrong_statistics_ruin_a_network_and_recalibration_mends_it(task, zoo):
 def test_statistics_are_never_measured_on_what_judges(task, zoo, split):
     with pytest.raises(ValueError, match="never on"):
         recalibrate(zoo, task, split)
+
+
+def test_a_line_is_judged_with_statistics_of_its_own(task, zoo):
+    """Between a network and its renamed self, once aligned, nothing changes; unaligned, recalibration helps."""
+    spec = PermutationSpec.of(zoo.network)
+    twin = spec.apply(spec.random(torch.Generator().manual_seed(0)), zoo.weights[0])
+    pair = Zoo(torch.stack([zoo.weights[0], twin]), zoo.layout, zoo.network)
+    plain, mended = (linear_barrier(pair, [(0, 1)], task, points=5, recalibrated=r) for r in (False, True))
+    assert float(mended.loss_barrier) < float(plain.loss_barrier)
+    joined = linear_barrier(canonicalise(pair), [(0, 1)], task, points=5, recalibrated=True)
+    assert float(joined.loss_barrier) == pytest.approx(0, abs=1e-4)
+    alone = evaluate(recalibrate(pair.take([0]), task), task).loss
+    assert float(joined.loss[0, 2]) == pytest.approx(float(alone), abs=1e-4)  # the calibration split, and no other
 
 
 def test_networks_without_statistics_are_left_alone(task):

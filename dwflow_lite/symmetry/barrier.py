@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dwflow_lite.batchnorm import recalibrate
 from dwflow_lite.tasks import Task
 from dwflow_lite.zoo import Zoo, evaluate
 
@@ -45,7 +46,13 @@ def interpolate(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
 
 
 def linear_barrier(
-    zoo: Zoo, pairs: list[tuple[int, int]], task: Task, *, split: str = "validation", points: int = 21
+    zoo: Zoo,
+    pairs: list[tuple[int, int]],
+    task: Task,
+    *,
+    split: str = "validation",
+    points: int = 21,
+    recalibrated: bool = False,
 ) -> BarrierCurve:
     """Evaluate the networks on the lines between pairs of members, all of them in one batched pass.
 
@@ -55,12 +62,16 @@ def linear_barrier(
         task: gives loss and score.
         split: where they are measured.
         points: networks on each line, both ends included (an odd number has the midpoint).
+        recalibrated: measure BatchNorm's running statistics afresh for every network on the line, from the calibration
+            split. Interpolated statistics fit no network on the line (arXiv 2211.08403): without this, a barrier of
+            networks with BatchNorm says little about their weights.
     """
     if points < 3 or not pairs:
         raise ValueError("a barrier needs at least one pair and three points")
     t = torch.linspace(0, 1, points)
     first, second = (torch.stack([zoo.weights[p[end]] for p in pairs]) for end in (0, 1))
     line = interpolate(first, second, t.to(zoo.weights)).flatten(0, 1)
-    result = evaluate(Zoo(line, zoo.layout, zoo.network), task, split)
+    networks = Zoo(line, zoo.layout, zoo.network)
+    result = evaluate(recalibrate(networks, task) if recalibrated else networks, task, split)
     shape = (len(pairs), points)
     return BarrierCurve(t, result.loss.view(shape).cpu(), result.score.view(shape).cpu())
