@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from dwflow_lite.auditing import Audit
@@ -23,6 +24,7 @@ COLOURS = {
     "random renumbering": "#8b5a83", "retrieval": "#1b1b1b", "closed-form flow": "#c9a227",
     "Gaussian on weights": "#b39ddb", "published": "#111e6c", "held-out, aligned": "#2a7f9e",
     "members, aligned": "#9cc5d6", "held-out, not aligned": "#e8963a", "members, not aligned": "#f3cfa0",
+    "heads matched, exact": "#2a7f9e", "heads matched, spectral": "#7b5ea7",
 }  # fmt: skip
 
 
@@ -140,6 +142,8 @@ def draw_matrices(matrices: Mapping[str, Tensor], xlabel: str, ylabel: str, labe
         ax.grid(False)
         image = ax.imshow(matrix, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
         ax.set(title=name, xlabel=xlabel, ylabel=ylabel)
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_locator(MaxNLocator(6, integer=True))
     figure.colorbar(image, ax=axes, label=label, shrink=0.8)
     return figure
 

@@ -4,7 +4,7 @@ from dwflow_lite.symmetry.barrier import BarrierCurve, interpolate, linear_barri
 from dwflow_lite.symmetry.canonical import basis_of, canonicalise, match_each
 from dwflow_lite.symmetry.matching import MatchingResult, coordinate_descent, unit_similarity, weight_matching
 from dwflow_lite.symmetry.spec import Permutation, PermutationSpec
-from dwflow_lite.symmetry.transfusion import match_heads
+from dwflow_lite.symmetry.transfusion import head_scores, match_heads
 
 __all__ = [
     "BarrierCurve",
@@ -14,6 +14,7 @@ __all__ = [
     "basis_of",
     "canonicalise",
     "coordinate_descent",
+    "head_scores",
     "interpolate",
     "linear_barrier",
     "match_each",

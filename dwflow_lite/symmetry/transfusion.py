@@ -35,25 +35,32 @@ def match_heads(
     Raises:
         ValueError: an unknown method, or heads whose tensors move with other groups too.
     """
+    value, inside = head_scores(a, b, spec, block, method)
+    pairs = torch.from_numpy(linear_sum_assignment(value.numpy(), maximize=True)[1])
+    rows = torch.arange(len(pairs))
+    return {g: (pairs[:, None] * index.shape[2] + index[rows, pairs]).flatten() for g, index in inside.items()}
+
+
+def head_scores(
+    a: dict[str, Tensor], b: dict[str, Tensor], spec: PermutationSpec, block: str, method: str = "exact"
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """How well every head of ``a`` goes with every head of ``b``, (H, H), and the best order inside each such pair.
+
+    The orders are given by group: (H, H, units). Arguments and errors as in :func:`match_heads`.
+    """
     if method not in METHODS:
         raise ValueError(f"no method {method!r} for heads: choose one of {', '.join(METHODS)}")
     number, groups = spec.heads[block]
-    tied = [n for g in groups for n, _ in spec.uses[g] if len({x for x in spec.axes[n] if x}) > 1]
-    if tied:
+    if tied := [n for g in groups for n, _ in spec.uses[g] if len({x for x in spec.axes[n] if x}) > 1]:
         raise ValueError(f"block {block!r}: {tied[0]!r} moves with another group as well, which is not handled")
     heads = {g: [_slices(state, spec, g, number, method) for state in (a, b)] for g in groups}
     scores = {g: torch.einsum("iux,jvx->ijuv", x, y) for g, (x, y) in heads.items()}  # heads i, j and units u, v
     if method == "spectral":
-        together = sum(scores.values())
-        scores = dict.fromkeys(groups, together)
+        scores = dict.fromkeys(groups, sum(scores.values()))
     inside = {g: _assign_all(s) for g, s in scores.items()}
-    if method == "exact":
-        value = sum(s.gather(3, inside[g][..., None]).sum((2, 3)) for g, s in scores.items())
-    else:
-        value = -_spectral_distance(a, b, spec, groups, number)
-    pairs = torch.from_numpy(linear_sum_assignment(value.numpy(), maximize=True)[1])
-    rows = torch.arange(number)
-    return {g: (pairs[:, None] * index.shape[2] + index[rows, pairs]).flatten() for g, index in inside.items()}
+    if method == "spectral":
+        return -_spectral_distance(a, b, spec, groups, number), inside
+    return sum(s.gather(3, inside[g][..., None]).sum((2, 3)) for g, s in scores.items()), inside
 
 
 def _slices(state: dict[str, Tensor], spec: PermutationSpec, group: str, number: int, method: str) -> Tensor:

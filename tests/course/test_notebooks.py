@@ -221,6 +221,22 @@ WRONG = {
         "lambda a, b: __import__('torch').from_numpy(__import__('scipy.optimize').optimize.linear_sum_assignment("
         "(a[0] @ b[0].T).numpy(), maximize=True)[1])",
     ],
+    "04.1": [
+        "lambda i, h: True",
+        "lambda i, h: bool((i == __import__('torch').arange(len(i))).all())",
+        "lambda i, h: bool((i.view(h, -1).diff() > 0).all())",
+    ],
+    "04.2": [
+        "lambda h, d: __import__('math').factorial(h * d)",
+        "lambda h, d: __import__('math').factorial(h) * __import__('math').factorial(d) ** 2",
+        "lambda h, d: __import__('math').factorial(d) ** (2 * h)",
+    ],
+    "04.3": [
+        "lambda q, k, v, o, a, b: (q[a], k[a], v[b], o[b])",
+        "lambda q, k, v, o, a, b: (q[a], k[a], v[a], o[:, a])",
+        "lambda q, k, v, o, a, b: (q, k, v, o)",
+        "lambda q, k, v, o, a, b: (q[a], k[b], v[b], o[:, b])",
+    ],
     "05.1": [
         "lambda a, b, t: (t[:, None] * a + (1 - t[:, None]) * b, b - a)",
         "lambda a, b, t: ((1 - t[:, None]) * a + t[:, None] * b, a - b)",
