@@ -12,9 +12,9 @@ from torch import Tensor
 from dwflow_lite.compress import DualPCA
 from dwflow_lite.flow import ClosedFormField, GaussianSource, dispersion_ratio, integrate
 from dwflow_lite.networks import architecture_of
-from dwflow_lite.symmetry import PermutationSpec, basis_of, interpolate, match_each, weight_matching
+from dwflow_lite.symmetry import PermutationSpec, basis_of, interpolate, match_all, match_each, weight_matching
 from dwflow_lite.tasks import Task
-from dwflow_lite.zoo import Zoo, evaluate, predict
+from dwflow_lite.zoo import Zoo, evaluate
 
 Generator = Callable[[Zoo, int, int], Zoo]
 
@@ -136,17 +136,20 @@ def _distances(weights: Tensor, zoo: Tensor, skip_self: bool) -> Tensor:
 
 
 def rematched_distance(
-    weights: Tensor, zoo: Tensor, spec: PermutationSpec, *, skip_self: bool = False, candidates: int = 3, seed: int = 0
-) -> Tensor:
+    weights: Tensor, zoo: Tensor, spec: PermutationSpec, *, skip_self: bool = False, candidates: int = 3,
+    based: Tensor | None = None, seed: int = 0,
+) -> Tensor:  # fmt: skip
     """Distance to the nearest row of ``zoo`` up to a renaming of hidden units: (n,), never above the plain one.
 
     Two networks may be neighbours under other names. Each row is weight-matched to its ``candidates`` nearest rows,
     once as the rows stand and once with all of them matched to the first row of ``zoo``. Both steps are heuristics,
-    so this bounds the true distance from above.
+    so this bounds the true distance from above. ``based`` is ``zoo`` already matched to its first row, for a caller
+    that asks about several sets of ``weights``.
     """
     plain = _distances(weights, zoo, skip_self)
-    based = [_rematch(zoo[0], w, spec, seed) for w in (weights, zoo)]
-    nearest = [d.topk(min(candidates, len(zoo)), largest=False).indices for d in (plain, _distances(*based, skip_self))]
+    based = match_all(zoo[0], zoo, spec, seed=seed)[0] if based is None else based
+    in_basis = _distances(match_all(zoo[0], weights, spec, seed=seed)[0], based, skip_self)
+    nearest = [d.topk(min(candidates, len(zoo)), largest=False).indices for d in (plain, in_basis)]
     pairs = {(i, j) for near in nearest for i, row in enumerate(near.tolist()) for j in row}
     pairs = sorted((i, j) for i, j in pairs if not (skip_self and i == j))
 
@@ -158,11 +161,6 @@ def rematched_distance(
     for (i, _), distance in zip(pairs, match_each(match, pairs), strict=True):
         best[i] = min(best[i], float(distance))
     return torch.tensor(best)
-
-
-def _rematch(reference: Tensor, weights: Tensor, spec: PermutationSpec, seed: int) -> Tensor:
-    found = match_each(partial(weight_matching, reference, spec=spec, seed=seed), weights)
-    return torch.stack([spec.apply(f.permutation, w) for f, w in zip(found, weights, strict=True)])
 
 
 def wrong_set_overlap(wrong: Tensor, zoo_wrong: Tensor, *, skip_self: bool = False) -> Tensor:
@@ -320,38 +318,32 @@ def audit(
             spec = PermutationSpec.of(zoo.network)
         except ValueError:  # a reader's own network: the column says that it was not measured
             rematch = False
-    rows, zoo_wrong, bars = [], None, (0.0, 0.0)
+    # What everything is measured by, from the fitted members themselves.
+    of_zoo, own_renamed = evaluate(fitted, task, split), None
+    if rematch:
+        based, _ = match_all(fitted.weights[0], fitted.weights, spec, seed=seed)
+        renaming = partial(rematched_distance, zoo=fitted.weights, spec=spec, based=based, seed=seed)
+        own_renamed = renaming(fitted.weights, skip_self=True)
+        renamed_unit = float(own_renamed.median())
+    least_score = float(of_zoo.score.quantile(0.05))
+    least_distance = float((own_renamed if rematch else own).quantile(0.05))
+    rows = []
     for name, networks in kinds.items():
-        score, wrong = _scores(networks, task, split)
         itself = name == "zoo"
+        found = of_zoo if itself else evaluate(networks, task, split)
         near = own if itself else nearest_distance(networks.weights, fitted.weights)
-        if itself:
-            zoo_wrong, bars = wrong, (float(score.quantile(0.05)), float(own.quantile(0.05)))
-            renamed_unit = float(own.median())
-        renamed, overlap = None, None
-        if rematch:
-            renamed = rematched_distance(networks.weights, fitted.weights, spec, skip_self=itself, seed=seed)
-            renamed_unit = float(renamed.median()) if itself else renamed_unit
-            bars = (bars[0], float(renamed.quantile(0.05))) if itself else bars
-        if wrong is not None:
-            overlap = float(wrong_set_overlap(wrong, zoo_wrong, skip_self=itself).mean())
-        far = near if renamed is None else renamed
+        renamed = own_renamed if itself or not rematch else renaming(networks.weights)
+        overlap = None
+        if found.wrong is not None:
+            overlap = float(wrong_set_overlap(found.wrong, of_zoo.wrong, skip_self=itself).mean())
+        new = (near if renamed is None else renamed) >= least_distance
         rows.append(Row(
-            name, len(networks), float(score.mean()), float(score.std()) if len(score) > 1 else 0.0,
+            name, len(networks), float(found.score.mean()), float(found.score.std()) if len(networks) > 1 else 0.0,
             float(near.median()) / unit, None if renamed is None else float(renamed.median()) / renamed_unit, overlap,
             dispersion_ratio(networks.weights, fitted.weights),
-            float(((score >= bars[0]) & (far >= bars[1])).float().mean()),
+            float(((found.score >= least_score) & new).float().mean()),
         ))  # fmt: skip
     return Audit(tuple(rows), task.score_name, split)
-
-
-def _scores(zoo: Zoo, task: Task, split: str) -> tuple[Tensor, Tensor | None]:
-    """Score of every member (N,), and for classification which examples it gets wrong (N, n)."""
-    data = task.split(split)
-    outputs = predict(zoo, data.x.to(zoo.weights))
-    y = data.y.to(outputs.device)
-    wrong = outputs.argmax(-1) != y if task.kind == "classification" else None
-    return task.score(outputs, y), wrong
 
 
 @dataclass(frozen=True)
@@ -359,7 +351,7 @@ class Ceiling:
     """What a PCA of ``components`` directions can say of networks: share of their variance, and score once decoded.
 
     ``fitted`` are the members it was fitted on, ``held_out`` trained networks it has not seen. A generator that decodes
-    through this PCA can reach no network better than the PCA represents it.
+    through this PCA cannot return a network with the part that the PCA loses of it, whatever its codes are.
     """
 
     components: int

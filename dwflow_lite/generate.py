@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from copy import deepcopy
@@ -27,7 +26,9 @@ from dwflow_lite.flow import (
 )
 from dwflow_lite.layout import Layout
 from dwflow_lite.networks import architecture_of, build
+from dwflow_lite.resume import digest
 from dwflow_lite.symmetry import PermutationSpec, basis_of, canonicalise
+from dwflow_lite.tasks import is_whole
 from dwflow_lite.zoo import Zoo, ZooFileError, read_safetensors, write_safetensors
 
 FORMAT = "dwflow_lite.model/1"
@@ -38,7 +39,7 @@ FLOW = {
 
 
 def _whole(least: int) -> tuple[Callable[[Any], bool], str]:
-    return lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= least, f"a whole number >= {least}"
+    return lambda v: isinstance(v, int) and is_whole(v, least), f"a whole number >= {least}"
 
 
 def _number(test: Callable[[float], bool], says: str) -> tuple[Callable[[Any], bool], str]:
@@ -222,13 +223,13 @@ class DeepWeightFlow:
             "n_samples": self.pca_.n_samples_, "versions": {"dwflow_lite": __version__, "torch": torch.__version__},
         }  # fmt: skip
         text = json.dumps(record, sort_keys=True)
-        return write_safetensors(tensors, path, {"format": FORMAT, "record": text, "sha256": _digest(tensors, text)})
+        return write_safetensors(tensors, path, {"format": FORMAT, "record": text, "sha256": digest(tensors, text)})
 
     @classmethod
     def load(cls, path: str | Path, network: nn.Module | None = None) -> DeepWeightFlow:
         """Read a generator and verify it; ``network`` as in :meth:`Zoo.load`. It samples; ``zoo_`` is not there."""
         tensors, metadata = read_safetensors(path, FORMAT)
-        if metadata.get("sha256") != _digest(tensors, metadata.get("record", "")):
+        if metadata.get("sha256") != digest(tensors, metadata.get("record", "")):
             raise ZooFileError(f"{Path(path).name} was altered after it was written: its hash does not match")
         record = json.loads(metadata["record"])
         model = cls(
@@ -258,11 +259,3 @@ class DeepWeightFlow:
         )
         model.field_.eval()
         return model
-
-
-def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
-    digest = hashlib.sha256(text.encode())
-    for name in sorted(tensors):
-        digest.update(str((name, tensors[name].dtype, tuple(tensors[name].shape))).encode())
-        digest.update(tensors[name].contiguous().numpy().tobytes())
-    return digest.hexdigest()

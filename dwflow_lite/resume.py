@@ -1,16 +1,27 @@
-"""Half-finished training on disk: written whole or not at all, and verified when read."""
+"""Work on disk that can be verified: a digest of tensors, and half-finished training, written whole or not at all."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 SAVE_EVERY_SECONDS = 10.0
+
+
+def digest(tensors: Mapping[str, Tensor], text: str) -> str:
+    """SHA-256, in hexadecimal, of a text and of named tensors with their dtypes and shapes."""
+    whole = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        whole.update(str((name, tensors[name].dtype, tuple(tensors[name].shape))).encode())
+        whole.update(tensors[name].detach().cpu().contiguous().numpy().tobytes())
+    return whole.hexdigest()
 
 
 def write_partial(path: Path, content: dict[str, Any]) -> None:

@@ -269,23 +269,28 @@ def forward_all(network: nn.Module, state: Mapping[str, Tensor], x: Tensor) -> T
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Loss and score of every member on one split: two tensors (N,)."""
+    """Loss and score of every member on one split, (N,); for classification also which examples it errs on, (N, n)."""
 
     split: str
     loss: Tensor
     score: Tensor
+    wrong: Tensor | None = None
 
 
 def evaluate(zoo: Zoo, task: Task, split: str = "validation") -> Evaluation:
     """Loss and score of every member on one split of a task, all members in one batched pass."""
     data = task.split(split)
     x = data.x.to(zoo.weights)
-    module, first = zoo.module(0).to(x), zoo.layout.entries[0]
-    given = f"inputs of shape {task.input_shape} of task {task.name!r}"
-    with failing_as(f"the networks (first tensor: {first.name} {first.shape}) do not take {given}"), torch.no_grad():
-        module(x[:2])
-    outputs = predict(zoo, x)
+    try:
+        outputs = predict(zoo, x)
+    except Exception:  # is it that the networks do not take these inputs? One of them, on two examples, will say
+        first, given = zoo.layout.entries[0], f"inputs of shape {task.input_shape} of task {task.name!r}"
+        said = f"the networks (first tensor: {first.name} {first.shape}) do not take {given}"
+        with failing_as(said), torch.no_grad():
+            zoo.module(0).to(x)(x[:2])
+        raise
     if outputs.shape[-1] != task.outputs:
         raise ValueError(f"the networks return {outputs.shape[-1]} outputs, task {task.name!r} wants {task.outputs}")
     y = data.y.to(outputs.device)
-    return Evaluation(split, task.loss(outputs, y), task.score(outputs, y))
+    wrong = outputs.argmax(-1) != y if task.kind == "classification" else None
+    return Evaluation(split, task.loss(outputs, y), task.score(outputs, y), wrong)

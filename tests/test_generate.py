@@ -315,6 +315,8 @@ def test_an_audit_is_of_one_basis_one_cut_and_one_architecture(model, zoo, task)
         audit(made, zoo, task, **quick)
     with pytest.raises(ValueError, match="another cut of 'iris'"):
         audit(made, model.zoo_, load_task("iris", seed=5), **quick)
+    with pytest.raises(ValueError, match="do not take inputs of shape"):
+        audit(made, model.zoo_, load_task("digits"), **quick)
     tanh = Zoo(made.weights, made.layout, MLP([4, 6, 3], "tanh"))
     with pytest.raises(ValueError, match="another architecture"):
         audit(tanh, model.zoo_, task, **quick)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -126,11 +125,8 @@ def train_flow(
     file, done, last_save = Path(checkpoint) if checkpoint else None, 0, time.monotonic()
     if file:
         settings = [repr(field), path.noise, steps, batch_size, lr, final_lr, weight_decay, coupling, every, patience]
-        kept = [*field.state_dict().values(), points, look_from, *([] if held_out is None else [held_out])]
-        digest = hashlib.sha256(repr([*settings, track_lowest, seed]).encode())
-        for tensor in kept:
-            digest.update(tensor.detach().cpu().numpy().tobytes())
-        identity = digest.hexdigest()
+        given = {"points": points, "look_from": look_from} | ({} if held_out is None else {"held_out": held_out})
+        identity = resume.digest(field.state_dict() | given, repr([*settings, track_lowest, seed]))
     field.train()
     cuda = [device] if device.type == "cuda" else []
     small = sum(p.numel() for p in field.parameters()) < ONE_THREAD_BELOW

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,15 +16,24 @@ from dwflow_lite.symmetry.spec import PermutationSpec
 from dwflow_lite.threads import one_thread
 from dwflow_lite.zoo import Zoo
 
+Item, Result = TypeVar("Item"), TypeVar("Result")
 
-def match_each(
-    match: Callable[[Tensor], MatchingResult], rows: Sequence[Tensor], progress: bool = False
-) -> list[MatchingResult]:
-    """Match several networks at once: a pool of as many threads as torch uses, each of them on one."""
+
+def match_each(match: Callable[[Item], Result], rows: Sequence[Item], progress: bool = False) -> list[Result]:
+    """Call ``match`` on every item, in a pool of as many threads as torch uses, each on one; in order."""
     workers = torch.get_num_threads()
     with one_thread(), ThreadPoolExecutor(workers) as pool:
         results = pool.map(match, rows)
         return list(progress_bar(results, total=len(rows), desc="aligning", unit="network", progress=progress))
+
+
+def match_all(
+    reference: Tensor, weights: Tensor, spec: PermutationSpec, *, restarts: int = 0, seed: int = 0,
+    progress: bool = False,
+) -> tuple[Tensor, list[MatchingResult]]:  # fmt: skip
+    """Rows (n, d) renamed to agree with a reference (d,), all of them in parallel; and how each was matched."""
+    found = match_each(partial(weight_matching, reference, spec=spec, restarts=restarts, seed=seed), weights, progress)
+    return torch.stack([spec.apply(f.permutation, w) for f, w in zip(found, weights, strict=True)]), found
 
 
 def canonicalise(
@@ -70,9 +80,7 @@ def canonicalise(
         if zoo.held_out[reference]:
             raise ValueError(f"reference {reference} is held out; choose a member that generators may see")
         target, name = zoo.weights[reference], reference
-    match = partial(weight_matching, target, spec=spec, restarts=restarts, seed=seed)
-    found = match_each(match, zoo.weights, progress)
-    rows = [spec.apply(f.permutation, w) for f, w in zip(found, zoo.weights, strict=True)]
+    renamed, found = match_all(target, zoo.weights, spec, restarts=restarts, seed=seed, progress=progress)
     # Running statistics have no say in the objective.
     counts = torch.cat([torch.full((e.size,), e.role == "parameter") for e in zoo.layout.entries])
     before = (zoo.weights[:, counts].double() @ target[counts].double()).tolist()
@@ -81,7 +89,7 @@ def canonicalise(
         "stage": "canonicalise", "method": "weight matching", "reference": name, "restarts": restarts, "seed": seed,
         "objective_before": before, "objective_after": after,
     }  # fmt: skip
-    return zoo.with_weights(torch.stack(rows), stage, keep_scores=known or probe is not None)
+    return zoo.with_weights(renamed, stage, keep_scores=known or probe is not None)
 
 
 def basis_of(zoo: Zoo) -> list[list]:

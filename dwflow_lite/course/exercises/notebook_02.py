@@ -6,27 +6,32 @@ from collections.abc import Callable
 from math import factorial
 
 import torch
+from torch import Tensor
 
 from dwflow_lite.course.exercises import exercise
+
+
+def _try(answer: Callable, seed: int, *how: float) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], float]:
+    """A random one-hidden-layer network (W1, b1, W2), what the answer makes of it, and how far their outputs differ."""
+    generator = torch.Generator().manual_seed(seed)
+    network = tuple(torch.randn(*s, generator=generator).double() for s in ((5, 3), (5,), (2, 5)))
+    x = torch.randn(50, 3, generator=generator).double()
+    kept = [w.clone() for w in network]
+    changed = answer(*network, *how)
+    assert all(torch.equal(a, b) for a, b in zip(network, kept, strict=True)), (
+        "the tensors you were given have changed; work on copies"
+    )
+    before, after = (torch.relu(x @ w1.T + b1) @ w2.T for w1, b1, w2 in (network, changed))
+    return network, changed, 0.0 if torch.allclose(before, after) else float((before - after).abs().max())
 
 
 @exercise("02.1")
 def swap_units(answer: Callable) -> None:
     """Swap hidden units i and j of a one-hidden-layer network given as (W1, b1, W2)."""
-    generator = torch.Generator().manual_seed(0)
-    w1, b1, w2 = (torch.randn(*s, generator=generator).double() for s in ((5, 3), (5,), (2, 5)))
-    x = torch.randn(7, 3, generator=generator).double()
-    kept = w1.clone(), b1.clone(), w2.clone()
-    v1, c1, v2 = answer(w1, b1, w2, 1, 3)
-    assert all(torch.equal(a, b) for a, b in zip((w1, b1, w2), kept, strict=True)), (
-        "the tensors you were given have changed; work on copies"
-    )
+    (w1, b1, _), (v1, c1, _), difference = _try(answer, 0, 1, 3)
     assert torch.equal(v1[1], w1[3]) and torch.equal(v1[3], w1[1]), "rows 1 and 3 of W1 should have changed places"
     assert torch.equal(c1[1], b1[3]), "the bias belongs to the unit: entries 1 and 3 of b1 should have changed places"
-    before, after = (torch.relu(x @ a.T + b) @ c.T for a, b, c in ((w1, b1, w2), (v1, c1, v2)))
-    assert torch.allclose(before, after), (
-        f"outputs changed by up to {float((before - after).abs().max()):.2g}; which columns of W2 read units 1 and 3?"
-    )
+    assert not difference, f"outputs changed by up to {difference:.2g}; which columns of W2 read units 1 and 3?"
 
 
 @exercise("02.2")
@@ -45,20 +50,10 @@ def count_symmetries(answer: Callable) -> None:
 @exercise("02.3")
 def rescale_unit(answer: Callable) -> None:
     """Scale one unit of a ReLU network up and its readers down."""
-    generator = torch.Generator().manual_seed(1)
-    w1, b1, w2 = (torch.randn(*s, generator=generator).double() for s in ((5, 3), (5,), (2, 5)))
-    x = torch.randn(50, 3, generator=generator).double()
-    kept = w1.clone(), b1.clone(), w2.clone()
-    v1, c1, v2 = answer(w1, b1, w2, 2, 4.0)
-    assert all(torch.equal(a, b) for a, b in zip((w1, b1, w2), kept, strict=True)), (
-        "the tensors you were given have changed; work on copies"
-    )
+    (w1, _, w2), (v1, _, v2), difference = _try(answer, 1, 2, 4.0)
     assert torch.allclose(v1[2], 4 * w1[2]), "row 2 of W1 should be 4 times what it was"
     others = [0, 1, 3, 4]
     assert torch.equal(v1[others], w1[others]) and torch.equal(v2[:, others], w2[:, others]), (
         "only unit 2 should change"
     )
-    before, after = (torch.relu(x @ a.T + b) @ c.T for a, b, c in ((w1, b1, w2), (v1, c1, v2)))
-    assert torch.allclose(before, after), (
-        f"outputs changed by up to {float((before - after).abs().max()):.2g}: scale the bias too, and divide the column"
-    )
+    assert not difference, f"outputs changed by up to {difference:.2g}: scale the bias too, and divide the column"
