@@ -1,10 +1,11 @@
-"""Barriers between independently trained networks: naive, matched, matched and recalibrated; for every architecture.
+"""Barriers between independently trained networks, every architecture, every way of matching; and planted orders.
 
-    python benchmarks/barriers.py [--task digits] [--members 6] [--out benchmarks/results/barriers-digits.json]
+    python benchmarks/barriers.py [--task digits] [--members 6] [--only "ResNet"]
+    DWFLOW_DATA=../shared/data python benchmarks/barriers.py --task mnist --train 12800 --epochs 4
 
-Pairs are matched to each other directly (both orders of neighbours i, i + 1). Recalibration measures BatchNorm's
-statistics afresh, from the calibration split. Transformers are matched by whole heads, exactly and by the published
-spectral heuristic. Prints a table and writes it with machine, date and command.
+Pairs are neighbours (i, i + 1), each matched directly. Every line is measured as it is and repaired (BatchNorm's
+statistics afresh, or REPAIR), on the validation split. Prints a table and writes it, network by network, with machine,
+date and command.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ import argparse
 import json
 import os
 import platform
+import shlex
+import sys
 import time
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -21,79 +25,142 @@ import torch
 
 from dwflow_lite import MLP, PermutationSpec, Zoo, load_task, train_zoo
 from dwflow_lite.networks import ResNet, ViT
-from dwflow_lite.symmetry import Permutation, linear_barrier, match_heads, weight_matching
+from dwflow_lite.symmetry import (
+    Permutation,
+    activation_matching,
+    fix_gauge,
+    linear_barrier,
+    match_heads,
+    straight_through_matching,
+    weight_matching,
+)
 
 
-def networks(side: int) -> dict[str, torch.nn.Module]:
-    found = {f"MLP {w}": MLP([side * side, w, w, 10]) for w in (32, 128)}
+def networks(side: int) -> dict[str, tuple[torch.nn.Module, dict]]:
+    """Name -> network and recipe: SGD, as in the literature, but Adam for transformers."""
+    sgd, adam = dict(optimizer="sgd", lr=0.05), dict(optimizer="adam", lr=2e-3)
+    found = {f"MLP {w}": (MLP([side * side, w, w, 10]), sgd) for w in (32, 128)}
     for norm in ("batch", "layer"):
         for w in (4, 16):
-            found[f"ResNet-8 x{w}, {norm} norm"] = ResNet((w, 2 * w, 4 * w), 1, channels=1, norm=norm)
-    for dim, heads in ((24, 3), (48, 3)):
-        found[f"ViT {dim}"] = ViT(side, side // 4, dim, 2, heads, channels=1)
+            found[f"ResNet-8 x{w}, {norm} norm"] = (ResNet((w, 2 * w, 4 * w), 1, channels=1, norm=norm), sgd)
+    for dim in (24, 48):
+        found[f"ViT {dim}"] = (ViT(side, side // 4, dim, 2, 3, channels=1), adam)
     return found
 
 
-def matched(zoo: Zoo, spec: PermutationSpec, heads: str) -> tuple[Zoo, list[tuple[int, int]], list[float]]:
-    """Every member beside its neighbour, renamed to agree with it: rows 2i and 2i + 1, and the cosine of each pair."""
-    rows, cosines = [], []
-    for i in range(len(zoo)):
-        a, b = zoo.weights[i], zoo.weights[(i + 1) % len(zoo)]
-        permutation = weight_matching(a, b, spec, restarts=5).permutation
-        if heads == "spectral":
-            state = [spec.parameters(w.double()) for w in (a, b)]
-            found = {g: x for block in spec.heads for g, x in match_heads(*state, spec, block, "spectral").items()}
-            permutation = Permutation(dict(permutation.indices) | found)
-        b = spec.apply(permutation, b)
+def spectral(a: torch.Tensor, b: torch.Tensor, spec: PermutationSpec) -> Permutation:
+    """TransFusion as published: heads by their spectra, one order inside them; hidden units by weight matching."""
+    found, states = dict(weight_matching(a, b, spec).permutation.indices), [spec.parameters(w) for w in (a, b)]
+    for block in spec.heads:
+        found |= match_heads(*states, spec, block, "spectral")
+    return Permutation(found)
+
+
+def ways(zoo: Zoo, task, steps: int) -> dict[str, tuple[Zoo, PermutationSpec, object]]:
+    """Name -> the zoo to match in, its spec, and how to match b to a."""
+    spec, network, x = PermutationSpec.of(zoo.network), zoo.network, task.train.x[:2048]
+    found = {"naive": (zoo, spec, lambda a, b, s: s.identity())}
+    if spec.heads:
+        found["heads spectral, as published"] = (zoo, spec, spectral)
+    found["weights"] = (zoo, spec, lambda a, b, s: weight_matching(a, b, s).permutation)
+    if spec.tied:
+        found["weights, no restarts"] = (zoo, spec, lambda a, b, s: weight_matching(a, b, s, restarts=0).permutation)
+    if spec.heads:
+        free = PermutationSpec.of(network, stream=True)
+        found["weights, stream as well"] = (zoo, free, lambda a, b, s: weight_matching(a, b, s).permutation)
+        found["activations, stream as well"] = (zoo, free, lambda a, b, s: activation_matching(a, b, s, network, x))
+    found["activations"] = (zoo, spec, lambda a, b, s: activation_matching(a, b, s, network, x))
+    try:
+        found["gauge, then weights"] = (fix_gauge(zoo), spec, lambda a, b, s: weight_matching(a, b, s).permutation)
+    except ValueError:
+        pass  # this network has none
+    if steps:
+        found["straight-through"] = (
+            zoo, spec, lambda a, b, s: straight_through_matching(a, b, s, network, task, steps=steps)[0]
+        )  # fmt: skip
+    return found
+
+
+def measure(zoo: Zoo, spec: PermutationSpec, match, task) -> dict:
+    rows, cosines, n, start = [], [], len(zoo), time.perf_counter()
+    for i in range(n):
+        a, b = zoo.weights[i], zoo.weights[(i + 1) % n]
+        b = spec.apply(match(a, b, spec), b)
         rows += [a, b]
-        cosines.append(float(torch.cosine_similarity(a, b, 0)))
-    pairs = [(2 * i, 2 * i + 1) for i in range(len(zoo))]
-    return Zoo(torch.stack(rows), zoo.layout, zoo.network), pairs, cosines
+        cosines.append(float(torch.cosine_similarity(*(torch.cat([t.flatten() for t in spec.parameters(w).values()])
+                                                       for w in (a, b)), 0)))  # fmt: skip
+    seconds = (time.perf_counter() - start) / n
+    lines = Zoo(torch.stack(rows), zoo.layout, zoo.network)
+    curve = linear_barrier(lines, [(2 * i, 2 * i + 1) for i in range(n)], task, points=11)
+    row = {"cosine": round(sum(cosines) / n, 4), "seconds a pair": round(seconds, 4)}
+    for name, c in (("as it is", curve), ("repaired", curve.repaired)):
+        row[name] = {
+            f"{what} barrier": [round(float(f(values)), 4) for f in (torch.mean, torch.std)]
+            for what, values in (("loss", c.loss_barrier), ("score", c.score_barrier))
+        } | {"score halfway": round(float(c.score[:, 5].mean()), 4)}
+    return row
+
+
+def planted(zoo: Zoo, spec: PermutationSpec, plants: int, noise: float) -> dict[str, int]:
+    """How many of some planted permutations are found again whole, on trained weights with noise."""
+    found, generator = {"identity start": 0, "default restarts": 0}, torch.Generator().manual_seed(0)
+    scale = torch.cat([t.std(correction=0).expand(t.numel()) for t in zoo.layout.unflatten(zoo.weights[0]).values()])
+    for i in range(plants):
+        w, hidden = zoo.weights[i % len(zoo)], spec.random(generator)
+        b = spec.apply(hidden, w + noise * scale * torch.randn(len(w), generator=generator))
+        for name, restarts in (("identity start", 0), ("default restarts", None)):
+            back = weight_matching(w, b, spec, restarts=restarts, seed=i).permutation
+            found[name] += back.compose(hidden).is_identity
+    return found | {"of": plants}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", default="digits")
+    parser.add_argument("--train", type=int, default=None, help="training examples used (all)")
     parser.add_argument("--members", type=int, default=6)
     parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--steps", type=int, default=100, help="of straight-through matching; 0: leave it out")
+    parser.add_argument("--plants", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="networks whose name contains this")
     parser.add_argument("--out", default=None)
     args = parser.parse_args()
     task, table = load_task(args.task, seed=0), {}
-    for name, network in networks(task.input_shape[-1]).items():
-        start = time.perf_counter()
-        zoo = train_zoo(task, network, members=args.members, epochs=args.epochs, seed=args.seed, lr=2e-3,
-                        checkpoint="build/artefacts")  # fmt: skip
-        spec, row = PermutationSpec.of(network), {}
-        naive = [(i, (i + 1) % len(zoo)) for i in range(len(zoo))]
-        kinds = {"naive": (zoo, naive, [])}
-        kinds |= {f"matched{', ' + h if spec.heads else ''}": matched(zoo, spec, h)
-                  for h in (("exact", "spectral") if spec.heads else ("exact",))}  # fmt: skip
-        for kind, (members, pairs, cosines) in kinds.items():
-            for again in (False, True) if any(e.role == "buffer" for e in zoo.layout.entries) else (False,):
-                curve = linear_barrier(members, pairs, task, points=11, recalibrated=again)
-                row[kind + (", recalibrated" if again else "")] = {
-                    "loss barrier": [round(float(f(curve.loss_barrier)), 4) for f in (torch.mean, torch.std)],
-                    "score barrier": [round(float(f(curve.score_barrier)), 4) for f in (torch.mean, torch.std)],
-                    "cosine": round(sum(cosines) / len(cosines), 4) if cosines else None,
-                }
-        table[name] = {"weights": zoo.layout.size, "validation score": float(zoo.scores("validation").mean()), **row}
-        print(f"\n{name}: {zoo.layout.size:,} weights, {100 * table[name]['validation score']:.1f} %, "
-              f"{time.perf_counter() - start:.0f} s")  # fmt: skip
-        for kind, found in row.items():
-            mean, std = found["loss barrier"]
-            points = 100 * found["score barrier"][0]
-            print(
-                f"  {kind:32s} loss {mean:6.3f} ± {std:.3f}  score {points:5.1f}  cosine {found['cosine']}", flush=True
-            )
+    if args.train:
+        part = {"train": args.train, "calibration": 512, "validation": 1000}
+        task = replace(task, **{s: replace(task.split(s), x=task.split(s).x[:n], y=task.split(s).y[:n])
+                                for s, n in part.items()})  # fmt: skip
     out = Path(args.out or f"benchmarks/results/barriers-{args.task}.json")
-    result = {
-        "command": f"python benchmarks/barriers.py --task {args.task}", "date": date.today().isoformat(),
-        "machine": {"cpu": platform.machine(), "cores": os.cpu_count(), "torch": torch.__version__},
-        "settings": {k: v for k, v in vars(args).items() if k != "out"}, "pairs": args.members, "networks": table,
-    }  # fmt: skip
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n")
+    for name, (network, recipe) in networks(task.input_shape[-1]).items():
+        if args.only not in name:
+            continue
+        zoo = train_zoo(task, network, members=args.members, epochs=args.epochs, seed=args.seed, **recipe,
+                        checkpoint="build/artefacts")  # fmt: skip
+        spec = PermutationSpec.of(network)
+        row = {"weights": zoo.layout.size, "validation score": round(float(zoo.scores("validation").mean()), 4)}
+        row |= {"recipe": recipe, "seconds to train": zoo.record["seconds"], "tied": spec.tied}
+        row["planted"] = {f"noise {v:g}": planted(zoo, spec, args.plants, v) for v in (0.0, 0.5)}
+        print(f"\n{name}: {row}", flush=True)
+        row["matched by"] = {}
+        for way, (members, its_spec, match) in ways(zoo, task, args.steps).items():
+            found = row["matched by"][way] = measure(members, its_spec, match, task)
+            shown = [
+                f"{k} {found[k]['loss barrier'][0]:6.3f} ± {found[k]['loss barrier'][1]:.3f} "
+                f"(halfway {100 * found[k]['score halfway']:.1f} %)"
+                for k in ("as it is", "repaired")
+            ]
+            print(f"  {way:30s} {'  '.join(shown)}  cosine {found['cosine']}", flush=True)
+        table[name] = row
+        result = {
+            "command": shlex.join(["python", *sys.argv]), "date": date.today().isoformat(),
+            "machine": {"cpu": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
+                        "torch": torch.__version__},
+            "settings": {k: v for k, v in vars(args).items() if k not in ("out", "only")}, "pairs": args.members,
+            "splits": {s: len(task.split(s)) for s in ("train", "calibration", "validation")}, "networks": table,
+        }  # fmt: skip
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

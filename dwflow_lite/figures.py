@@ -111,7 +111,8 @@ def draw_scores(
 
 
 def draw_barriers(curves: Mapping[str, BarrierCurve], pair: int | None = None, strong: str | None = None) -> Figure:
-    """Loss and accuracy along the lines between pairs of networks: every line faint, their mean strong.
+    """Loss and accuracy along the lines between pairs of networks: every line faint, their mean strong, and dashed
+    the mean of the repaired lines where they were measured.
 
     Args:
         curves: name -> curves of the same pairs.
@@ -126,10 +127,16 @@ def draw_barriers(curves: Mapping[str, BarrierCurve], pair: int | None = None, s
             ax.plot(t, mean, color=colour(name, i), lw=2.2, alpha=0.2 if faint else 1, label=name)
             if pair is None:
                 ax.plot(t, lines.T, color=colour(name, i), alpha=0.15, lw=0.8)
+            if curves[name].repaired:
+                mended = factor * getattr(curves[name].repaired, field).numpy()
+                mended = mended.mean(0) if pair is None else mended[pair]
+                ax.plot(t, mended, color=colour(name, i), lw=1.6, ls="--", alpha=0.2 if faint else 1)
         low, high = min(v.min() for v in values.values()), max(v.max() for v in values.values())
         ax.set_ylim(low - 0.04 * (high - low), high + 0.04 * (high - low))
     left.set(xlabel="position t on the line", ylabel="loss (nats)", title="Loss between two networks")
     right.set(xlabel="position t on the line", ylabel="accuracy (%)", title="Accuracy between two networks")
+    if any(curve.repaired for curve in curves.values()):
+        right.plot([], [], color="black", lw=1.6, ls="--", label="repaired")
     right.legend(frameon=False, fontsize=8, loc="lower left")
     return figure
 
@@ -283,22 +290,22 @@ def draw_lines(
 
 
 def draw_assignment(
-    similarity: Tensor, before: Tensor, after: Tensor, objective: Sequence[float], step: int, group: str
-) -> Figure:
+    similarity: Tensor, order: Tensor, objective: Sequence[float], step: int, group: str
+) -> Figure:  # fmt: skip
     """One update of coordinate descent: the matrix to assign, its columns in the old and the new order, and the gain.
 
     Args:
-        similarity: (n, n), every unit of the reference against every unit of the other network.
-        before: (n,) index that the update found. after: (n,) index that it left.
+        similarity: (n, n), every unit of the reference against every unit of the other network, as it stands.
+        order: (n,) new order of the other network's units.
         objective: history, one value at the start and one after each update.
         step: which update this is, from 1. group: the units it renames.
     """
     figure, axes = _new(3, width=3.9, height=3.5)
     limit = float(similarity.abs().max())
-    for ax, index, when in zip(axes[:2], (before, after), ("before", "after"), strict=True):
+    for ax, index, when in zip(axes[:2], (np.arange(len(order)), order), ("before", "after"), strict=True):
         ax.grid(False)
         image = ax.imshow(similarity[:, index], cmap="RdBu_r", vmin=-limit, vmax=limit)
-        total = float(similarity.gather(1, index[:, None]).sum())
+        total = float(similarity[:, index].trace())
         ax.set(title=f"{group}, {when}: diagonal sums to {total:.1f}", xlabel="unit of the other network, in order",
                ylabel="unit of the reference")  # fmt: skip
         ax.title.set_fontsize(10)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import platform
 import time
+import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from dwflow_lite.threads import one_thread
 from dwflow_lite.zoo import Zoo, batched_forward, check_writable, evaluate
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+OUT_OF_MEMORY = ("not enough memory", "can't allocate memory")  # what the allocator of the CPU says
 ONE_THREAD_BELOW = 1_000_000  # weights of a network that trains alone: smaller ones gain nothing from a second
 
 
@@ -57,6 +59,8 @@ def train_zoo(
     weight_decay: float = 0.0,
     init: str | Sequence[str] = "default",
     method: str = "batched",
+    members_at_once: int | None = None,
+    precision: str = "float32",
     on_diverged: str = "raise",
     device: torch.device | str = "cpu",
     checkpoint: str | Path | None = None,
@@ -66,7 +70,7 @@ def train_zoo(
 
     Member ``m`` of a zoo of any size with this seed and recipe is the same network: its start and the order in which
     it sees the data come from ``(seed, m)``. (With dropout, whose masks are drawn for all members at once, this holds
-    for zoos of one size trained by one method.)
+    for zoos of one size and one ``members_at_once``, trained by one method.)
 
     Args:
         task: data, loss and score; only ``task.train`` is trained on, all but calibration are scored.
@@ -83,31 +87,40 @@ def train_zoo(
         init: one of ``networks.INITS``, or several, dealt to the members in turn.
         method: ``"batched"`` (one computation for all), or ``"loop"`` (member after member: slow, for modules that
             ``torch.vmap`` refuses, and the oracle of the tests).
+        members_at_once: how many ``"batched"`` trains, and either method scores, in one computation (None: all);
+            bounds memory, not the result.
+        precision: ``"bfloat16"`` computes outputs and losses under ``torch.autocast`` (which within ``torch.vmap``
+            reaches products of matrices, not convolutions); weights, optimizer, statistics and scores are float32.
         on_diverged: ``"raise"`` names diverged members; ``"drop"`` leaves them out and says so in the record.
         device: where to train; the zoo comes back on the CPU.
         checkpoint: a file, or a folder (a name without suffix) in which the file is named after the recipe. A
             finished zoo found there is read; an interrupted ``"batched"`` training goes on from its last save (every
-            ten seconds). Where the last save of all fails, the zoo is returned with a warning.
+            ten seconds; with another ``members_at_once``, from the last members that were finished). Where the last
+            save of all fails, the zoo is returned with a warning.
         progress: show a bar.
 
     Raises:
         ValueError: an unknown name, a number out of range, a network that does not fit the task, or one that
             changes buffers as it trains that are not the running statistics of BatchNorm.
         DivergedError: see ``on_diverged``.
+        MemoryError: too many members at once.
         OSError: the checkpoint cannot be written; found out before anything is trained.
     """
     if optimizer not in OPTIMIZERS:
         raise ValueError(f"no optimizer {optimizer!r}: choose one of {', '.join(OPTIMIZERS)}")
     if method not in ("batched", "loop") or on_diverged not in ("raise", "drop"):
         raise ValueError("method is 'batched' or 'loop', on_diverged is 'raise' or 'drop'")
+    if precision not in ("float32", "bfloat16"):
+        raise ValueError(f"no precision {precision!r}: choose 'float32' or 'bfloat16'")
     whole = {"members": members, "epochs": epochs, "batch_size": batch_size, "held_out": held_out, "seed": seed}
     real = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
     bad = [n for n, v in whole.items() if not is_whole(v, n not in ("held_out", "seed"))]
     bad += [n for n, v in real.items() if not (isinstance(v, Real) and 0 <= v < np.inf) or (n == "lr" and v == 0)]
+    bad += ["members_at_once"] if not (members_at_once is None or is_whole(members_at_once, 1)) else []
     if bad:
         raise ValueError(
-            "members, epochs and batch_size must be whole numbers >= 1, held_out and seed >= 0; lr a number > 0, "
-            f"momentum and weight_decay >= 0; out of range: {', '.join(bad)}"
+            "members, epochs, batch_size and members_at_once (or None) must be whole numbers >= 1, held_out and seed "
+            f">= 0; lr a number > 0, momentum and weight_decay >= 0; out of range: {', '.join(bad)}"
         )
     members, epochs, batch_size, held_out, seed = map(int, whole.values())  # JSON knows no NumPy numbers
     lr, momentum, weight_decay = map(float, real.values())
@@ -118,7 +131,7 @@ def train_zoo(
     recipe = {
         "epochs": epochs, "batch_size": batch_size, "optimizer": optimizer, "lr": lr, "weight_decay": weight_decay,
         "momentum": momentum if optimizer == "sgd" else None, "init": inits,
-    }  # fmt: skip
+    } | ({} if precision == "float32" else {"precision": precision})  # fmt: skip
     layout, total = Layout.of(network), members + held_out
     identity = {
         "architecture": architecture_of(network), "layout": layout.to_json(), "recipe": recipe, "seed": seed,
@@ -146,7 +159,7 @@ def train_zoo(
     partial = finished.with_name(finished.name + ".partial") if finished else None
     with one_thread(method == "loop" and layout.size < ONE_THREAD_BELOW):
         state, history = run(task.to(device), without_statistics(network).to(device).train(), starts, recipe, seed,
-                             partial, identity_hash, progress)  # fmt: skip
+                             partial, identity_hash, progress, members_at_once)  # fmt: skip
     constants = {k: b.detach().cpu().expand(total, *b.shape) for k, b in network.named_buffers()}
     weights = layout.flatten({k: v.detach().cpu() for k, v in state.items()} | constants)
     finite = torch.isfinite(weights).all(1)
@@ -166,14 +179,17 @@ def train_zoo(
     }
     held = (False,) * members + (True,) * held_out
     zoo = Zoo(weights.nan_to_num(0.0, 0.0, 0.0), layout, deepcopy(network).cpu(), record, held)
-    if norms_with_statistics(network):
-        zoo = recalibrate(zoo, task, "train")
-        record = zoo.record
-    for split in ("train", "validation", "test"):
-        result = evaluate(zoo, task, split)
-        record.setdefault("scores", {})[split] = _plain(result.score, 6)
-        record.setdefault("losses", {})[split] = _plain(result.loss, 6)
-        finite &= torch.isfinite(result.loss) & torch.isfinite(result.score)
+    at_once = min(members_at_once or total, total, 64)
+    with _memory_for(at_once):
+        if norms_with_statistics(network):
+            zoo = recalibrate(zoo, task, "train", members_at_once=at_once)
+            record = zoo.record
+        for split in ("train", "validation", "test"):
+            parts = [evaluate(Zoo(rows, layout, zoo.network), task, split) for rows in zoo.weights.split(at_once)]
+            score, loss = torch.cat([p.score for p in parts]), torch.cat([p.loss for p in parts])
+            record.setdefault("scores", {})[split] = _plain(score, 6)
+            record.setdefault("losses", {})[split] = _plain(loss, 6)
+            finite &= torch.isfinite(loss) & torch.isfinite(score)
     record["diverged"] = (~finite).nonzero().flatten().tolist()
     if finished:
         try:
@@ -250,6 +266,25 @@ def _noise(device: torch.device, seed: int, *key: int) -> Iterator[None]:
         yield
 
 
+def _autocast(device: torch.device, recipe: dict[str, Any]) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled="precision" in recipe)
+
+
+@contextmanager
+def _memory_for(members: int) -> Iterator[None]:
+    """Out of memory in here, be it the GPU's or the CPU's, is a ``MemoryError`` that says what to do."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and not any(s in str(error) for s in OUT_OF_MEMORY):
+            raise
+        traceback.clear_frames(error.__traceback__)  # a notebook keeps the error, and with it all that they hold
+        raise MemoryError(
+            f"no memory for {members} members at once: pass a smaller members_at_once or batch_size (a checkpoint, if "
+            "you gave one, keeps the members that are finished)"
+        ) from error
+
+
 def _checkpoint_file(checkpoint: str | Path | None, task: Task, identity: str) -> Path | None:
     if checkpoint is None:
         return None
@@ -270,55 +305,78 @@ def _optimizer(parameters: list[Tensor], recipe: dict[str, Any]) -> torch.optim.
 
 def _train_batched(
     task: Task, network: nn.Module, starts: list[dict[str, Tensor]], recipe: dict[str, Any], seed: int,
-    partial: Path | None, identity: str, progress: bool,
+    partial: Path | None, identity: str, progress: bool, at_once: int | None,
 ) -> tuple[dict[str, Tensor], list[list[float]]]:  # fmt: skip
-    """All members at once: tensors (N, *shape), one backward pass of the summed losses, one elementwise optimizer."""
-    device, split, members = task.train.x.device, task.train, len(starts)
+    """Chunk after chunk of members; ``partial`` holds the finished ones, and half-done the one under way."""
+    saved = (resume.read_partial(partial, identity, torch.device("cpu")) if partial else None) or {}
+    finished, at_once = saved.get("finished", []), at_once or len(starts)
+    kept = {"identity": identity, "finished": finished}
+    firsts = range(sum(len(history[0]) for _, history in finished), len(starts), at_once)
+    if len(saved.get("sums", ())) != len(starts[firsts[0] :][:at_once]):
+        saved = {}  # a chunk of another size was under way: its members start again
+    steps = recipe["epochs"] * -(-len(task.train) // recipe["batch_size"])
+    with progress_bar(total=steps * (len(finished) + len(firsts)), initial=steps * len(finished) + saved.get("done", 0),
+                      desc=f"training {len(starts)}", unit="step", progress=progress) as bar:  # fmt: skip
+        for first in firsts:
+            chunk = starts[first : first + at_once]
+            with _memory_for(len(chunk)):
+                finished.append(_train_chunk(task, network, chunk, first, recipe, seed, partial, kept, saved, bar))
+            saved = {}
+            if partial and first != firsts[-1]:
+                resume.write_partial(partial, kept)
+    states, histories = zip(*finished, strict=True)
+    return {k: torch.cat([s[k] for s in states]) for k in states[0]}, np.concatenate(histories, 1).tolist()
+
+
+def _train_chunk(
+    task: Task, network: nn.Module, starts: list[dict[str, Tensor]], first: int, recipe: dict[str, Any], seed: int,
+    partial: Path | None, kept: dict[str, Any], saved: dict[str, Any], bar: Any,
+) -> tuple[dict[str, Tensor], list[list[float]]]:  # fmt: skip
+    """Members at once: tensors (N, *shape), one backward pass of the summed losses, one elementwise optimizer."""
+    device, split, members = task.train.x.device, task.train, range(first, first + len(starts))
     state = {k: torch.stack([s[k] for s in starts]).to(device) for k in starts[0]}
     for name, parameter in network.named_parameters():
         state[name].requires_grad_(parameter.requires_grad)
     optimizer = _optimizer(list(state.values()), recipe)
     steps = -(-len(split) // recipe["batch_size"])
-    done, history, sums = 0, [], torch.zeros(members, device=device)
-    if partial and (saved := resume.read_partial(partial, identity, device)):
-        done, history, sums = saved["done"], saved["history"], saved["sums"]
+    done, history, sums = 0, [], torch.zeros(len(members), device=device)
+    if saved:
+        done, history, sums = saved["done"], saved["history"], saved["sums"].to(device)
         with torch.no_grad():
             for name, tensor in state.items():
                 tensor.copy_(saved["state"][name])
         optimizer.load_state_dict(saved["optimizer"])
     last_save, order = time.monotonic(), None
-    with progress_bar(total=recipe["epochs"] * steps, initial=done, desc=f"training {members}", unit="step",
-                      progress=progress) as bar:  # fmt: skip
-        while done < recipe["epochs"] * steps:
-            epoch, step = divmod(done, steps)
-            if order is None or step == 0:
-                orders = np.stack([_order(seed, m, epoch, len(split)) for m in range(members)])
-                order = torch.from_numpy(orders).to(device)
-            rows = order[:, step * recipe["batch_size"] : (step + 1) * recipe["batch_size"]]
-            with _noise(device, seed, done):
-                losses = task.loss(batched_forward(network, state, split.x[rows]), split.y[rows])
-            optimizer.zero_grad()
-            losses.sum().backward()
-            optimizer.step()
-            sums += losses.detach() * rows.shape[1]
-            done += 1
-            if step == steps - 1:
-                history.append((sums / len(split)).tolist())
-                sums = torch.zeros_like(sums)
-                bar.set_postfix(loss=f"{np.median(history[-1]):.3f}", refresh=False)
-            if partial and time.monotonic() - last_save > resume.SAVE_EVERY_SECONDS:
-                resume.write_partial(partial, {
-                    "identity": identity, "done": done, "history": history, "sums": sums,
-                    "state": {k: v.detach() for k, v in state.items()}, "optimizer": optimizer.state_dict(),
-                })  # fmt: skip
-                last_save = time.monotonic()
-            bar.update()
-    return state, history
+    while done < recipe["epochs"] * steps:
+        epoch, step = divmod(done, steps)
+        if order is None or step == 0:
+            order = torch.from_numpy(np.stack([_order(seed, m, epoch, len(split)) for m in members])).to(device)
+        rows = order[:, step * recipe["batch_size"] : (step + 1) * recipe["batch_size"]]
+        key = (done, first) if first else (done,)  # unchunked training draws the masks it always drew
+        with _noise(device, seed, *key), _autocast(device, recipe):
+            losses = task.loss(batched_forward(network, state, split.x[rows]), split.y[rows])
+        optimizer.zero_grad()
+        losses.sum().backward()
+        optimizer.step()
+        sums += losses.detach() * rows.shape[1]
+        done += 1
+        if step == steps - 1:
+            history.append((sums / len(split)).tolist())
+            sums = torch.zeros_like(sums)
+            bar.set_postfix(loss=f"{np.median(history[-1]):.3f}", refresh=False)
+        if partial and time.monotonic() - last_save > resume.SAVE_EVERY_SECONDS:
+            resume.write_partial(partial, kept | {
+                "done": done, "history": history, "sums": sums,
+                "state": {k: v.detach() for k, v in state.items()}, "optimizer": optimizer.state_dict(),
+            })  # fmt: skip
+            last_save = time.monotonic()
+        bar.update()
+    return {k: v.detach().cpu() for k, v in state.items()}, history
 
 
 def _train_loop(
     task: Task, network: nn.Module, starts: list[dict[str, Tensor]], recipe: dict[str, Any], seed: int,
-    partial: Path | None, identity: str, progress: bool,
+    partial: Path | None, identity: str, progress: bool, at_once: int | None,
 ) -> tuple[dict[str, Tensor], list[list[float]]]:  # fmt: skip
     """The same training, member after member, with tensors in memory: the recipe a reader would write first."""
     split, states, histories = task.train, [], []
@@ -331,7 +389,7 @@ def _train_loop(
         for epoch in range(recipe["epochs"]):
             order, total = torch.from_numpy(_order(seed, member, epoch, len(split))).to(split.x.device), 0.0
             for rows in order.split(recipe["batch_size"]):
-                with _noise(split.x.device, seed, member, step):
+                with _noise(split.x.device, seed, member, step), _autocast(split.x.device, recipe):
                     loss = task.loss(one(split.x[rows]), split.y[rows])
                 optimizer.zero_grad()
                 loss.backward()

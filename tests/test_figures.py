@@ -78,7 +78,7 @@ def test_one_pair_is_drawn_on_the_axes_of_all(world):
     limits = [[ax.get_ylim() for ax in figures.draw_barriers({"a": curve}, pair=p).axes] for p in (None, 0, 1)]
     assert limits[0] == limits[1] == limits[2]
     drawn = [len(figures.draw_barriers({"a": curve}, pair=p).axes[0].lines) for p in (None, 0)]
-    assert drawn == [3, 1]
+    assert drawn == [4, 2]  # the repaired mean is dashed
 
 
 def test_images_are_titled(world):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import weakref
 from copy import deepcopy
 
 import numpy as np
@@ -10,8 +13,8 @@ import torch
 from torch import nn
 
 from dwflow_lite import training
-from dwflow_lite.networks import MLP
-from dwflow_lite.tasks import Task
+from dwflow_lite.networks import MLP, ResNet
+from dwflow_lite.tasks import Task, load_task
 from dwflow_lite.training import DivergedError, train_zoo
 from dwflow_lite.zoo import Zoo, ZooFileError, evaluate
 
@@ -203,6 +206,177 @@ def test_only_train_is_trained_on():
     assert not same(train_zoo(TASK, mlp(), **FAST), train_zoo(OTHER, mlp(), **FAST))  # control
 
 
+# -- chunk after chunk ----------------------------------------------------------------------------------
+
+
+def steps_of(monkeypatch):
+    """The members of each step of the batched training, as they are taken."""
+    seen, plain = [], training.batched_forward
+
+    def forward(network, state, x, *args):
+        seen.extend([len(x)] * (network.training and x.shape[1] > 2))  # not the probe
+        return plain(network, state, x, *args)
+
+    monkeypatch.setattr(training, "batched_forward", forward)
+    return seen
+
+
+@pytest.mark.parametrize("network", [mlp, Tied, conv])
+@pytest.mark.parametrize(("size", "chunks"), [(1, [1] * 7), (3, [3, 3, 1]), (5, [5, 2]), (np.int64(9), [7])])
+def test_chunked_equals_unchunked(monkeypatch, network, size, chunks):
+    options = FAST | {"members": 5, "held_out": 2, "init": ["default", "kaiming"]}
+    whole, seen = train_zoo(TASK, network(), **options), steps_of(monkeypatch)
+    chunked = train_zoo(TASK, network(), members_at_once=size, **options)
+    assert seen == [n for n in chunks for _ in range(6)]
+    torch.testing.assert_close(chunked.weights, whole.weights, atol=1e-6, rtol=1e-5)
+    one, other = (torch.tensor(z.record["train_loss"]) for z in (chunked, whole))
+    torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+    for key in ("identity", "recipe", "members", "diverged"):
+        assert chunked.record[key] == whole.record[key]
+    torch.testing.assert_close(chunked.scores("test"), whole.scores("test"), atol=1e-5, rtol=1e-5)
+    assert (chunked.weights - whole.weights.roll(1, 0)).abs().max() > 1e-2  # control
+
+
+def test_chunked_equals_unchunked_with_batchnorm():
+    task, network = load_task("digits"), ResNet((4, 6), 1, channels=1)
+    options = {"members": 5, "epochs": 1, "batch_size": 200}
+    whole, chunked, other = (
+        train_zoo(task, network, **options, **more) for more in ({}, {"members_at_once": 2}, {"seed": 1})
+    )
+    assert float((chunked.weights - whole.weights).abs().max()) < 1e-4
+    assert float((other.weights - whole.weights).abs().max()) > 1e-2  # control
+
+
+def test_the_loop_is_scored_in_chunks(monkeypatch):
+    seen, plain = [], training.evaluate
+    monkeypatch.setattr(training, "evaluate", lambda zoo, *a: seen.append(len(zoo)) or plain(zoo, *a))
+    zoo = train_zoo(TASK, mlp(), method="loop", members_at_once=2, **FAST)
+    assert seen == [2, 1] * 3
+    torch.testing.assert_close(zoo.scores("test"), plain(zoo, TASK, "test").score, atol=1e-5, rtol=1e-5)
+
+
+def test_chunks_do_not_share_masks(monkeypatch):
+    monkeypatch.setattr(training, "_member_seed", lambda *_: 0)  # same start and same order for all: only masks differ
+    plain_order, plain_noise, keys = training._order, training._noise, []
+    monkeypatch.setattr(training, "_order", lambda seed, member, *rest: plain_order(seed, 0, *rest))
+    monkeypatch.setattr(training, "_noise", lambda device, *key: keys.append(key) or plain_noise(device, *key))
+    options = FAST | {"members": 4}
+    zoo = train_zoo(TASK, dropout(), members_at_once=2, **options)
+    assert len({tuple(w.tolist()) for w in zoo.weights}) == 4
+    assert keys[1:7] == [(0, s) for s in range(6)] and len(set(keys[1:])) == 12
+    keys.clear()
+    train_zoo(TASK, dropout(), **options)
+    assert keys[1:] == [(0, s) for s in range(6)]  # as before there were chunks
+    monkeypatch.setattr(training, "_noise", lambda device, *key: plain_noise(device, *key[:2]))
+    shared = train_zoo(TASK, dropout(), members_at_once=2, **options)  # control
+    assert torch.equal(shared.weights[:2], shared.weights[2:]) and not torch.equal(*shared.weights[:2])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes"),
+    ],
+)
+def test_out_of_memory_says_what_to_do(monkeypatch, tmp_path, error):
+    plain, alive = training.batched_forward, []
+
+    def forward(network, state, x, *args):
+        if len(x) == 1:  # the probe
+            return plain(network, state, x, *args)
+        alive.append(weakref.ref(state["layers.0.weight"]))
+        raise error
+
+    monkeypatch.setattr(training, "batched_forward", forward)
+    with pytest.raises(MemoryError, match="no memory for 3 members at once: pass a smaller members_at_once") as raised:
+        train_zoo(TASK, mlp(), **FAST)
+    assert raised.value.__cause__ is error and [ref() for ref in alive] == [None]  # the error holds no tensors
+    with pytest.raises(MemoryError, match="no memory for 2 members"):
+        train_zoo(TASK, mlp(), members_at_once=2, **FAST)
+    monkeypatch.undo()
+    monkeypatch.setattr(training, "_optimizer", lambda *_: (_ for _ in ()).throw(RuntimeError("another")))
+    with pytest.raises(RuntimeError, match="another"):  # control
+        train_zoo(TASK, mlp(), **FAST)
+
+
+def test_what_the_allocator_says_is_known():
+    with pytest.raises(MemoryError, match="no memory for 7 members"), training._memory_for(7):
+        torch.empty(10**15)
+
+
+# -- precision ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("network", [mlp, conv, dropout])
+@pytest.mark.parametrize("method", ["batched", "loop"])
+def test_bfloat16_is_close_to_float32_and_not_equal(network, method):
+    full, low, other = (
+        train_zoo(TASK, network(), method=method, **FAST, **more)
+        for more in ({}, {"precision": "bfloat16"}, {"seed": 1})
+    )
+    gap, control = (float((z.weights - full.weights).abs().max()) for z in (low, other))
+    assert 1e-5 < gap < 1e-2 < 0.1 < control
+    assert low.weights.dtype == torch.float32
+    torch.testing.assert_close(low.scores("test"), evaluate(low, TASK, "test").score, atol=1e-5, rtol=1e-5)
+    assert low.record["recipe"] == full.record["recipe"] | {"precision": "bfloat16"}
+    assert low.record["identity"] != full.record["identity"]
+
+
+@pytest.mark.parametrize("method", ["batched", "loop"])
+def test_bfloat16_learns(method):
+    options = {"members": 2, "epochs": 60, "batch_size": 16, "lr": 1e-2, "method": method, "precision": "bfloat16"}
+    losses = train_zoo(TASK, MLP([4, 16, 3]), **options).record["train_loss"]
+    assert all(last < 0.5 * first for first, last in zip(losses[0], losses[-1], strict=True))
+
+
+def test_bfloat16_reaches_the_products_and_leaves_weights_and_optimizer(monkeypatch):
+    seen, plain = {}, training._optimizer
+
+    class Looking(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(4, 3, bias=False)
+
+        def forward(self, x):
+            out = self.linear(x)
+            if len(x) > 2:
+                seen[self.training] = out.dtype
+            return out
+
+    def optimizer(parameters, recipe):
+        seen["optimizer"] = plain(parameters, recipe)
+        return seen["optimizer"]
+
+    monkeypatch.setattr(training, "_optimizer", optimizer)
+    for method in ("batched", "loop"):
+        for precision in ("float32", "bfloat16"):
+            train_zoo(TASK, Looking(), method=method, precision=precision, **FAST)
+            assert (seen[True], seen[False]) == (getattr(torch, precision), torch.float32)
+            group, moments = seen["optimizer"].param_groups[0]["params"], seen["optimizer"].state.values()
+            assert {t.dtype for t in group} | {t.dtype for s in moments for t in s.values()} == {torch.float32}
+
+
+def test_float32_keeps_the_identity_it_had():
+    network = mlp()
+    zoo = train_zoo(TASK, network, members_at_once=2, **FAST)
+    recipe = {
+        "epochs": 2, "batch_size": 20, "optimizer": "adam", "lr": 1e-2, "weight_decay": 0.0, "momentum": None,
+        "init": ["default"],
+    }  # fmt: skip
+    identity = {
+        "architecture": zoo.record["architecture"], "layout": zoo.layout.to_json(), "recipe": recipe, "seed": 0,
+        "behaviour": [training.behaviour_of(network, (4,), on) for on in (False, True)], "buffers": [], "frozen": [],
+        "task": {"name": "small", "kind": "classification", "seed": 0, "fingerprint": TASK.fingerprint},
+        "sizes": {"members": 3, "held_out": 0},
+    }  # fmt: skip
+    text = json.dumps(identity, sort_keys=True)
+    assert zoo.record["identity"] == hashlib.sha256(text.encode()).hexdigest()[:16]
+    other = train_zoo(TASK, network, precision="bfloat16", **FAST)
+    assert other.record["identity"] != zoo.record["identity"]
+
+
 # -- networks that do not fit ---------------------------------------------------------------------------
 
 
@@ -271,6 +445,8 @@ def test_a_parameter_without_a_start_is_refused():
         *[({"lr": lr}, "out of range: lr") for lr in ("0.1", 1j, [0.1])],
         *[({"held_out": n}, "out of range: held_out") for n in (1.5, None, "1", True)],
         *[({"seed": s}, "out of range: seed") for s in (None, -1, 1.5, True)],
+        *[({"members_at_once": n}, "out of range: members_at_once") for n in (0, -1, 1.5, "2", True)],
+        *[({"precision": p}, "no precision .*: choose 'float32'") for p in ("float16", None, torch.float32)],
         ({"device": "meta"}, "cannot train on device 'meta' here; choose another"),
         ({"device": "abacus"}, "cannot train on device 'abacus' here"),
     ],
@@ -521,6 +697,62 @@ def test_an_interrupted_training_goes_on_to_the_same_zoo(tmp_path, monkeypatch, 
     assert counter.calls == 9 - (step - 1)  # only the steps that were left
     assert same(whole, resumed) and resumed.record["train_loss"] == whole.record["train_loss"]
     assert [p.suffix for p in tmp_path.iterdir()] == [".safetensors"]
+
+
+@pytest.mark.parametrize("network", [mlp, dropout])
+@pytest.mark.parametrize(("step", "finished", "done"), [(4, 0, 3), (9, 0, 8), (10, 1, None), (14, 1, 4)])
+def test_an_interrupted_chunk_goes_on_to_the_same_zoo(tmp_path, monkeypatch, network, step, finished, done):
+    options = FAST | {"members": 4, "held_out": 1, "epochs": 3, "members_at_once": 3}  # chunks of 3 and 2, of 9 steps
+    whole, bars, plain = train_zoo(TASK, network(), **options), [], training.progress_bar
+    monkeypatch.setattr("dwflow_lite.resume.SAVE_EVERY_SECONDS", -1.0)
+    with monkeypatch.context() as patch:
+        Interrupter(patch, step)
+        with pytest.raises(KeyboardInterrupt):
+            train_zoo(TASK, network(), checkpoint=tmp_path, **options)
+    saved = torch.load(*tmp_path.iterdir())
+    assert len(saved["finished"]) == finished and saved.get("done") == done
+    with monkeypatch.context() as patch:
+        counter = Interrupter(patch, -1)
+        patch.setattr(training, "progress_bar", lambda **o: bars.append(plain(**(o | {"progress": True}))) or bars[0])
+        resumed = train_zoo(TASK, network(), checkpoint=tmp_path, **options)
+    assert counter.calls == 18 - (step - 1)  # only the steps that were left
+    assert (bars[0].initial, bars[0].n, bars[0].total) == (step - 1, 18, 18)
+    assert same(whole, resumed) and resumed.record["train_loss"] == whole.record["train_loss"]
+    assert [p.suffix for p in tmp_path.iterdir()] == [".safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("before", "step", "after", "chunks", "goes_on"),  # steps 5 and 14 are the fifth of the first and second chunk
+    [
+        (3, 14, 3, [2], True),
+        (3, 14, 2, [2], True),
+        (3, 14, None, [2], True),
+        (3, 14, 1, [1, 1], False),
+        (2, 14, None, [3], False),
+        (2, 14, 2, [2, 1], True),
+        (None, 5, 3, [3, 2], False),
+        (None, 5, 5, [5], True),
+        (3, 5, None, [5], False),
+    ],
+)
+@pytest.mark.parametrize("every", [-1.0, 1e9])  # what is under way is saved at every step, or never
+def test_chunks_of_another_size_go_on_to_the_same_zoo(
+    tmp_path, monkeypatch, before, step, after, chunks, goes_on, every
+):
+    options = FAST | {"members": 5, "epochs": 3}
+    whole = train_zoo(TASK, mlp(), **options)
+    monkeypatch.setattr("dwflow_lite.resume.SAVE_EVERY_SECONDS", every)
+    with monkeypatch.context() as patch:
+        Interrupter(patch, step)
+        with pytest.raises(KeyboardInterrupt):
+            train_zoo(TASK, mlp(), checkpoint=tmp_path, members_at_once=before, **options)
+    seen = steps_of(monkeypatch)
+    resumed = train_zoo(TASK, mlp(), checkpoint=tmp_path, members_at_once=after, **options)
+    left = [n for n in chunks for _ in range(9)]
+    assert seen == (left[4:] if goes_on and every < 0 else left)
+    torch.testing.assert_close(resumed.weights, whole.weights, atol=1e-6, rtol=1e-5)
+    one, other = (torch.tensor(z.record["train_loss"]) for z in (resumed, whole))
+    torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
 def interrupted(tmp_path, monkeypatch):

@@ -138,6 +138,6 @@ def test_bad_calls_are_named(spec):
     layout = PermutationSpec.of(MLP([3, 4, 6, 2])).layout
     axes = {"layers.0.weight": ("a", None), "layers.0.bias": ("a",), "layers.1.weight": ("b", "a"),
             "layers.1.bias": ("b",), "layers.2.weight": (None, "b"), "layers.2.bias": (None,)}  # fmt: skip
-    tied = PermutationSpec(layout, axes, {"pair": (2, ("a",))})
-    with pytest.raises(ValueError, match="moves with another group"):
-        match_heads(tied.parameters(torch.ones(layout.size)), tied.parameters(torch.ones(layout.size)), tied, "pair")
+    PermutationSpec(layout, axes, {"one": (2, ("a",)), "other": (2, ("b",))})
+    with pytest.raises(ValueError, match="runs over its groups twice"):
+        PermutationSpec(layout, axes, {"pair": (2, ("a", "b"))})

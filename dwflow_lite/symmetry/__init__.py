@@ -2,24 +2,42 @@
 
 from dwflow_lite.symmetry.barrier import BarrierCurve, interpolate, linear_barrier
 from dwflow_lite.symmetry.canonical import basis_of, canonicalise, match_all, match_each
-from dwflow_lite.symmetry.matching import MatchingResult, coordinate_descent, unit_similarity, weight_matching
-from dwflow_lite.symmetry.spec import Permutation, PermutationSpec
-from dwflow_lite.symmetry.transfusion import head_scores, match_heads
+from dwflow_lite.symmetry.gauge import fix_gauge
+from dwflow_lite.symmetry.matching import (
+    MatchingResult,
+    best_orders,
+    coordinate_descent,
+    head_scores,
+    unit_similarity,
+    weight_matching,
+)
+from dwflow_lite.symmetry.repair import activation_matching, repair, unit_statistics
+from dwflow_lite.symmetry.spec import Permutation, PermutationSpec, Stretch
+from dwflow_lite.symmetry.straight_through import straight_through_matching
+from dwflow_lite.symmetry.transfusion import match_heads, spectral_distance
 
 __all__ = [
     "BarrierCurve",
     "MatchingResult",
     "Permutation",
     "PermutationSpec",
+    "Stretch",
+    "activation_matching",
     "basis_of",
+    "best_orders",
     "canonicalise",
     "coordinate_descent",
+    "fix_gauge",
     "head_scores",
     "interpolate",
     "linear_barrier",
     "match_all",
     "match_each",
     "match_heads",
+    "repair",
+    "spectral_distance",
+    "straight_through_matching",
     "unit_similarity",
+    "unit_statistics",
     "weight_matching",
 ]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dwflow_lite.progress import bar as progress_bar
-from dwflow_lite.symmetry.matching import MatchingResult, weight_matching
+from dwflow_lite.symmetry.matching import MatchingResult, default_restarts, weight_matching
 from dwflow_lite.symmetry.spec import PermutationSpec
 from dwflow_lite.threads import one_thread
 from dwflow_lite.zoo import Zoo
@@ -28,7 +28,7 @@ def match_each(match: Callable[[Item], Result], rows: Sequence[Item], progress: 
 
 
 def match_all(
-    reference: Tensor, weights: Tensor, spec: PermutationSpec, *, restarts: int = 0, seed: int = 0,
+    reference: Tensor, weights: Tensor, spec: PermutationSpec, *, restarts: int | None = None, seed: int = 0,
     progress: bool = False,
 ) -> tuple[Tensor, list[MatchingResult]]:  # fmt: skip
     """Rows (n, d) renamed to agree with a reference (d,), all of them in parallel; and how each was matched."""
@@ -41,28 +41,39 @@ def canonicalise(
     spec: PermutationSpec | None = None,
     *,
     reference: int | Tensor = 0,
-    restarts: int = 0,
+    restarts: int | None = None,
+    rounds: int = 0,
     probe: Tensor | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> Zoo:
     """Rename the hidden units of every member so that its weights lie close to a reference; all members in parallel.
 
+    With ``rounds`` the reference is only a start: the mean of the renamed members takes its place, again and again (a
+    running-mean *universe*, after Git Re-Basin's MergeMany). Like k-means it alternates two steps that can only lower
+    the spread of the fitted members about their mean.
+
     Args:
         zoo: networks of one architecture; not changed.
         spec: what moves together; by default ``PermutationSpec.of`` the zoo's network.
         reference: position of the member that stays as it is (not a held-out one), or a weight vector (d,).
-        restarts: further random starts for each matching.
+        restarts: further random starts for each matching with the reference; None: as in :func:`weight_matching`.
+        rounds: how often, at most, the members are matched to the mean of the fitted ones; it ends when nobody moves.
         probe: inputs (n, ...) on which a spec of your own is verified to change no output. Without them it is trusted,
             but recorded scores are dropped.
         seed: of group order and restarts.
         progress: show a bar.
 
     Returns:
-        A zoo of the same functions. Its record's last stage holds the objective before and after, for each member.
+        A zoo of the same functions. Its record's last stage holds the objective before and after, for each member (the
+        inner product with the reference, or with the last mean), and the ``spread`` after the matching and each round:
+        mean squared distance of the fitted members to their mean.
     """
     known = spec is None
     spec = PermutationSpec.of(zoo.network) if known else spec
+    restarts = default_restarts(spec, restarts)
+    if rounds < 0:
+        raise ValueError(f"rounds must be >= 0, got {rounds}")
     if spec.layout != zoo.layout:
         raise ValueError("the spec belongs to another layout than the zoo's")
     if probe is not None:
@@ -81,18 +92,34 @@ def canonicalise(
             raise ValueError(f"reference {reference} is held out; choose a member that generators may see")
         target, name = zoo.weights[reference], reference
     renamed, found = match_all(target, zoo.weights, spec, restarts=restarts, seed=seed, progress=progress)
-    # Running statistics have no say in the objective.
+    # Running statistics have no say in the objective, nor held-out members in the mean.
     counts = torch.cat([torch.full((e.size,), e.role == "parameter") for e in zoo.layout.entries])
-    before = (zoo.weights[:, counts].double() @ target[counts].double()).tolist()
-    after = [f.objective[-1] for f in found]
+    fitted = torch.tensor([not held for held in zoo.held_out])
+    spread = [_spread(renamed, fitted, counts)]
+    for _ in range(rounds):
+        target = renamed[fitted].mean(0)
+        renamed, found = match_all(target, renamed, spec, restarts=0, seed=seed, progress=progress)
+        spread.append(_spread(renamed, fitted, counts))
+        if all(f.permutation.is_identity for f in found):
+            break
     stage = {
         "stage": "canonicalise", "method": "weight matching", "reference": name, "restarts": restarts, "seed": seed,
-        "objective_before": before, "objective_after": after,
+        "rounds": rounds, "fitted": int(fitted.sum()), "spread": spread,
+        "objective_before": [float(w[counts].double() @ target[counts].double()) for w in zoo.weights],
+        "objective_after": [f.objective[-1] for f in found],
     }  # fmt: skip
     return zoo.with_weights(renamed, stage, keep_scores=known or probe is not None)
 
 
+def _spread(weights: Tensor, rows: Tensor, columns: Tensor, at_once: int = 1 << 20) -> float:
+    """Mean squared distance of some rows of (n, d) to their mean, over some columns, ``at_once`` of them at a time."""
+    parts = zip(weights.split(at_once, 1), columns.split(at_once), strict=True)
+    return float(sum(part[rows][:, counts].var(0, correction=0).sum(dtype=torch.float64) for part, counts in parts))
+
+
 def basis_of(zoo: Zoo) -> list[list]:
     """The alignments a zoo went through: two zoos of one record are comparable weight by weight only if these agree."""
-    return [[s["method"], s["reference"], s["restarts"], s["seed"]] for s in zoo.record.get("stages", [])
-            if s.get("stage") == "canonicalise"]  # fmt: skip
+    keys = ("method", "reference", "restarts", "seed", "rounds")
+    stages = [s for s in zoo.record.get("stages", []) if s.get("stage") in ("canonicalise", "fix gauge")]
+    # A mean depends on whom it is taken over.
+    return [[*(s.get(k, 0) for k in keys), s["fitted"] if s.get("rounds") else 0] for s in stages]

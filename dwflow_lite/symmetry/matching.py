@@ -2,15 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from dwflow_lite.symmetry.spec import Permutation, PermutationSpec, permute_axes
-from dwflow_lite.symmetry.transfusion import match_heads
+from dwflow_lite.symmetry.spec import Permutation, PermutationSpec
+
+TIED_RESTARTS = 4
+
+
+def assignment(similarity: Tensor) -> Tensor:
+    """The partner (n,) of every row: each column once, with the largest sum of similarities (n, n)."""
+    return torch.from_numpy(linear_sum_assignment(similarity.numpy(), maximize=True)[1])
+
+
+def unit_similarity(a: Mapping[str, Tensor], b: Mapping[str, Tensor], spec: PermutationSpec, group: str) -> Tensor:
+    """Similarity (n, n) of every unit of ``a`` to every unit of ``b`` in one group, the other groups as they stand."""
+    return sum(use.rows(a[use.name]) @ use.rows(b[use.name]).T for use in spec.uses[group])
+
+
+def gain_of(
+    a: Mapping[str, Tensor], b: Mapping[str, Tensor], spec: PermutationSpec, order: Mapping[str, Tensor]
+) -> float:
+    """How much the inner product <a, b> rises, in float64, if the units of some groups are put into another order."""
+    total = 0.0
+    for group, index in order.items():
+        changed = (index != torch.arange(len(index))).nonzero().flatten()
+        for use in spec.uses[group] if len(changed) else ():
+            rows_a, rows_b = use.rows(a[use.name]), use.rows(b[use.name])
+            total += float((rows_a[changed] * (rows_b[index[changed]] - rows_b[changed])).sum(dtype=torch.float64))
+    return total
+
+
+def head_scores(similarity: Mapping[str, Tensor], heads: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """How well every head of ``a`` goes with every head of ``b``, and the best order of units inside each such pair.
+
+    Args:
+        similarity: group -> similarities (n, n) of all its units. heads: H, into which each group is cut.
+
+    Returns:
+        The value (H, H) of pairing two heads, and group -> orders (H, H, n / H).
+    """
+    value, inside = torch.zeros(heads, heads, dtype=torch.float64), {}
+    for group, units in similarity.items():
+        pairs = units.unflatten(1, (heads, -1)).unflatten(0, (heads, -1)).transpose(1, 2)  # heads i, j and units u, v
+        inside[group] = torch.stack([torch.stack([assignment(pair) for pair in row]) for row in pairs])
+        value += pairs.gather(3, inside[group][..., None]).sum((2, 3))
+    return value, inside
+
+
+def best_orders(similarity: Mapping[str, Tensor], heads: int = 1) -> dict[str, Tensor]:
+    """Orders of the units of some groups with the largest sum of similarities, if whole heads must move together.
+
+    A small assignment for every group and pair of heads, and one that pairs the heads: exact. A free group is one
+    head, and one assignment.
+
+    Returns:
+        Group -> index (n,): unit i of ``a`` corresponds to unit index[i] of ``b``.
+    """
+    if heads == 1:
+        return {group: assignment(units) for group, units in similarity.items()}
+    value, inside = head_scores(similarity, heads)
+    pairs = assignment(value)
+    return {g: (pairs[:, None] * i.shape[2] + i[torch.arange(heads), pairs]).flatten() for g, i in inside.items()}
 
 
 @dataclass(frozen=True)
@@ -19,73 +76,60 @@ class MatchingResult:
 
     Attributes:
         permutation: moves the units of ``b`` onto those of ``a``.
-        objective: inner product <a, permuted b> at the start and after every update of one group; never falls.
-        sweeps: passes over all groups in the best start.
+        objective: inner product <a, permuted b> at the start and after every visit of a coordinate, in the best start;
+            it never falls.
         starts: final objective of every start (the first is from the identity).
     """
 
     permutation: Permutation
     objective: list[float]
-    sweeps: int
     starts: list[float]
 
 
 def weight_matching(
-    a: Tensor, b: Tensor, spec: PermutationSpec, *, restarts: int = 0, seed: int = 0, max_sweeps: int = 100
+    a: Tensor, b: Tensor, spec: PermutationSpec, *, restarts: int | None = None, seed: int = 0, max_sweeps: int = 100
 ) -> MatchingResult:
     """Rename the hidden units of ``b`` so that its weights lie close to those of ``a``.
 
     Maximises the sum over tensors of <A, permuted B>: a sum of bilinear assignment problems, NP-hard. Coordinate
-    descent holds all groups but one, solves that one exactly (a linear assignment), and stops when no group gains.
-    What it returns is a local optimum; restarts from random permutations look for a better one.
+    descent holds all groups but one (or all but one block of attention heads), solves that one exactly, and stops when
+    none gains. What it returns is a local optimum; restarts from random permutations look for a better one.
 
     Args:
         a: reference weights (d,), left as they are.
         b: weights (d,) to rename; the caller's tensor is not changed.
         spec: what moves together.
-        restarts: further starts from random permutations.
+        restarts: further starts from random permutations; None: ``TIED_RESTARTS`` where several layers write to one
+            group (residual streams, where local optima are poor), else none.
         seed: of the group order and the restarts.
         max_sweeps: a bound nobody has met; reached, it raises ``RuntimeError``.
-
-    Attention heads, where the spec has them, are matched exactly (:func:`match_heads`): nothing else moves what they
-    read or write, so they neither need nor take part in the descent.
     """
     for name, w in (("a", a), ("b", b)):
         spec.layout.check(w)
         if w.ndim != 1 or not torch.isfinite(w).all():
             raise ValueError(f"{name} must be one finite weight vector (d,), got shape {tuple(w.shape)}")
-    if restarts < 0:
-        raise ValueError(f"restarts must be >= 0, got {restarts}")
+    restarts = default_restarts(spec, restarts)
     generator = torch.Generator().manual_seed(seed)
-    state_a, state_b = (spec.parameters(w.detach().double().cpu()) for w in (a, b))
+    precision = torch.float64 if torch.float64 in (a.dtype, b.dtype) else torch.float32
+    state_a, state_b = (spec.parameters(w.detach().to("cpu", precision)) for w in (a, b))
     best: MatchingResult | None = None
     starts: list[float] = []
-    heads = {g: i for block in spec.heads for g, i in match_heads(state_a, state_b, spec, block).items()}
-    begin = [float(sum((state_a[n] * state_b[n]).sum() for n in state_a))] if heads else []
     for start in range(1 + restarts):
         permutation = spec.identity() if start == 0 else spec.random(generator)
-        permutation = Permutation(dict(permutation.indices) | heads)
         permutation, objective = coordinate_descent(state_a, state_b, spec, permutation, generator, max_sweeps)
         starts.append(objective[-1])
         if best is None or objective[-1] > best.objective[-1]:
-            best = MatchingResult(
-                permutation, (begin if start == 0 else []) + objective, len(objective) // max(1, len(spec.free)), starts
-            )
+            best = MatchingResult(permutation, objective, starts)
     return best
 
 
-def unit_similarity(
-    a: dict[str, Tensor], b: dict[str, Tensor], spec: PermutationSpec, group: str, indices: dict[str, Tensor]
-) -> Tensor:
-    """Similarity (n, n) of every unit of ``a`` to every unit of ``b`` in one group, the other groups held fixed."""
-    total = torch.zeros(spec.groups[group], spec.groups[group], dtype=torch.float64)
-    for name, axis in spec.uses[group]:
-        tensor = b[name]
-        for other, other_group in enumerate(spec.axes[name]):
-            if other_group is not None and other != axis:
-                tensor = tensor.index_select(other, indices[other_group])
-        total += a[name].movedim(axis, 0).reshape(len(total), -1) @ (tensor.movedim(axis, 0).reshape(len(total), -1).T)
-    return total
+def default_restarts(spec: PermutationSpec, restarts: int | None) -> int:
+    """The number of restarts asked for; without a wish, some where a group is tied by a residual stream."""
+    if restarts is None:
+        return TIED_RESTARTS if spec.tied else 0
+    if restarts < 0:
+        raise ValueError(f"restarts must be >= 0, got {restarts}")
+    return restarts
 
 
 def coordinate_descent(
@@ -95,32 +139,40 @@ def coordinate_descent(
     start: Permutation,
     generator: torch.Generator,
     max_sweeps: int = 100,
-    watch: Callable[[str, Tensor, Tensor, Tensor], None] | None = None,
+    watch: Callable[[str, Tensor, Tensor], None] | None = None,
 ) -> tuple[Permutation, list[float]]:
-    """One descent from one start: the permutation it ends in, and the objective at the start and after each update.
+    """One descent from one start: the permutation it ends in, and the objective at the start and after each visit.
+
+    A coordinate is a free group or a block of heads. It is visited again only after one that shares a tensor with it
+    has changed: until then nothing is to be gained from it.
 
     Args:
-        a: tensors of the reference, in float64. b: tensors to rename.
+        a: tensors of the reference, in float32 or float64 (gains are summed in float64). b: tensors to rename.
         spec: what moves together. start: where to begin.
-        generator: of the order in which a sweep visits the groups.
+        generator: of the order in which a sweep visits the coordinates.
         max_sweeps: reached, it raises ``RuntimeError``.
-        watch: called at every update with the group, its similarities (n, n), and its indices before and after.
+        watch: called for every group visited, with its name, its similarities (n, n) as its units stand, and their new
+            order.
     """
-    indices, groups = dict(start.indices), spec.free
-    objective = [float(sum((a[n] * permute_axes(b[n], spec.axes[n], start)).sum() for n in a))]
-    rows = {group: torch.arange(size) for group, size in spec.groups.items()}
-    tolerance = 1e-12 * float(sum(tensor.square().sum() for tensor in a.values()))
+    indices, moved = dict(start.indices), spec.rename(b, start)
+    objective = [float(sum(torch.sum(a[n].double() * moved[n]) for n in a))]
+    tolerance = 1e-10 * float(sum(tensor.double().square().sum() for tensor in a.values()))
+    stale = set(range(len(spec.coordinates)))
     for _ in range(max_sweeps):
-        before = objective[-1]
-        for g in torch.randperm(len(groups), generator=generator).tolist():
-            old, similarity = indices[groups[g]], unit_similarity(a, b, spec, groups[g], indices)
-            new = torch.from_numpy(linear_sum_assignment(similarity.numpy(), maximize=True)[1])
-            gain = float((similarity[rows[groups[g]], new] - similarity[rows[groups[g]], old]).sum())
+        for c in torch.randperm(len(spec.coordinates), generator=generator).tolist():
+            if c not in stale:
+                continue
+            stale.discard(c)
+            heads, groups = spec.coordinates[c]
+            similarity = {g: unit_similarity(a, moved, spec, g) for g in groups}
+            order = best_orders(similarity, heads)
+            gain = gain_of(a, moved, spec, order)
             if gain > tolerance:
-                indices[groups[g]] = new
-            if watch:
-                watch(groups[g], similarity, old, indices[groups[g]])
+                indices |= {g: indices[g][order[g]] for g in groups}
+                moved, stale = spec.rename(moved, Permutation(order)), stale | spec.neighbours[c]
             objective.append(objective[-1] + gain * (gain > tolerance))
-        if objective[-1] == before:
+            for g in groups if watch else ():
+                watch(g, similarity[g], order[g] if gain > tolerance else torch.arange(len(order[g])))
+        if not stale:
             return Permutation(indices), objective
     raise RuntimeError(f"weight matching still gained after {max_sweeps} sweeps; raise max_sweeps")

@@ -7,6 +7,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import factorial, lgamma, log, prod
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -45,13 +46,40 @@ class Permutation:
         return all(torch.equal(i, torch.arange(len(i), device=i.device)) for i in self.indices.values())
 
 
+class Stretch(NamedTuple):
+    """Part of an axis: ``units`` units of one group (None: fixed) in a row, each of ``each`` consecutive places."""
+
+    group: str | None
+    units: int
+    each: int = 1
+
+
+Axis = str | None | tuple[Stretch, ...]
+
+
+class Use(NamedTuple):
+    """Where a tensor runs over a group: from ``start`` on along ``axis``, ``units`` units of ``each`` places."""
+
+    name: str
+    axis: int
+    start: int
+    units: int
+    each: int
+
+    def rows(self, tensor: Tensor) -> Tensor:
+        """The part of the tensor that belongs to the group, one row a unit: (units, numbers)."""
+        part = tensor.narrow(self.axis, self.start, self.units * self.each).unflatten(self.axis, (self.units, -1))
+        return part.movedim(self.axis, 0).flatten(1)
+
+
 @dataclass(frozen=True)
 class PermutationSpec:
     """For every tensor axis the group of units it runs over, or None where the axis is fixed (inputs, outputs).
 
     Attributes:
         layout: the tensors of the network.
-        axes: tensor name -> one group name or None for each axis.
+        axes: tensor name -> for each axis one group name or None; or, where an axis is made of parts (fused layers,
+            concatenations, images flattened into a linear layer), its :class:`Stretch` es in a row.
         heads: block name -> (number of heads H, groups): these groups, of H equal stretches each, move whole heads
             together, and units only inside their head. (Attention: query and key share one order of units inside a
             head, value and output projection another.)
@@ -60,7 +88,7 @@ class PermutationSpec:
     """
 
     layout: Layout
-    axes: Mapping[str, tuple[str | None, ...]]
+    axes: Mapping[str, tuple[Axis, ...]]
     heads: Mapping[str, tuple[int, tuple[str, ...]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -71,23 +99,35 @@ class PermutationSpec:
                 f"unknown {sorted(set(self.axes) - names)}"
             )
         sizes: dict[str, tuple[int, str]] = {}
-        for name, groups in self.axes.items():
-            shape = self.layout[name].shape
-            if len(groups) != len(shape):
-                raise ValueError(f"the spec gives {len(groups)} axes for {name!r} of shape {shape}")
-            if len({g for g in groups if g}) != sum(1 for g in groups if g):
-                raise ValueError(f"{name!r} has one group on two axes, which this matching does not handle")
-            for group, size in zip(groups, shape, strict=True):
-                if group and sizes.setdefault(group, (size, name))[0] != size:
-                    was, where = sizes[group]
-                    raise ValueError(f"group {group!r} has {was} units in {where!r} but {size} in {name!r}")
+        for name, axes in self.axes.items():
+            shape, seen = self.layout[name].shape, set()
+            if len(axes) != len(shape):
+                raise ValueError(f"the spec gives {len(axes)} axes for {name!r} of shape {shape}")
+            for axis, size in zip(axes, shape, strict=True):
+                parts = _stretches(axis, size)
+                if sum(s.units * s.each for s in parts) != size:
+                    raise ValueError(f"the stretches {parts} do not fill an axis of {size} places of {name!r}")
+                groups = {s.group for s in parts if s.group}
+                if seen & groups:
+                    raise ValueError(f"{name!r} has one group on two axes, which this matching does not handle")
+                seen |= groups
+                for group, units, _ in parts:
+                    if group and sizes.setdefault(group, (units, name))[0] != units:
+                        was, where = sizes[group]
+                        raise ValueError(f"group {group!r} has {was} units in {where!r} but {units} in {name!r}")
         for block, (number, groups) in self.heads.items():
             if bad := [g for g in groups if g not in sizes or sizes[g][0] % number]:
                 raise ValueError(f"block {block!r}: group {bad[0]!r} is unknown, or not made of {number} equal heads")
+            places = {(u.name, u.axis) for g in groups for u in self._all_uses[g]}
+            if twice := [n for n, axis in places if axis and (n, 0) in places]:
+                raise ValueError(f"block {block!r}: {twice[0]!r} runs over its groups twice, which is not handled")
 
     @classmethod
-    def of(cls, network: nn.Module) -> PermutationSpec:
-        """The spec of a network of the course: MLP, ResNet or ViT (heads and hidden units; its stream stays)."""
+    def of(cls, network: nn.Module, stream: bool = False) -> PermutationSpec:
+        """The spec of a network of the course: MLP, ResNet or ViT. Of your own: :func:`derive_spec`.
+
+        ``stream``: let the residual stream of a ViT move too. By default it stays, and heads and hidden units move.
+        """
         # A subclass may compute anything, and an activation that was put in later need not be elementwise.
         elementwise = [a for name, a in ACTIVATIONS.items() if name != "identity"]
         if type(network) is MLP and type(network.activation) in elementwise:
@@ -98,10 +138,25 @@ class PermutationSpec:
             axes, heads = _vit_axes(network)
         else:
             raise ValueError(
-                f"no permutation spec is known for {type(network).__name__}; write one (PermutationSpec(layout, axes)) "
-                "or go on without alignment (align=None)"
+                f"no permutation spec is known for {type(network).__name__}; derive one (symmetry.derive_spec), write "
+                "one (PermutationSpec(layout, axes)), or go on without alignment (align=None)"
             )
-        return cls(Layout.of(network), axes, heads)
+        spec = cls(Layout.of(network), axes, heads)
+        return spec if stream or type(network) is not ViT else spec.fix("stream")
+
+    def fix(self, *groups: str) -> PermutationSpec:
+        """The spec in which these groups no longer move."""
+        if unknown := set(groups) - set(self.groups):
+            raise ValueError(f"no groups {sorted(unknown)}; the spec has {sorted(self.groups)}")
+
+        def fixed(axis: Axis) -> Axis:
+            if isinstance(axis, tuple):
+                return tuple(s._replace(group=None) if s.group in groups else s for s in axis)
+            return None if axis in groups else axis
+
+        axes = {name: tuple(map(fixed, old)) for name, old in self.axes.items()}
+        heads = {b: (n, tuple(g for g in gs if g not in groups)) for b, (n, gs) in self.heads.items()}
+        return PermutationSpec(self.layout, axes, {b: v for b, v in heads.items() if v[1]})
 
     def verify(self, network: nn.Module, weights: Tensor, x: Tensor) -> None:
         """Rename units at random, in float64: ``ValueError`` if outputs for inputs ``x`` (n, ...) change.
@@ -124,16 +179,47 @@ class PermutationSpec:
     @cached_property
     def groups(self) -> dict[str, int]:
         """Group name -> number of units."""
-        return {g: s for n, gs in self.axes.items() for g, s in zip(gs, self.layout[n].shape, strict=True) if g}
+        return {g: uses[0].units for g, uses in self._all_uses.items()}
 
     @cached_property
-    def uses(self) -> dict[str, list[tuple[str, int]]]:
-        """Group name -> every (parameter name, axis) that runs over it, and that has a say in matching.
+    def _all_uses(self) -> dict[str, list[Use]]:
+        found: dict[str, list[Use]] = {}
+        for name, axes in self.axes.items():
+            for number, (axis, size) in enumerate(zip(axes, self.layout[name].shape, strict=True)):
+                start = 0
+                for group, units, each in _stretches(axis, size):
+                    if group:
+                        found.setdefault(group, []).append(Use(name, number, start, units, each))
+                    start += units * each
+        return dict(sorted(found.items()))  # whatever the order of the tensors, results are the same
+
+    @cached_property
+    def uses(self) -> dict[str, list[Use]]:
+        """Group name -> every place in a parameter that runs over it, and that has a say in matching.
 
         Running statistics are renamed with their channels (``axes``), but measure data, not weights: they have none.
         """
-        axes = {n: gs for n, gs in self.axes.items() if self.layout[n].role == "parameter"}
-        return {g: [(n, a) for n, gs in axes.items() for a, x in enumerate(gs) if x == g] for g in self.groups}
+        return {
+            group: [u for u in uses if self.layout[u.name].role == "parameter"]
+            for group, uses in self._all_uses.items()
+        }
+
+    @cached_property
+    def coordinates(self) -> list[tuple[int, tuple[str, ...]]]:
+        """What matching solves at once, as (heads, groups): a free group (one head), or a block of heads."""
+        return [(1, (g,)) for g in self.free] + [self.heads[block] for block in sorted(self.heads)]
+
+    @cached_property
+    def neighbours(self) -> list[set[int]]:
+        """For every coordinate those that share a tensor with it."""
+        known = [{u.name for g in groups for u in self.uses[g]} for _, groups in self.coordinates]
+        return [{j for j, other in enumerate(known) if j != i and names & other} for i, names in enumerate(known)]
+
+    @cached_property
+    def tied(self) -> bool:
+        """Whether several layers write to one free group (a residual stream): where local optima are poor."""
+        writers = [[u for u in self.uses[g] if u.axis == 0 and len(self.axes[u.name]) > 1] for g in self.free]
+        return any(len(layers) > 1 for layers in writers)
 
     def count(self) -> int:
         """How many relabelled copies every network has: the product of the factorials of the group sizes."""
@@ -161,7 +247,7 @@ class PermutationSpec:
     def random(self, generator: torch.Generator) -> Permutation:
         """A permutation drawn uniformly."""
         indices = {g: torch.randperm(self.groups[g], generator=generator) for g in self.free}
-        for number, groups in self.heads.values():
+        for number, groups in (self.heads[block] for block in sorted(self.heads)):
             order = torch.randperm(number, generator=generator)
             for g in groups:
                 size = self.groups[g] // number
@@ -178,7 +264,12 @@ class PermutationSpec:
             if any(not torch.equal(o, orders[0][:, :1].expand_as(o)) for o in orders):
                 raise ValueError(f"block {block!r}: the permutation tears a head apart, or moves heads differently")
         state = self.layout.unflatten(torch.arange(self.layout.size))
-        return self.layout.flatten({n: permute_axes(t, self.axes[n], permutation) for n, t in state.items()})
+        return self.layout.flatten(self.rename(state, permutation))
+
+    def rename(self, state: Mapping[str, Tensor], permutation: Permutation) -> dict[str, Tensor]:
+        """Named tensors with the units of some groups renamed; tensors that know none of these stay as they are."""
+        touched = {u.name for g in permutation.indices for u in self._all_uses[g]}
+        return {n: permute_axes(t, self.axes[n], permutation) if n in touched else t for n, t in state.items()}
 
     def parameters(self, weights: Tensor) -> dict[str, Tensor]:
         """The tensors that matching compares: flat weights (..., d), named, without running statistics."""
@@ -190,15 +281,29 @@ class PermutationSpec:
         return weights[..., self.columns(permutation).to(weights.device)]
 
 
-def permute_axes(tensor: Tensor, groups: tuple[str | None, ...], permutation: Permutation) -> Tensor:
+def permute_axes(tensor: Tensor, axes: tuple[Axis, ...], permutation: Permutation) -> Tensor:
     """Reorder each axis of a tensor by the permutation of the group it runs over (None: leave it)."""
-    for axis, group in enumerate(groups):
-        if group is not None:
-            tensor = tensor.index_select(axis, permutation.indices[group])
+    for number, axis in enumerate(axes):
+        if axis is not None:
+            tensor = tensor.index_select(number, positions(axis, permutation, tensor.shape[number]))
     return tensor
 
 
-Axes = dict[str, tuple[str | None, ...]]
+def positions(axis: Axis, permutation: Permutation, size: int) -> Tensor:
+    """Where each of ``size`` places of an axis is taken from; groups that the permutation does not name stay."""
+    parts, start = [], 0
+    for group, units, each in _stretches(axis, size):
+        index = permutation.indices.get(group, torch.arange(units))
+        parts.append(start + (index[:, None] * each + torch.arange(each)).flatten())
+        start += units * each
+    return torch.cat(parts)
+
+
+def _stretches(axis: Axis, size: int) -> tuple[Stretch, ...]:
+    return axis if isinstance(axis, tuple) else (Stretch(axis, size),)
+
+
+Axes = dict[str, tuple[Axis, ...]]
 
 
 def _mlp_axes(network: MLP) -> Axes:
@@ -234,13 +339,25 @@ def _resnet_axes(network: ResNet) -> Axes:
 
 
 def _vit_axes(network: ViT) -> tuple[Axes, dict[str, tuple[int, tuple[str, ...]]]]:
-    """Inside each block, query-key units, value-projection units and hidden units. The residual stream stays."""
-    axes: Axes = {n: (None,) * p.ndim for n, p in network.named_parameters()}
+    """The stream, which every block reads and adds to; inside each block heads, units inside them, hidden units."""
+    axes: Axes = {
+        "patches.weight": ("stream", None, None, None), "patches.bias": ("stream",),
+        "tokens.first": (None, "stream"), "tokens.position": (None, "stream"),
+        "norm.weight": ("stream",), "norm.bias": ("stream",), "head.weight": (None, "stream"), "head.bias": (None,),
+    }  # fmt: skip
     heads = {}
     for i, block in enumerate(network.blocks):
         qk, vo, hidden = f"block{i}.query-key", f"block{i}.value", f"block{i}.hidden"
         heads[f"block{i}"] = (block.heads, (qk, vo))
-        for layer, group in (("query", qk), ("key", qk), ("value", vo), ("up", hidden)):
-            axes[f"blocks.{i}.{layer}.weight"], axes[f"blocks.{i}.{layer}.bias"] = (group, None), (group,)
-        axes[f"blocks.{i}.project.weight"], axes[f"blocks.{i}.down.weight"] = (None, vo), (None, hidden)
+        for layer, units, reads in (
+            ("query", qk, "stream"),
+            ("key", qk, "stream"),
+            ("value", vo, "stream"),
+            ("project", "stream", vo),
+            ("up", hidden, "stream"),
+            ("down", "stream", hidden),
+        ):
+            axes[f"blocks.{i}.{layer}.weight"], axes[f"blocks.{i}.{layer}.bias"] = (units, reads), (units,)
+        axes.update({f"blocks.{i}.{norm}.{part}": ("stream",)
+                     for norm in ("norm1", "norm2") for part in ("weight", "bias")})  # fmt: skip
     return axes, heads
