@@ -9,7 +9,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from dwflow_lite.symmetry.spec import Permutation, PermutationSpec
+from dwflow_lite.symmetry.spec import Permutation, PermutationSpec, Use
 
 TIED_RESTARTS = 4
 
@@ -19,22 +19,19 @@ def assignment(similarity: Tensor) -> Tensor:
     return torch.from_numpy(linear_sum_assignment(similarity.numpy(), maximize=True)[1])
 
 
-def unit_similarity(a: Mapping[str, Tensor], b: Mapping[str, Tensor], spec: PermutationSpec, group: str) -> Tensor:
-    """Similarity (n, n) of every unit of ``a`` to every unit of ``b`` in one group, the other groups as they stand."""
-    return sum(use.rows(a[use.name]) @ use.rows(b[use.name]).T for use in spec.uses[group])
+def unit_similarity(
+    a: Mapping[str, Tensor], b: Mapping[str, Tensor], spec: PermutationSpec, group: str,
+    known: dict[Use, Tensor] | None = None,
+) -> Tensor:  # fmt: skip
+    """Similarity (n, n) of every unit of ``a`` to every unit of ``b`` in one group, the other groups as they stand.
 
-
-def gain_of(
-    a: Mapping[str, Tensor], b: Mapping[str, Tensor], spec: PermutationSpec, order: Mapping[str, Tensor]
-) -> float:
-    """How much the inner product <a, b> rises, in float64, if the units of some groups are put into another order."""
-    total = 0.0
-    for group, index in order.items():
-        changed = (index != torch.arange(len(index))).nonzero().flatten()
-        for use in spec.uses[group] if len(changed) else ():
-            rows_a, rows_b = use.rows(a[use.name]), use.rows(b[use.name])
-            total += float((rows_a[changed] * (rows_b[index[changed]] - rows_b[changed])).sum(dtype=torch.float64))
-    return total
+    ``known`` holds matrix products that are still valid, one for each place; those that are missing are added.
+    """
+    known = {} if known is None else known
+    for use in spec.uses[group]:
+        if use not in known:
+            known[use] = use.rows(a[use.name]) @ use.rows(b[use.name]).T
+    return torch.stack([known[use] for use in spec.uses[group]]).sum(0, dtype=torch.float64)
 
 
 def head_scores(similarity: Mapping[str, Tensor], heads: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -106,7 +103,7 @@ def weight_matching(
     """
     for name, w in (("a", a), ("b", b)):
         spec.layout.check(w)
-        if w.ndim != 1 or not torch.isfinite(w).all():
+        if w.ndim != 1 or not w.abs().max().isfinite():
             raise ValueError(f"{name} must be one finite weight vector (d,), got shape {tuple(w.shape)}")
     restarts = default_restarts(spec, restarts)
     generator = torch.Generator().manual_seed(seed)
@@ -143,36 +140,37 @@ def coordinate_descent(
 ) -> tuple[Permutation, list[float]]:
     """One descent from one start: the permutation it ends in, and the objective at the start and after each visit.
 
-    A coordinate is a free group or a block of heads. It is visited again only after one that shares a tensor with it
-    has changed: until then nothing is to be gained from it.
+    A coordinate is a free group or a block of heads. Of its similarities only those parts are computed afresh whose
+    tensors have changed since; where none has, nothing is to be gained and the visit is spared.
 
     Args:
-        a: tensors of the reference, in float32 or float64 (gains are summed in float64). b: tensors to rename.
+        a: tensors of the reference, in float32 or float64. b: tensors to rename.
         spec: what moves together. start: where to begin.
         generator: of the order in which a sweep visits the coordinates.
         max_sweeps: reached, it raises ``RuntimeError``.
         watch: called for every group visited, with its name, its similarities (n, n) as its units stand, and their new
             order.
     """
-    indices, moved = dict(start.indices), spec.rename(b, start)
-    objective = [float(sum(torch.sum(a[n].double() * moved[n]) for n in a))]
-    tolerance = 1e-10 * float(sum(tensor.double().square().sum() for tensor in a.values()))
-    stale = set(range(len(spec.coordinates)))
+    indices, moved, known = dict(start.indices), spec.rename(b, start), {}
+    objective, size = (float(sum((a[n] * t[n]).sum(dtype=torch.float64) for n in a)) for t in (moved, a))
+    objective, tolerance = [objective], torch.finfo(next(iter(a.values())).dtype).eps * size
     for _ in range(max_sweeps):
         for c in torch.randperm(len(spec.coordinates), generator=generator).tolist():
-            if c not in stale:
-                continue
-            stale.discard(c)
             heads, groups = spec.coordinates[c]
-            similarity = {g: unit_similarity(a, moved, spec, g) for g in groups}
+            uses = {use: g for g in groups for use in spec.uses[g]}
+            if uses.keys() <= known.keys():
+                continue
+            similarity = {g: unit_similarity(a, moved, spec, g, known) for g in groups}
             order = best_orders(similarity, heads)
-            gain = gain_of(a, moved, spec, order)
+            gain = sum(float(s.gather(1, order[g][:, None]).sum() - s.trace()) for g, s in similarity.items())
             if gain > tolerance:
                 indices |= {g: indices[g][order[g]] for g in groups}
-                moved, stale = spec.rename(moved, Permutation(order)), stale | spec.neighbours[c]
+                moved, names = spec.rename(moved, Permutation(order)), {use.name for use in uses}
+                known = {u: k[:, order[uses[u]]] if u in uses else k for u, k in known.items()
+                         if u in uses or u.name not in names}  # fmt: skip
             objective.append(objective[-1] + gain * (gain > tolerance))
             for g in groups if watch else ():
                 watch(g, similarity[g], order[g] if gain > tolerance else torch.arange(len(order[g])))
-        if not stale:
+        if len(known) == sum(map(len, spec.uses.values())):
             return Permutation(indices), objective
     raise RuntimeError(f"weight matching still gained after {max_sweeps} sweeps; raise max_sweeps")

@@ -210,12 +210,6 @@ class PermutationSpec:
         return [(1, (g,)) for g in self.free] + [self.heads[block] for block in sorted(self.heads)]
 
     @cached_property
-    def neighbours(self) -> list[set[int]]:
-        """For every coordinate those that share a tensor with it."""
-        known = [{u.name for g in groups for u in self.uses[g]} for _, groups in self.coordinates]
-        return [{j for j, other in enumerate(known) if j != i and names & other} for i, names in enumerate(known)]
-
-    @cached_property
     def tied(self) -> bool:
         """Whether several layers write to one free group (a residual stream): where local optima are poor."""
         writers = [[u for u in self.uses[g] if u.axis == 0 and len(self.axes[u.name]) > 1] for g in self.free]
