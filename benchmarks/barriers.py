@@ -31,6 +31,7 @@ from dwflow_lite.symmetry import (
     fix_gauge,
     linear_barrier,
     match_heads,
+    match_neighbours,
     straight_through_matching,
     weight_matching,
 )
@@ -75,23 +76,23 @@ def ways(zoo: Zoo, task, steps: int) -> dict[str, tuple[Zoo, PermutationSpec, ob
     except ValueError:
         pass  # this network has none
     if steps:
-        found["straight-through"] = (
-            zoo, spec, lambda a, b, s: straight_through_matching(a, b, s, network, task, steps=steps)[0]
-        )  # fmt: skip
+
+        def refined(a: torch.Tensor, b: torch.Tensor, s: PermutationSpec) -> Permutation:
+            return straight_through_matching(a, b, s, network, task, steps=steps)[0]
+
+        found["straight-through"] = (zoo, spec, refined)
+        if spec.heads:
+            found["straight-through, stream as well"] = (zoo, free, refined)
     return found
 
 
 def measure(zoo: Zoo, spec: PermutationSpec, match, task) -> dict:
-    rows, cosines, n, start = [], [], len(zoo), time.perf_counter()
-    for i in range(n):
-        a, b = zoo.weights[i], zoo.weights[(i + 1) % n]
-        b = spec.apply(match(a, b, spec), b)
-        rows += [a, b]
-        cosines.append(float(torch.cosine_similarity(*(torch.cat([t.flatten() for t in spec.parameters(w).values()])
-                                                       for w in (a, b)), 0)))  # fmt: skip
+    n, start = len(zoo), time.perf_counter()
+    lines, pairs = match_neighbours(zoo, spec, lambda a, b: match(a, b, spec))
     seconds = (time.perf_counter() - start) / n
-    lines = Zoo(torch.stack(rows), zoo.layout, zoo.network)
-    curve = linear_barrier(lines, [(2 * i, 2 * i + 1) for i in range(n)], task, points=11)
+    compared = torch.cat([t.flatten(1) for t in spec.parameters(lines.weights).values()], 1)
+    cosines = torch.cosine_similarity(compared[::2], compared[1::2]).tolist()
+    curve = linear_barrier(lines, pairs, task, points=11)
     row = {"cosine": round(sum(cosines) / n, 4), "seconds a pair": round(seconds, 4)}
     for name, c in (("as it is", curve), ("repaired", curve.repaired)):
         row[name] = {
@@ -129,8 +130,8 @@ def main() -> None:
     task, table = load_task(args.task, seed=0), {}
     if args.train:
         part = {"train": args.train, "calibration": 512, "validation": 1000}
-        task = replace(task, **{s: replace(task.split(s), x=task.split(s).x[:n], y=task.split(s).y[:n])
-                                for s, n in part.items()})  # fmt: skip
+        splits = {s: replace(task.split(s), x=task.split(s).x[:n], y=task.split(s).y[:n]) for s, n in part.items()}
+        task = replace(task, splits=task.splits | splits)
     out = Path(args.out or f"benchmarks/results/barriers-{args.task}.json")
     for name, (network, recipe) in networks(task.input_shape[-1]).items():
         if args.only not in name:

@@ -141,6 +141,24 @@ def draw_barriers(curves: Mapping[str, BarrierCurve], pair: int | None = None, s
     return figure
 
 
+def draw_barrier_table(curves: Mapping[str, BarrierCurve], title: str = "Barriers") -> Figure:
+    """Mean barrier of each kind in loss and accuracy, as it is (full) and repaired (pale); dots are single pairs."""
+    figure, axes = _new(2, width=4.4, height=0.9 + 0.42 * len(curves))
+    for ax, field, factor in zip(axes, ("loss_barrier", "score_barrier"), (1, 100), strict=True):
+        for i, curve in enumerate(curves.values()):
+            for shift, measured, shade in ((-0.19, curve, 0.9), (0.19, curve.repaired, 0.4)):
+                if measured:
+                    values = factor * getattr(measured, field).numpy()
+                    ax.barh(i + shift, values.mean(), 0.36, color=COLOURS["aligned"], alpha=shade)
+                    ax.plot(values, np.full(len(values), i + shift), ".", color="black", ms=3, alpha=0.5)
+        ax.set_yticks(range(len(curves)), list(curves) if ax is axes[0] else [""] * len(curves))
+        ax.invert_yaxis()
+        ax.set(ylabel="matched by" if ax is axes[0] else " ", xlim=(0, None))
+    axes[0].set(xlabel="loss barrier (nats)", title=title)
+    axes[1].set(xlabel="accuracy barrier (points)", title="full: as it is, pale: repaired")
+    return figure
+
+
 def draw_matrices(matrices: Mapping[str, Tensor], xlabel: str, ylabel: str, label: str = "weight") -> Figure:
     """Matrices side by side on one colour scale, which ``label`` names."""
     figure, axes = _new(len(matrices), width=3.4, height=3.2)

@@ -40,10 +40,12 @@ def every_figure(world):
     _, objective = coordinate_descent(
         a, b, spec, spec.random(torch.Generator().manual_seed(0)), torch.Generator(), watch=lambda *u: steps.append(u)
     )
+    first = next(s for s in steps if "hidden0" in s[0])
     return {
         "pair": figures.draw_barriers({"aligned": curve, "other": curve}, pair=1, strong="other"),
         "lines": figures.draw_lines({"a": ([1, 2], [3, 4]), "b": ([1, 2], torch.ones(3, 2))}, "x", "y", "t", log="xy"),
-        "assignment": figures.draw_assignment(*steps[0][1:], objective, 1, steps[0][0]),
+        "assignment": figures.draw_assignment(*(d["hidden0"] for d in first), objective, 1, "hidden0"),
+        "table": figures.draw_barrier_table({"aligned": curve, "other": curve}),
         "clouds": figures.draw_clouds({"a": plane, "b": plane}, plane, {"a": plane}),
         "trajectories": figures.draw_trajectories({"a": torch.randn(3, 7, 2)}, plane),
         "dispersion": figures.draw_accuracy_dispersion({"one": report, "two": report}),

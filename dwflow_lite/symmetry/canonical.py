@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dwflow_lite.progress import bar as progress_bar
 from dwflow_lite.symmetry.matching import MatchingResult, default_restarts, weight_matching
-from dwflow_lite.symmetry.spec import PermutationSpec
+from dwflow_lite.symmetry.spec import Permutation, PermutationSpec
 from dwflow_lite.threads import one_thread
 from dwflow_lite.zoo import Zoo
 
@@ -34,6 +34,26 @@ def match_all(
     """Rows (n, d) renamed to agree with a reference (d,), all of them in parallel; and how each was matched."""
     found = match_each(partial(weight_matching, reference, spec=spec, restarts=restarts, seed=seed), weights, progress)
     return torch.stack([spec.apply(f.permutation, w) for f, w in zip(found, weights, strict=True)]), found
+
+
+def match_neighbours(
+    zoo: Zoo, spec: PermutationSpec, match: Callable[[Tensor, Tensor], Permutation], progress: bool = False
+) -> tuple[Zoo, list[tuple[int, int]]]:
+    """Every member beside the next one (after the last the first), which is renamed to agree with it, in parallel.
+
+    Args:
+        zoo: networks (N, d). spec: what moves together.
+        match: two weight vectors (d,) to the permutation of the second.
+        progress: show a bar.
+
+    Returns:
+        A zoo of 2 N rows, and the pairs of rows (0, 1), (2, 3), … that belong together.
+    """
+    others = zoo.weights.roll(-1, 0)
+    found = match_each(lambda pair: match(*pair), list(zip(zoo.weights, others, strict=True)), progress)
+    renamed = torch.stack([spec.apply(p, w) for p, w in zip(found, others, strict=True)])
+    rows = torch.stack([zoo.weights, renamed], 1).flatten(0, 1)
+    return Zoo(rows, zoo.layout, zoo.network), [(2 * i, 2 * i + 1) for i in range(len(zoo))]
 
 
 def canonicalise(

@@ -51,20 +51,37 @@ def head_scores(similarity: Mapping[str, Tensor], heads: int) -> tuple[Tensor, d
     return value, inside
 
 
-def best_orders(similarity: Mapping[str, Tensor], heads: int = 1) -> dict[str, Tensor]:
+def best_orders(similarity: Mapping[str, Tensor], heads: int = 1) -> tuple[dict[str, Tensor], float]:
     """Orders of the units of some groups with the largest sum of similarities, if whole heads must move together.
 
     A small assignment for every group and pair of heads, and one that pairs the heads: exact. A free group is one
     head, and one assignment.
 
     Returns:
-        Group -> index (n,): unit i of ``a`` corresponds to unit index[i] of ``b``.
+        Group -> index (n,), unit i of ``a`` corresponds to unit index[i] of ``b``; and how much the sum rises.
     """
     if heads == 1:
-        return {group: assignment(units) for group, units in similarity.items()}
-    value, inside = head_scores(similarity, heads)
-    pairs = assignment(value)
-    return {g: (pairs[:, None] * i.shape[2] + i[torch.arange(heads), pairs]).flatten() for g, i in inside.items()}
+        orders = {group: assignment(units) for group, units in similarity.items()}
+    else:
+        value, inside = head_scores(similarity, heads)
+        pairs, rows = assignment(value), torch.arange(heads)
+        orders = {g: (pairs[:, None] * i.shape[2] + i[rows, pairs]).flatten() for g, i in inside.items()}
+    return orders, sum(float(s.gather(1, orders[g][:, None]).sum() - s.trace()) for g, s in similarity.items())
+
+
+def inner_product(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
+    """Sum over tensors of <A, B>, in float64."""
+    return float(sum((a[name] * b[name]).sum(dtype=torch.float64) for name in a))
+
+
+def still_known(
+    known: Mapping[Use, Tensor], spec: PermutationSpec, order: Mapping[str, Tensor]
+) -> dict[Use, Tensor]:  # fmt: skip
+    """What is left of matrix products when groups get a new order: their own, renamed, and those of other tensors."""
+    own = {use: index for group, index in order.items() for use in spec.uses[group]}
+    changed = {use.name for use in own}
+    kept = {use: product for use, product in known.items() if use.name not in changed}
+    return kept | {use: known[use][:, index] for use, index in own.items()}
 
 
 @dataclass(frozen=True)
@@ -136,7 +153,7 @@ def coordinate_descent(
     start: Permutation,
     generator: torch.Generator,
     max_sweeps: int = 100,
-    watch: Callable[[str, Tensor, Tensor], None] | None = None,
+    watch: Callable[[dict[str, Tensor], dict[str, Tensor]], None] | None = None,
 ) -> tuple[Permutation, list[float]]:
     """One descent from one start: the permutation it ends in, and the objective at the start and after each visit.
 
@@ -148,29 +165,26 @@ def coordinate_descent(
         spec: what moves together. start: where to begin.
         generator: of the order in which a sweep visits the coordinates.
         max_sweeps: reached, it raises ``RuntimeError``.
-        watch: called for every group visited, with its name, its similarities (n, n) as its units stand, and their new
-            order.
+        watch: called at every visit with the similarities (n, n) of each group, as its units stand, and their best
+            order; both by group.
     """
     indices, moved, known = dict(start.indices), spec.rename(b, start), {}
-    objective, size = (float(sum((a[n] * t[n]).sum(dtype=torch.float64) for n in a)) for t in (moved, a))
-    objective, tolerance = [objective], torch.finfo(next(iter(a.values())).dtype).eps * size
+    precision = torch.finfo(next(iter(a.values())).dtype).eps
+    objective, tolerance = [inner_product(a, moved)], precision * inner_product(a, a)
     for _ in range(max_sweeps):
         for c in torch.randperm(len(spec.coordinates), generator=generator).tolist():
             heads, groups = spec.coordinates[c]
-            uses = {use: g for g in groups for use in spec.uses[g]}
-            if uses.keys() <= known.keys():
-                continue
+            if all(use in known for g in groups for use in spec.uses[g]):
+                continue  # nothing that it depends on has changed
             similarity = {g: unit_similarity(a, moved, spec, g, known) for g in groups}
-            order = best_orders(similarity, heads)
-            gain = sum(float(s.gather(1, order[g][:, None]).sum() - s.trace()) for g, s in similarity.items())
+            order, gain = best_orders(similarity, heads)
+            if watch:
+                watch(similarity, order)
             if gain > tolerance:
                 indices |= {g: indices[g][order[g]] for g in groups}
-                moved, names = spec.rename(moved, Permutation(order)), {use.name for use in uses}
-                known = {u: k[:, order[uses[u]]] if u in uses else k for u, k in known.items()
-                         if u in uses or u.name not in names}  # fmt: skip
+                moved = spec.rename(moved, Permutation(order))
+                known = still_known(known, spec, order)
             objective.append(objective[-1] + gain * (gain > tolerance))
-            for g in groups if watch else ():
-                watch(g, similarity[g], order[g] if gain > tolerance else torch.arange(len(order[g])))
-        if len(known) == sum(map(len, spec.uses.values())):
+        if all(use in known for uses in spec.uses.values() for use in uses):
             return Permutation(indices), objective
     raise RuntimeError(f"weight matching still gained after {max_sweeps} sweeps; raise max_sweeps")

@@ -85,7 +85,7 @@ def activation_matching(
         )  # fmt: skip
     orders = {}
     for heads, groups in spec.coordinates:
-        orders |= best_orders({g: similarity[g].cpu() for g in groups}, heads)
+        orders |= best_orders({g: similarity[g].cpu() for g in groups}, heads)[0]
     return Permutation(orders)
 
 

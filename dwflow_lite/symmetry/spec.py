@@ -279,7 +279,8 @@ def permute_axes(tensor: Tensor, axes: tuple[Axis, ...], permutation: Permutatio
     """Reorder each axis of a tensor by the permutation of the group it runs over (None: leave it)."""
     for number, axis in enumerate(axes):
         if axis is not None:
-            tensor = tensor.index_select(number, positions(axis, permutation, tensor.shape[number]))
+            order = positions(axis, permutation, tensor.shape[number])
+            tensor = tensor.index_select(number, order)
     return tensor
 
 

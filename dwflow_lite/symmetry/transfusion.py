@@ -40,7 +40,7 @@ def match_heads(
         raise ValueError(f"no method {method!r} for heads: choose one of {', '.join(METHODS)}")
     heads, groups = spec.heads[block]
     if method == "exact":
-        return best_orders({g: unit_similarity(a, b, spec, g) for g in groups}, heads)
+        return best_orders({g: unit_similarity(a, b, spec, g) for g in groups}, heads)[0]
     writers = [u for g in groups for u in spec.uses[g] if u.axis == 0 and a[u.name].ndim == 2]
     tied = sum(u.rows(a[u.name]) @ u.rows(b[u.name]).T for u in writers)
     _, inside = head_scores({"all": tied}, heads)

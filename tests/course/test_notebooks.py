@@ -221,6 +221,12 @@ WRONG = {
         "lambda a, b: __import__('torch').from_numpy(__import__('scipy.optimize').optimize.linear_sum_assignment("
         "(a[0] @ b[0].T).numpy(), maximize=True)[1])",
     ],
+    "03.4": [
+        "lambda w, b, m, s, nm, ns: (w * (ns / s)[:, None], b - m + nm)",
+        "lambda w, b, m, s, nm, ns: (w * (ns / s)[:, None], b * ns / s + nm)",
+        "lambda w, b, m, s, nm, ns: (w * (s / ns)[:, None], (b - m) * s / ns + nm)",
+        "lambda w, b, m, s, nm, ns: (w.mul_((ns / s)[:, None]), (b - m) * ns / s + nm)",
+    ],
     "04.1": [
         "lambda i, h: True",
         "lambda i, h: bool((i == __import__('torch').arange(len(i))).all())",
