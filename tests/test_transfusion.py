@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from dwflow_lite import MLP, load_task, train_zoo
+from dwflow_lite.layout import Entry, Layout
 from dwflow_lite.networks import ViT, architecture_of, build
-from dwflow_lite.symmetry import Permutation, PermutationSpec, canonicalise, match_heads, weight_matching
+from dwflow_lite.symmetry import Permutation, PermutationSpec, Stretch, canonicalise, match_heads, weight_matching
 from dwflow_lite.zoo import predict
 
 SMALL = dict(image=8, patch=4, dim=12, depth=2, heads=3, hidden=10, channels=1)
@@ -141,3 +142,25 @@ def test_bad_calls_are_named(spec):
     PermutationSpec(layout, axes, {"one": (2, ("a",)), "other": (2, ("b",))})
     with pytest.raises(ValueError, match="runs over its groups twice"):
         PermutationSpec(layout, axes, {"pair": (2, ("a", "b"))})
+
+
+@pytest.mark.parametrize("method", ["exact", "spectral"])
+@pytest.mark.parametrize("seed", range(3))
+def test_fused_queries_keys_and_values_match_as_separate_ones(method, seed):
+    size, dim = 6, 5
+    shapes = {"q": (size, dim), "k": (size, dim), "v": (size, dim), "o": (dim, size)}
+    separate = Layout(tuple(Entry(f"{n}.weight", s, "float64") for n, s in shapes.items()))
+    fused = Layout((Entry("qkv.weight", (3 * size, dim), "float64"), Entry("o.weight", (dim, size), "float64")))
+    heads = {"block": (2, ("qk", "vo"))}
+    units = {"q": ("qk", None), "k": ("qk", None), "v": ("vo", None), "o": (None, "vo")}
+    one = PermutationSpec(separate, {f"{n}.weight": axes for n, axes in units.items()}, heads)
+    rows = (Stretch("qk", size), Stretch("qk", size), Stretch("vo", size))
+    other = PermutationSpec(fused, {"qkv.weight": (rows, None), "o.weight": (None, "vo")}, heads)
+    states = [{f"{n}.weight": torch.randn(*s, generator=rng(2 * seed + i)).double() for n, s in shapes.items()}
+              for i in range(2)]  # fmt: skip
+    together = [{"qkv.weight": torch.cat([s[f"{n}.weight"] for n in "qkv"]), "o.weight": s["o.weight"]} for s in states]
+    found, again = match_heads(*states, one, "block", method), match_heads(*together, other, "block", method)
+    assert found.keys() == again.keys() and all(torch.equal(found[g], again[g]) for g in found)
+    moved = other.rename(together[1], Permutation(again))["qkv.weight"]
+    assert torch.equal(moved[size : 2 * size], states[1]["k.weight"][found["qk"]])
+    assert not torch.equal(moved, together[1]["qkv.weight"])
