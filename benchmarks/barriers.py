@@ -36,6 +36,8 @@ from dwflow_lite.symmetry import (
     weight_matching,
 )
 
+POINTS = 7  # networks on a line, both ends included
+
 
 def networks(side: int) -> dict[str, tuple[torch.nn.Module, dict]]:
     """Name -> network and recipe: SGD, as in the literature, but Adam for transformers."""
@@ -92,13 +94,13 @@ def measure(zoo: Zoo, spec: PermutationSpec, match, task) -> dict:
     seconds = (time.perf_counter() - start) / n
     compared = torch.cat([t.flatten(1) for t in spec.parameters(lines.weights).values()], 1)
     cosines = torch.cosine_similarity(compared[::2], compared[1::2]).tolist()
-    curve = linear_barrier(lines, pairs, task, points=11)
+    curve = linear_barrier(lines, pairs, task, points=POINTS)
     row = {"cosine": round(sum(cosines) / n, 4), "seconds a pair": round(seconds, 4)}
     for name, c in (("as it is", curve), ("repaired", curve.repaired)):
         row[name] = {
             f"{what} barrier": [round(float(f(values)), 4) for f in (torch.mean, torch.std)]
             for what, values in (("loss", c.loss_barrier), ("score", c.score_barrier))
-        } | {"score halfway": round(float(c.score[:, 5].mean()), 4)}
+        } | {"score halfway": round(float(c.score[:, POINTS // 2].mean()), 4)}
     return row
 
 
@@ -118,7 +120,7 @@ def planted(zoo: Zoo, spec: PermutationSpec, plants: int, noise: float) -> dict[
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", default="digits")
-    parser.add_argument("--train", type=int, default=None, help="training examples used (all)")
+    parser.add_argument("--train", type=int, default=None, help="use so many, 256 for calibration, 500 to judge (all)")
     parser.add_argument("--members", type=int, default=6)
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--steps", type=int, default=100, help="of straight-through matching; 0: leave it out")
@@ -129,7 +131,7 @@ def main() -> None:
     args = parser.parse_args()
     task, table = load_task(args.task, seed=0), {}
     if args.train:
-        part = {"train": args.train, "calibration": 512, "validation": 1000}
+        part = {"train": args.train, "calibration": 256, "validation": 500}
         splits = {s: replace(task.split(s), x=task.split(s).x[:n], y=task.split(s).y[:n]) for s, n in part.items()}
         task = replace(task, splits=task.splits | splits)
     out = Path(args.out or f"benchmarks/results/barriers-{args.task}.json")

@@ -244,7 +244,7 @@ def batched_forward(network: nn.Module, state: Mapping[str, Tensor], x: Tensor, 
 
 
 @torch.no_grad()
-def predict(zoo: Zoo, x: Tensor, *, members_at_once: int = 128, inputs_at_once: int = 2048) -> Tensor:
+def predict(zoo: Zoo, x: Tensor, *, members_at_once: int = 64, inputs_at_once: int = 1024) -> Tensor:
     """Outputs (N, n, outputs) of every member for inputs (n, ...), in eval mode and in one batched pass.
 
     ``members_at_once`` and ``inputs_at_once`` bound the memory of activations, not the result.

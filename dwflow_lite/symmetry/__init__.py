@@ -15,6 +15,7 @@ from dwflow_lite.symmetry.repair import activation_matching, repair, unit_statis
 from dwflow_lite.symmetry.spec import Permutation, PermutationSpec, Stretch
 from dwflow_lite.symmetry.straight_through import straight_through_matching
 from dwflow_lite.symmetry.stream import best_rotation, fold_norms, match_stream, rotate_stream
+from dwflow_lite.symmetry.tracing import derive_spec
 from dwflow_lite.symmetry.transfusion import match_heads, spectral_distance
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "best_rotation",
     "canonicalise",
     "coordinate_descent",
+    "derive_spec",
     "fix_gauge",
     "fold_norms",
     "head_scores",
