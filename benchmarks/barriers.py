@@ -134,7 +134,7 @@ def main() -> None:
         part = {"train": args.train, "calibration": 256, "validation": 500}
         splits = {s: replace(task.split(s), x=task.split(s).x[:n], y=task.split(s).y[:n]) for s, n in part.items()}
         task = replace(task, splits=task.splits | splits)
-    out = Path(args.out or f"benchmarks/results/barriers-{args.task}.json")
+    out = Path(args.out or f"benchmarks/results/{args.task}-barriers.json")
     for name, (network, recipe) in networks(task.input_shape[-1]).items():
         if args.only not in name:
             continue

@@ -33,7 +33,10 @@ def match_all(
 ) -> tuple[Tensor, list[MatchingResult]]:  # fmt: skip
     """Rows (n, d) renamed to agree with a reference (d,), all of them in parallel; and how each was matched."""
     found = match_each(partial(weight_matching, reference, spec=spec, restarts=restarts, seed=seed), weights, progress)
-    return torch.stack([spec.apply(f.permutation, w) for f, w in zip(found, weights, strict=True)]), found
+    renamed = torch.empty_like(weights)
+    for row, f, w in zip(renamed, found, weights, strict=True):
+        row.copy_(spec.apply(f.permutation, w))
+    return renamed, found
 
 
 def match_neighbours(

@@ -249,14 +249,18 @@ class PermutationSpec:
                 indices[g] = (order[:, None] * size + inside).flatten()
         return Permutation(indices)
 
-    def columns(self, permutation: Permutation) -> Tensor:
-        """Renaming units moves whole columns of the weight matrix: the (d,) index that does it."""
+    def check(self, permutation: Permutation) -> None:
+        """``ValueError`` unless the permutation has the groups of the spec, and moves heads as a whole."""
         if {g: len(i) for g, i in permutation.indices.items()} != self.groups:
             raise ValueError("the permutation has other groups or sizes than the spec")
         for block, (number, groups) in self.heads.items():
             orders = [permutation.indices[g].view(number, -1) // (self.groups[g] // number) for g in groups]
             if any(not torch.equal(o, orders[0][:, :1].expand_as(o)) for o in orders):
                 raise ValueError(f"block {block!r}: the permutation tears a head apart, or moves heads differently")
+
+    def columns(self, permutation: Permutation) -> Tensor:
+        """Renaming units moves whole columns of the weight matrix: the (d,) index that does it."""
+        self.check(permutation)
         state = self.layout.unflatten(torch.arange(self.layout.size))
         return self.layout.flatten(self.rename(state, permutation))
 
@@ -272,7 +276,10 @@ class PermutationSpec:
     def apply(self, permutation: Permutation, weights: Tensor) -> Tensor:
         """Renamed copies of flat weights (..., d): other numbers in other places, the same functions."""
         self.layout.check(weights)
-        return weights[..., self.columns(permutation).to(weights.device)]
+        if weights.ndim > 1:
+            return weights[..., self.columns(permutation).to(weights.device)]
+        self.check(permutation)
+        return self.layout.flatten(self.rename(self.layout.unflatten(weights), permutation))
 
 
 def permute_axes(tensor: Tensor, axes: tuple[Axis, ...], permutation: Permutation) -> Tensor:
@@ -280,7 +287,7 @@ def permute_axes(tensor: Tensor, axes: tuple[Axis, ...], permutation: Permutatio
     for number, axis in enumerate(axes):
         if axis is not None:
             order = positions(axis, permutation, tensor.shape[number])
-            tensor = tensor.index_select(number, order)
+            tensor = tensor.index_select(number, order.to(tensor.device))
     return tensor
 
 
