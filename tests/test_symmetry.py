@@ -532,6 +532,20 @@ def test_alignment_forgets_how_units_were_named():
     assert torch.equal(other.weights[3], shuffled[3]) and not torch.equal(other.weights, zoo.weights)
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_the_canonical_form_forgets_names_in_every_architecture(name):
+    network, spec, _ = case(name)
+    centre = random_weights(spec, 0)
+    near = centre + 0.05 * torch.stack([random_weights(spec, s) for s in range(1, 5)])
+    shuffled = torch.stack([near[0]] + [spec.apply(spec.random(random_state(m)), near[m]) for m in range(1, 4)])
+    zoo, renamed = (Zoo(w, spec.layout, network) for w in (near, shuffled))
+    assert not torch.equal(shuffled, near)
+    for rounds in (0, 3):
+        plain = canonicalise(zoo, spec, rounds=rounds).weights
+        assert torch.equal(canonicalise(renamed, spec, rounds=rounds).weights, plain)
+    assert torch.equal(plain, near)
+
+
 def test_references_that_are_refused(trained):
     with pytest.raises(ValueError, match="reference 5 is held out"):
         canonicalise(trained, reference=5)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from dwflow_lite.progress import bar as progress_bar
-from dwflow_lite.symmetry.matching import MatchingResult, default_restarts, weight_matching
+from dwflow_lite.symmetry.matching import MatchingResult, default_restarts, inner_product, weight_matching
 from dwflow_lite.symmetry.spec import Permutation, PermutationSpec
 from dwflow_lite.threads import one_thread
 from dwflow_lite.zoo import Zoo
@@ -32,10 +31,14 @@ def match_all(
     progress: bool = False,
 ) -> tuple[Tensor, list[MatchingResult]]:  # fmt: skip
     """Rows (n, d) renamed to agree with a reference (d,), all of them in parallel; and how each was matched."""
-    found = match_each(partial(weight_matching, reference, spec=spec, restarts=restarts, seed=seed), weights, progress)
     renamed = torch.empty_like(weights)
-    for row, f, w in zip(renamed, found, weights, strict=True):
-        row.copy_(spec.apply(f.permutation, w))
+
+    def match(row: int) -> MatchingResult:
+        found = weight_matching(reference, weights[row], spec, restarts=restarts, seed=seed)
+        renamed[row] = spec.apply(found.permutation, weights[row])
+        return found
+
+    found = match_each(match, range(len(weights)), progress)
     return renamed, found
 
 
@@ -128,7 +131,7 @@ def canonicalise(
     stage = {
         "stage": "canonicalise", "method": "weight matching", "reference": name, "restarts": restarts, "seed": seed,
         "rounds": rounds, "fitted": int(fitted.sum()), "spread": spread,
-        "objective_before": [float(w[counts].double() @ target[counts].double()) for w in zoo.weights],
+        "objective_before": [inner_product(spec.parameters(target), spec.parameters(w)) for w in zoo.weights],
         "objective_after": [f.objective[-1] for f in found],
     }  # fmt: skip
     return zoo.with_weights(renamed, stage, keep_scores=known or probe is not None)
