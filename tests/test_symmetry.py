@@ -540,9 +540,9 @@ def test_the_canonical_form_forgets_names_in_every_architecture(name):
     shuffled = torch.stack([near[0]] + [spec.apply(spec.random(random_state(m)), near[m]) for m in range(1, 4)])
     zoo, renamed = (Zoo(w, spec.layout, network) for w in (near, shuffled))
     assert not torch.equal(shuffled, near)
-    for rounds in (0, 3):
-        plain = canonicalise(zoo, spec, rounds=rounds).weights
-        assert torch.equal(canonicalise(renamed, spec, rounds=rounds).weights, plain)
+    for rounds in (0, 3):  # small groups: a descent may end elsewhere, five more do not
+        plain = canonicalise(zoo, spec, rounds=rounds, restarts=5).weights
+        assert torch.equal(canonicalise(renamed, spec, rounds=rounds, restarts=5).weights, plain)
     assert torch.equal(plain, near)
 
 
