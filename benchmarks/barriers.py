@@ -159,7 +159,8 @@ def main() -> None:
             "command": shlex.join(["python", *sys.argv]), "date": date.today().isoformat(),
             "machine": {"cpu": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
                         "torch": torch.__version__},
-            "settings": {k: v for k, v in vars(args).items() if k not in ("out", "only")}, "pairs": args.members, "points on a line": POINTS,
+            "settings": {k: v for k, v in vars(args).items() if k not in ("out", "only")},
+            "pairs": args.members, "points on a line": POINTS,
             "splits": {s: len(task.split(s)) for s in ("train", "calibration", "validation")}, "networks": table,
         }  # fmt: skip
         out.parent.mkdir(parents=True, exist_ok=True)
