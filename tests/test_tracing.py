@@ -202,6 +202,7 @@ def test_tokens_and_shared_tables():
     text = Of(lambda m, x: m.out(m.inner(m.table(x)).relu().mean(1)), table=nn.Embedding(20, 8), inner=nn.Linear(8, 5),
               out=nn.Linear(5, 2))  # fmt: skip
     spec = derive_spec(text, torch.randint(0, 20, (3, 6), generator=rng(0)))
+    spec.verify(text, weights_for(spec, 0), torch.randint(0, 20, (3, 6), generator=rng(1)))
     assert spec.axes["table.weight"] == (None, "table") and spec.axes["inner.weight"] == ("inner", "table")
     tied = Of(lambda m, x: m.table(x).mean(1).tanh() @ m.table.weight.T, table=nn.Embedding(20, 8))
     assert derive_spec(tied, torch.randint(0, 20, (3, 6), generator=rng(0))).axes == {"table.weight": (None, "table")}

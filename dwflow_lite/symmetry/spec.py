@@ -166,10 +166,9 @@ class PermutationSpec:
         """
         moved = self.apply(self.random(torch.Generator().manual_seed(0)), weights)
         double = deepcopy(network).double().eval()
+        x = x.double() if x.is_floating_point() else x
         with torch.no_grad():
-            before, after = (
-                functional_call(double, self.layout.unflatten(w.double()), (x.double(),)) for w in (weights, moved)
-            )
+            before, after = (functional_call(double, self.layout.unflatten(w.double()), (x,)) for w in (weights, moved))
         if not torch.allclose(before, after, rtol=1e-6, atol=1e-8):
             raise ValueError(
                 f"renaming units by this spec changes outputs by up to {float((before - after).abs().max()):.2g}: "
