@@ -358,6 +358,11 @@ def test_errors_that_say_what_to_do():
     branching = Of(lambda m, x: m.a(x) if float(x.sum()) > 0 else -m.a(x), a=nn.Linear(4, 2))
     with pytest.raises(ValueError, match=r"cannot be traced .*write the spec by hand"):
         derive_spec(branching, x)
+    with pytest.raises(ValueError, match="returns more than one tensor"):
+        derive_spec(Of(lambda m, x: (m.a(x), x), a=nn.Linear(4, 2)), x)
+    odd = Of(lambda m, x: m.b(torch.einsum("ni,oi->no", x, m.a.weight)), a=nn.Linear(4, 3), b=nn.Linear(3, 2))
+    with pytest.raises(ValueError, match="einsum in forward is not known"):
+        derive_spec(odd, x)
     with pytest.raises(ValueError, match="unknown must be"):
         derive_spec(MLP([4, 3, 2]), x, unknown="ignore")
     with pytest.raises(ValueError, match="cannot be traced"):

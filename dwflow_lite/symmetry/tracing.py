@@ -53,9 +53,14 @@ def derive_spec(network: nn.Module, x: Tensor, *, unknown: str = "raise") -> Per
         program = torch.export.export(network, (x.cpu(),), strict=False)
     except Exception as error:  # whatever a reader's own code raises
         raise ValueError(f"{name} cannot be traced ({str(error).splitlines()[0]}); {BY_HAND}") from error
+    if len(program.graph_signature.user_outputs) != 1:
+        raise ValueError(f"{name} returns more than one tensor; derive the spec of a module that returns the one used")
     tracer = _Tracer(program, network)
-    tracer.run()
-    spec = tracer.spec(Layout.of(network))
+    try:
+        tracer.run()
+        spec = tracer.spec(Layout.of(network))
+    except Exception as error:
+        raise ValueError(f"{name}: {tracer.here} is not understood ({type(error).__name__}); {BY_HAND}") from error
     failing = _failing(network, spec, x.cpu())
     doubts = tracer.doubts + [f"renaming {', '.join(groups)} changes outputs" for groups in failing]
     if doubts and unknown == "raise":
