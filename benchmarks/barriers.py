@@ -1,7 +1,8 @@
 """Barriers between independently trained networks, every architecture, every way of matching; and planted orders.
 
     python benchmarks/barriers.py [--task digits] [--members 6] [--only "ResNet"]
-    DWFLOW_DATA=../shared/data python benchmarks/barriers.py --task mnist --train 12800 --epochs 4
+    DWFLOW_DATA=../shared/data python benchmarks/barriers.py --task mnist --train 12800 --epochs 4 --steps 60
+    python benchmarks/barriers.py --task cifar10 --device cuda --epochs 60 --members-at-once 6
 
 Pairs are neighbours (i, i + 1), each matched directly. Every line is measured as it is and repaired (BatchNorm's
 statistics afresh, or REPAIR), on the validation split. Prints a table and writes it, network by network, with machine,
@@ -23,7 +24,7 @@ from pathlib import Path
 
 import torch
 
-from dwflow_lite import MLP, PermutationSpec, Zoo, load_task, train_zoo
+from dwflow_lite import MLP, PermutationSpec, Task, Zoo, load_task, train_zoo
 from dwflow_lite.networks import ResNet, ViT
 from dwflow_lite.symmetry import (
     Permutation,
@@ -39,9 +40,16 @@ from dwflow_lite.symmetry import (
 POINTS = 7  # networks on a line, both ends included
 
 
-def networks(side: int) -> dict[str, tuple[torch.nn.Module, dict]]:
-    """Name -> network and recipe: SGD, as in the literature, but Adam for transformers."""
+def networks(channels: int, side: int) -> dict[str, tuple[torch.nn.Module, dict]]:
+    """Name -> network and recipe: SGD, as in the literature, but Adam for transformers. Colour: sizes of the paper."""
     sgd, adam = dict(optimizer="sgd", lr=0.05), dict(optimizer="adam", lr=2e-3)
+    decayed = sgd | {"weight_decay": 5e-4}
+    if channels == 3:
+        found = {
+            f"ResNet-20 x{w}, {norm} norm": (ResNet((16 * w, 32 * w, 64 * w), 3, norm=norm), decayed)
+            for norm in ("batch", "layer") for w in (1, 4)
+        }  # fmt: skip
+        return found | {"ViT-Small-192": (ViT(), dict(optimizer="adamw", lr=5e-4, weight_decay=0.05))}
     found = {f"MLP {w}": (MLP([side * side, w, w, 10]), sgd) for w in (32, 128)}
     for norm in ("batch", "layer"):
         for w in (4, 16):
@@ -88,12 +96,13 @@ def ways(zoo: Zoo, task, steps: int) -> dict[str, tuple[Zoo, PermutationSpec, ob
     return found
 
 
-def measure(zoo: Zoo, spec: PermutationSpec, match, task) -> dict:
+def measure(zoo: Zoo, spec: PermutationSpec, match, task, device: str) -> dict:
     n, start = len(zoo), time.perf_counter()
     lines, pairs = match_neighbours(zoo, spec, lambda a, b: match(a, b, spec))
     seconds = (time.perf_counter() - start) / n
     compared = torch.cat([t.flatten(1) for t in spec.parameters(lines.weights).values()], 1)
     cosines = torch.cosine_similarity(compared[::2], compared[1::2]).tolist()
+    lines = replace(lines, weights=lines.weights.to(device))
     curve = linear_barrier(lines, pairs, task, points=POINTS)
     row = {"cosine": round(sum(cosines) / n, 4), "seconds a pair": round(seconds, 4)}
     for name, c in (("as it is", curve), ("repaired", curve.repaired)):
@@ -121,6 +130,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", default="digits")
     parser.add_argument("--train", type=int, default=None, help="use so many, 256 for calibration, 500 to judge (all)")
+    parser.add_argument("--npz", default=None, help="read the task from this file: x_train, y_train, x_test, y_test")
+    parser.add_argument("--device", default="cpu", help="where to train and to measure lines, as cuda")
+    parser.add_argument("--members-at-once", type=int, default=None)
     parser.add_argument("--members", type=int, default=6)
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--steps", type=int, default=100, help="of straight-through matching; 0: leave it out")
@@ -129,16 +141,17 @@ def main() -> None:
     parser.add_argument("--only", default="", help="networks whose name contains this")
     parser.add_argument("--out", default=None)
     args = parser.parse_args()
-    task, table = load_task(args.task, seed=0), {}
+    task, table = Task.from_npz(args.npz, name=args.task) if args.npz else load_task(args.task, seed=0), {}
     if args.train:
         part = {"train": args.train, "calibration": 256, "validation": 500}
         splits = {s: replace(task.split(s), x=task.split(s).x[:n], y=task.split(s).y[:n]) for s, n in part.items()}
         task = replace(task, splits=task.splits | splits)
     out = Path(args.out or f"benchmarks/results/{args.task}-barriers.json")
-    for name, (network, recipe) in networks(task.input_shape[-1]).items():
+    for name, (network, recipe) in networks(task.input_shape[0], task.input_shape[-1]).items():
         if args.only not in name:
             continue
         zoo = train_zoo(task, network, members=args.members, epochs=args.epochs, seed=args.seed, **recipe,
+                        device=args.device, members_at_once=args.members_at_once,
                         checkpoint="build/artefacts")  # fmt: skip
         spec = PermutationSpec.of(network)
         row = {"weights": zoo.layout.size, "validation score": round(float(zoo.scores("validation").mean()), 4)}
@@ -147,7 +160,7 @@ def main() -> None:
         print(f"\n{name}: {row}", flush=True)
         row["matched by"] = {}
         for way, (members, its_spec, match) in ways(zoo, task, args.steps).items():
-            found = row["matched by"][way] = measure(members, its_spec, match, task)
+            found = row["matched by"][way] = measure(members, its_spec, match, task, args.device)
             shown = [
                 f"{k} {found[k]['loss barrier'][0]:6.3f} ± {found[k]['loss barrier'][1]:.3f} "
                 f"(halfway {100 * found[k]['score halfway']:.1f} %)"
@@ -159,7 +172,7 @@ def main() -> None:
             "command": shlex.join(["python", *sys.argv]), "date": date.today().isoformat(),
             "machine": {"cpu": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
                         "torch": torch.__version__},
-            "settings": {k: v for k, v in vars(args).items() if k not in ("out", "only")},
+            "settings": {k: v for k, v in vars(args).items() if k not in ("out", "only", "npz")},
             "pairs": args.members, "points on a line": POINTS,
             "splits": {s: len(task.split(s)) for s in ("train", "calibration", "validation")}, "networks": table,
         }  # fmt: skip

@@ -350,10 +350,19 @@ def _torchvision_images(which: str, seed: int, folder: str | Path | None, downlo
                 f"{which} is in none of: {looked}, and could not be downloaded to {place} ({error}). Offline? "
                 f"Copy the {which}/raw files of a machine that has them and set DWFLOW_DATA to their folder"
             ) from error
-    (x, y), (x_test, y_test) = [(p.data.numpy()[:, None], p.targets.numpy()) for p in parts]
+    (x, y), (x_test, y_test) = [(_channels_first(np.asarray(p.data)), np.asarray(p.targets)) for p in parts]
     fractions = {"train": 0.88, "calibration": 0.02, "validation": 0.1, "test": 0.0}
     options = {"fractions": fractions, "seed": seed, "name": which.lower(), "outputs": 10}
     return Task.from_arrays(x, y, x_test=x_test, y_test=y_test, **options)
+
+
+def _channels_first(images: np.ndarray) -> np.ndarray:
+    return images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
+
+
+def cifar10(seed: int = 0, folder: str | Path | None = None, download: bool = True) -> Task:
+    """CIFAR-10, 3 × 32 × 32: 44,000 train / 1,000 calibration / 5,000 validation, the official 10,000 test images."""
+    return _torchvision_images("CIFAR10", seed, folder, download)
 
 
 def mnist(seed: int = 0, folder: str | Path | None = None, download: bool = True) -> Task:
@@ -366,11 +375,11 @@ def fashion_mnist(seed: int = 0, folder: str | Path | None = None, download: boo
     return _torchvision_images("FashionMNIST", seed, folder, download)
 
 
-TASKS = {"digits": digits, "iris": iris, "mnist": mnist, "fashion_mnist": fashion_mnist}
+TASKS = {"digits": digits, "iris": iris, "mnist": mnist, "fashion_mnist": fashion_mnist, "cifar10": cifar10}
 
 
 def load_task(name: str, seed: int = 0, **options: object) -> Task:
-    """A task of the course by name (``digits``, ``iris``, ``mnist``, ``fashion_mnist``), cut from ``seed``."""
+    """A task of the course by name (one of ``TASKS``: ``digits``, ``iris``, ``mnist``, …), cut from ``seed``."""
     if name not in TASKS:
         raise ValueError(f"no task {name!r}: choose one of {', '.join(TASKS)}, or build one with Task.from_arrays")
     return TASKS[name](seed=seed, **options)

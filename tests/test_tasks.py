@@ -391,3 +391,19 @@ def test_data_folders_put_the_named_one_first(tmp_path, monkeypatch):
     assert tasks.data_folders()[0] == tmp_path
     monkeypatch.delenv("DWFLOW_DATA")
     assert tmp_path not in tasks.data_folders()
+
+
+def test_cifar_comes_with_channels_first(tmp_path, monkeypatch):
+    class Fake:
+        def __init__(self, root, train, download):
+            n, seed = (400, 0) if train else (50, 1)
+            self.data = np.random.default_rng(seed).integers(0, 256, (n, 32, 32, 3), dtype=np.uint8)
+            self.targets = (np.arange(n) % 10).tolist()
+
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", Fake)
+    task = load_task("cifar10", folder=tmp_path)
+    assert task.input_shape == (3, 32, 32) and task.outputs == 10 and len(task.test) == 50
+    assert [len(task.split(s)) for s in ("train", "calibration", "validation")] == pytest.approx([352, 8, 40], abs=6)
+    kept = torch.from_numpy(Fake(None, False, False).data / 255).float()
+    given, found = (t[t.flatten(1).sum(1).argsort()] for t in (kept, task.test.x))  # splits are shuffled
+    torch.testing.assert_close(found, given.permute(0, 3, 1, 2))
