@@ -55,9 +55,8 @@ class Zoo:
             object.__setattr__(self, "held_out", (False,) * len(self.weights))
         if len(self.held_out) != len(self.weights):
             raise ValueError(f"held_out has {len(self.held_out)} entries for {len(self.weights)} members")
-        parts = self.weights.split(
-            max(1, (1 << 24) // self.layout.size)
-        )  # some rows at a time: no second zoo in memory
+        rows = max(1, (1 << 24) // self.layout.size)  # at a time: no second zoo in memory
+        parts = self.weights.split(rows)
         bad = (~torch.cat([part.abs().amax(1) for part in parts]).isfinite()).nonzero().flatten().tolist()
         if bad:
             raise ValueError(f"members {bad} hold NaN or infinite weights; leave them out (zoo.take) or retrain them")

@@ -128,10 +128,11 @@ def canonicalise(
         spread.append(_spread(renamed, fitted, counts))
         if all(f.permutation.is_identity for f in found):
             break
+    goal = spec.parameters(target)
     stage = {
         "stage": "canonicalise", "method": "weight matching", "reference": name, "restarts": restarts, "seed": seed,
         "rounds": rounds, "fitted": int(fitted.sum()), "spread": spread,
-        "objective_before": [inner_product(spec.parameters(target), spec.parameters(w)) for w in zoo.weights],
+        "objective_before": [inner_product(goal, spec.parameters(w)) for w in zoo.weights],
         "objective_after": [f.objective[-1] for f in found],
     }  # fmt: skip
     return zoo.with_weights(renamed, stage, keep_scores=known or probe is not None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 
 import torch
@@ -105,15 +107,26 @@ def _units_first(module: nn.Module, outputs: Tensor) -> Tensor:
 def _outputs(network: nn.Module, states: list[dict], x: Tensor, names: list[str]) -> dict[str, list[Tensor]]:
     """What each named module returns in each of some networks, (units, numbers)."""
     seen: dict[str, list[Tensor]] = {name: [] for name in names}
-    hooks = [
-        network.get_submodule(name).register_forward_hook(lambda m, _, y, n=name: seen[n].append(_units_first(m, y)))
-        for name in names
-    ]
-    for state in states:
-        functional_call(network, state, (x,))
-    for hook in hooks:
-        hook.remove()
+    with _listening(network, names, lambda n, m, y: seen[names[n]].append(_units_first(m, y))):
+        for state in states:
+            functional_call(network, state, (x,))
     return seen
+
+
+@contextmanager
+def _listening(
+    network: nn.Module, names: Sequence[str], hear: Callable[[int, nn.Module, Tensor], Tensor | None]
+) -> Iterator[None]:
+    """In here ``hear`` is called with the number of each named module, the module, and what it returns."""
+    hooks = [
+        network.get_submodule(name).register_forward_hook(lambda m, _, y, number=number: hear(number, m, y))
+        for number, name in enumerate(names)
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _hidden_modules(network: nn.Module, spec: PermutationSpec) -> list[str]:
@@ -130,29 +143,21 @@ class _Watched(nn.Module):
         self.register_buffer("targets", torch.zeros(2, sum(sizes)))
 
     def forward(self, x: Tensor) -> Tensor:
-        seen: dict[str, Tensor] = {}
+        seen: dict[int, Tensor] = {}
+        targets = self.targets.split(self.sizes, 1)
 
-        def look(module: nn.Module, outputs: Tensor, name: str, target: Tensor) -> Tensor | None:
-            units = _units_first(module, outputs)
-            mean, std = seen[name] = torch.stack([units.mean(1), units.std(1, correction=0)])
+        def look(number: int, module: nn.Module, outputs: Tensor) -> Tensor | None:
+            units, target = _units_first(module, outputs), targets[number]
+            mean, std = seen[number] = torch.stack([units.mean(1), units.std(1, correction=0)])
             if not self.mend:
                 return None
             shape = [-1] + [1] * (outputs.ndim - 2 if not isinstance(module, LAST) else 0)
             scale = _scale(std, target[1])
             return outputs * scale.view(shape) + (target[0] - mean * scale).view(shape)
 
-        hooks = [
-            self.network.get_submodule(name).register_forward_hook(
-                lambda module, _, outputs, name=name, target=target: look(module, outputs, name, target)
-            )
-            for name, target in zip(self.names, self.targets.split(self.sizes, 1), strict=True)
-        ]
-        try:
+        with _listening(self.network, self.names, look):
             self.network(x)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return torch.cat([seen[name] for name in self.names], 1)
+        return torch.cat([seen[number] for number in range(len(self.names))], 1)
 
 
 def _scale(std: Tensor, target: Tensor) -> Tensor:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
-
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -37,7 +35,7 @@ def straight_through_matching(
         The permutation, and the loss halfway on the calibration split before the first and after every step.
     """
     generator = torch.Generator().manual_seed(seed)
-    halfway = without_statistics(deepcopy(network)).to(a).train()
+    halfway = without_statistics(network).to(a).train()
     names = {n for n, _ in halfway.named_parameters()}
     state_a, state_b = (spec.parameters(w.detach()) for w in (a, b))
     latent = {n: t.clone().requires_grad_() for n, t in state_a.items()}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dwflow_lite.symmetry.matching import assignment, best_orders, head_scores, unit_similarity
-from dwflow_lite.symmetry.spec import PermutationSpec
+from dwflow_lite.symmetry.spec import PermutationSpec, Use
 
 METHODS = ("exact", "spectral")
 
@@ -41,8 +41,7 @@ def match_heads(
     heads, groups = spec.heads[block]
     if method == "exact":
         return best_orders({g: unit_similarity(a, b, spec, g) for g in groups}, heads)[0]
-    writers = [u for g in groups for u in spec.uses[g] if u.axis == 0 and a[u.name].ndim == 2]
-    tied = sum(u.rows(a[u.name]) @ u.rows(b[u.name]).T for u in writers)
+    tied = sum(u.rows(a[u.name]) @ u.rows(b[u.name]).T for u in _writers(spec, block))
     _, inside = head_scores({"all": tied}, heads)
     pairs = assignment(-spectral_distance(a, b, spec, block))
     units = inside["all"][torch.arange(heads), pairs]
@@ -53,7 +52,13 @@ def spectral_distance(
     a: Mapping[str, Tensor], b: Mapping[str, Tensor], spec: PermutationSpec, block: str
 ) -> Tensor:  # fmt: skip
     """Distance (H, H) of heads: between singular values of each weight slice, one batched decomposition a tensor."""
-    heads, groups = spec.heads[block]
-    writers = [u for g in groups for u in spec.uses[g] if u.axis == 0 and a[u.name].ndim == 2]
-    spectra = [[torch.linalg.svdvals(u.rows(s[u.name]).unflatten(0, (heads, -1))) for s in (a, b)] for u in writers]
+    heads, _ = spec.heads[block]
+    spectra = [[torch.linalg.svdvals(u.rows(s[u.name]).unflatten(0, (heads, -1))) for s in (a, b)]
+               for u in _writers(spec, block)]  # fmt: skip
     return sum(torch.cdist(one, other) for one, other in spectra)
+
+
+def _writers(spec: PermutationSpec, block: str) -> list[Use]:
+    """The matrices of a block whose rows are its units."""
+    _, groups = spec.heads[block]
+    return [u for g in groups for u in spec.uses[g] if u.axis == 0 and len(spec.axes[u.name]) == 2]
