@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from copy import deepcopy
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dwflow_lite.tasks import Task
-from dwflow_lite.zoo import Zoo, forward_all
+from dwflow_lite.zoo import Zoo, forward_all, together
+
+BATCH = 256
 
 
 def norms_with_statistics(network: nn.Module) -> dict[str, _BatchNorm]:
@@ -33,8 +37,9 @@ def recalibrate(
     task: Task,
     split: Literal["calibration", "train"] = "calibration",
     *,
-    batch_size: int = 256,
-    members_at_once: int = 64,
+    batch_size: int = BATCH,
+    members_at_once: int | None = None,
+    folder: str | Path | None = None,
 ) -> Zoo:
     """Measure the running statistics of every member afresh, as the mean over batches of one split.
 
@@ -45,28 +50,39 @@ def recalibrate(
     Args:
         zoo: of networks with BatchNorm; others come back with the same weights.
         task: gives the images. split: ``"calibration"`` or ``"train"``.
-        batch_size: examples a batch. members_at_once: bounds memory, not the result.
+        batch_size: examples a batch.
+        members_at_once: bounds memory, not the result; None: :func:`dwflow_lite.zoo.together`.
+        folder: where the result is written, member after member; needed for a zoo on disk.
 
     Raises:
         ValueError: another split, or batches of one example.
     """
     if split not in ("calibration", "train"):
         raise ValueError(f"statistics are measured on 'calibration' or 'train', never on {split!r}")
-    network, inputs = deepcopy(zoo.network).eval().to(zoo.weights.device), task.split(split).x.to(zoo.weights)
+    network, inputs = deepcopy(zoo.network).eval().to(zoo.weights.device), task.split(split).inputs(zoo.weights)
     norms = norms_with_statistics(network)
     if len(inputs) < 2 or batch_size < 2:
         raise ValueError("statistics need batches of at least two examples")
-    parts = []
-    for weights in zoo.weights.split(members_at_once) if norms else ():
-        state = {name: tensor.clone() for name, tensor in zoo.layout.unflatten(weights).items()}
-        for name, norm in norms.items():
-            norm.train()
-            state[f"{name}.num_batches_tracked"] = torch.zeros(len(weights), dtype=torch.long, device=weights.device)
-        batches = inputs.tensor_split(-(-len(inputs) // batch_size))  # of nearly equal size: none is left with one
-        for i, batch in enumerate(batches):
-            for norm in norms.values():
-                norm.momentum = 1 / (i + 1)  # the first forgets what was there; the mean over batches in the end
-            forward_all(network, state, batch)
-        parts.append(zoo.layout.flatten(state))
-    stage = {"stage": "recalibrate", "split": split, "examples": len(inputs), "batch_size": batch_size}
-    return zoo.with_weights(torch.cat(parts) if parts else zoo.weights, stage, keep_scores=not parts)
+
+    def parts() -> Iterator[Tensor]:
+        for weights in zoo.weights.split(members_at_once or together(zoo.layout)):
+            state = {name: tensor.clone() for name, tensor in zoo.layout.unflatten(weights).items()}
+            for name, norm in norms.items():
+                norm.train()
+                state[f"{name}.num_batches_tracked"] = torch.zeros(
+                    len(weights), dtype=torch.long, device=weights.device
+                )
+            batches = inputs.tensor_split(-(-len(inputs) // batch_size))  # of nearly equal size: none is left with one
+            for i, batch in enumerate(batches):
+                for norm in norms.values():
+                    norm.momentum = 1 / (i + 1)  # the first forgets what was there; the mean over batches in the end
+                forward_all(network, state, batch)
+            yield zoo.layout.flatten(state)
+
+    done = stage(split, len(inputs), batch_size)
+    return zoo.with_weights(parts() if norms else zoo.weights, done, keep_scores=not norms, folder=folder)
+
+
+def stage(split: str, examples: int, batch_size: int = BATCH) -> dict[str, Any]:
+    """What the record of a recalibrated zoo says of it."""
+    return {"stage": "recalibrate", "split": split, "examples": examples, "batch_size": batch_size}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +29,10 @@ from dwflow_lite.flow import (
 from dwflow_lite.layout import Layout
 from dwflow_lite.networks import architecture_of, build
 from dwflow_lite.resume import digest
+from dwflow_lite.storage import Shards, ZooFileError, read_folder, read_header, read_safetensors, write_safetensors
 from dwflow_lite.symmetry import PermutationSpec, basis_of, canonicalise
 from dwflow_lite.tasks import is_whole
-from dwflow_lite.zoo import Zoo, ZooFileError, read_safetensors, write_safetensors
+from dwflow_lite.zoo import Zoo, write_zoo
 
 FORMAT = "dwflow_lite.model/1"
 FLOW = {
@@ -65,6 +68,10 @@ PUBLISHED = {
 }  # fmt: skip
 
 
+def _single(weights: Tensor | Shards) -> Tensor | Shards:
+    return weights if isinstance(weights, Shards) else weights.float()
+
+
 class DeepWeightFlow:
     """Align a zoo, compress it, learn a flow from noise to its codes, and generate networks that need no training.
 
@@ -83,6 +90,7 @@ class DeepWeightFlow:
         fixed_source: draw the training noise once, one vector a network, as the paper's code does. Default: fresh.
         rescale: divide the codes by their root mean square; without it ``source`` is in weight units.
         seed: of the alignment, the field and its training.
+        memory: bytes that chunks of weights may take in the PCA and in decoding.
 
     After :meth:`fit`: ``zoo_`` (aligned), ``pca_``, ``scale_``, ``source_``, ``field_``, ``training_``.
     """
@@ -97,6 +105,7 @@ class DeepWeightFlow:
         fixed_source: bool = False,
         rescale: bool = True,
         seed: int = 0,
+        memory: int = 1 << 28,
     ) -> None:
         if unknown := set(flow or {}) - set(FLOW):
             raise ValueError(f"unknown flow settings {sorted(unknown)}; there are {', '.join(FLOW)}")
@@ -110,16 +119,25 @@ class DeepWeightFlow:
             if not allowed(value):
                 raise ValueError(f"flow {name} must be {says}, got {value!r}")
         self.source, self.fixed_source, self.rescale, self.seed = source, fixed_source, rescale, seed
+        self.memory = memory
 
     @classmethod
     def published(cls, *, align: bool | PermutationSpec | None = True, seed: int = 0, **flow: Any) -> DeepWeightFlow:
         """The settings of the paper's code (``generate.PUBLISHED``), except the flow settings given."""
         return cls(align=align, seed=seed, **PUBLISHED | {"flow": PUBLISHED["flow"] | flow})
 
-    def fit(self, zoo: Zoo, *, checkpoint: str | Path | None = None, progress: bool = False) -> DeepWeightFlow:
+    def fit(
+        self, zoo: Zoo, *, checkpoint: str | Path | None = None, folder: str | Path | None = None,
+        executor: Executor | None = None, progress: bool = False,
+    ) -> DeepWeightFlow:  # fmt: skip
         """Learn from the fitted members of a zoo; held-out members only steer ``patience`` and ``keep="best"``.
 
-        ``checkpoint`` names a file from which an interrupted training of the flow goes on (see ``train_flow``).
+        Args:
+            zoo: in memory or on disk.
+            checkpoint: a file from which an interrupted training of the flow goes on (see ``train_flow``).
+            folder: where the aligned zoo is written; needed to align a zoo on disk.
+            executor: where members are aligned and the Gram matrix is summed (:func:`dwflow_lite.jobs.run_jobs`).
+            progress: show bars.
 
         Raises:
             ValueError: fewer than two fitted members, k >= N, or alignment asked for a network without a spec.
@@ -132,13 +150,15 @@ class DeepWeightFlow:
         if self.align:
             spec = self.align if isinstance(self.align, PermutationSpec) else None
             first = zoo.held_out.index(False)
-            zoo = canonicalise(zoo, spec, reference=first, seed=self.seed, progress=progress)
-        fitted, unseen = zoo.fitted.weights.float(), zoo.unseen
-        pca = DualPCA(self.components).fit(fitted)
-        codes = pca.transform(fitted)
+            zoo = canonicalise(
+                zoo, spec, reference=first, seed=self.seed, folder=folder, executor=executor, progress=progress
+            )
+        fitted, unseen = _single(zoo.fitted.weights), zoo.unseen
+        pca = DualPCA(self.components, memory=self.memory)
+        codes = pca.fit_transform(fitted, executor=executor, progress=progress)
         scale = float(codes.square().mean().sqrt()) if self.rescale else 1.0
         codes = codes / scale
-        held_out = pca.transform(unseen.weights.float()) / scale if unseen else None
+        held_out = pca.transform(_single(unseen.weights)) / scale if unseen else None
         source = training_source = self._source(codes, pca, scale, zoo.layout)
         if self.fixed_source:
             training_source = FixedSource(source, len(codes), torch.Generator().manual_seed(self.seed + 3))
@@ -166,18 +186,21 @@ class DeepWeightFlow:
         steps = self.flow["solver_steps"] if steps is None else steps
         return integrate(self.field_, start, steps=steps, solver=self.flow["solver"] if solver is None else solver)
 
-    def decode(self, codes: Tensor, **how: Any) -> Zoo:
-        """The networks (n, d) of codes (n, k), as a zoo."""
+    def decode(self, codes: Tensor, folder: str | Path | None = None, **how: Any) -> Zoo:
+        """The networks (n, d) of codes (n, k), as a zoo; written to ``folder`` as they are made, if one is named."""
         self._fitted()
-        weights = self.pca_.inverse_transform(codes * self.scale_)
         record = self.record_ | {
             "generated": {"align": bool(self.align), "source": self.source, "flow": self.flow} | how
         }
-        return Zoo(weights, self.layout_, self.network_, record)
+        codes = codes * self.scale_
+        if folder is None:
+            return Zoo(self.pca_.inverse_transform(codes), self.layout_, self.network_, record)
+        blocks, storage = self.pca_.blocks(codes), getattr(self.pca_.rows_, "storage", "float32")
+        return write_zoo(folder, blocks, self.layout_, self.network_, record, (False,) * len(codes), storage)
 
-    def sample(self, n: int, *, seed: int) -> Zoo:
-        """Generate ``n`` complete networks; the same seed gives the same networks."""
-        return self.decode(self.trajectory(n, seed=seed).end, sample_seed=seed)
+    def sample(self, n: int, *, seed: int, folder: str | Path | None = None) -> Zoo:
+        """Generate ``n`` complete networks; the same seed gives the same networks. ``folder``: keep them on disk."""
+        return self.decode(self.trajectory(n, seed=seed).end, folder, sample_seed=seed)
 
     # -- inside --------------------------------------------------------------------------------------------------
 
@@ -197,23 +220,30 @@ class DeepWeightFlow:
         if self.source != "kaiming":
             return GaussianSource(dim, float(self.source))
         # Fresh Kaiming networks are Gaussian in weight space, so their codes are Gaussian too: project both moments.
-        std, mean = torch.zeros(layout.size), pca.mean_.clone()
+        std, known = torch.zeros(layout.size), torch.ones(layout.size)  # tensors of one axis stay at the zoo's mean
         for entry in layout.entries:
             if len(entry.shape) >= 2:
                 columns, fan_in = layout.slices[entry.name], entry.size // entry.shape[0]
-                std[columns], mean[columns] = (2 / fan_in) ** 0.5, 0.0
-        spread = (pca.components_ * std).double()
-        covariance = spread @ spread.T / scale**2
-        factor = torch.linalg.cholesky(covariance + 1e-9 * torch.eye(dim, dtype=torch.float64)).float()
-        return GaussianSource(dim, factor.contiguous(), pca.transform(mean) / scale)
+                std[columns], known[columns] = (2 / fan_in) ** 0.5, 0.0
+        covariance, centre = 1e-9 * torch.eye(dim, dtype=torch.float64), torch.zeros(dim, dtype=torch.float64)
+        for columns, mean, basis in pca.basis():
+            spread = basis * std[columns].to(basis)
+            covariance += (spread @ spread.T).cpu() / scale**2
+            centre += (basis @ ((known[columns].to(basis) - 1) * mean)).cpu() / scale
+        factor = torch.linalg.cholesky(covariance).float()
+        return GaussianSource(dim, factor.contiguous(), centre.float())
 
     # -- files ---------------------------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> Path:
-        """Write the generator (field, PCA, source, layout) to one safetensors file; the zoo itself is not in it."""
+        """Write the generator (field, PCA, source, layout) to one safetensors file; the zoo itself is not in it.
+
+        Fitted on a zoo on disk it decodes from that zoo, whose folder the file names and :meth:`load` needs.
+        """
         self._fitted()
         tensors = {f"field.{k}": v for k, v in self.field_.state_dict().items()}
-        tensors |= {f"pca.{k}": getattr(self.pca_, k + "_") for k in ("components", "mean", "singular_values")}
+        kept = ("components", "mean") if self.pca_.rows_ is None else ("combination",)
+        tensors |= {f"pca.{k}": getattr(self.pca_, k + "_") for k in (*kept, "singular_values")}
         tensors |= {"pca.ratio": self.pca_.explained_variance_ratio_}
         tensors |= {"source.scale": self.source_.scale, "source.mean": self.source_.mean}
         record = {
@@ -222,6 +252,12 @@ class DeepWeightFlow:
             "fixed_source": self.fixed_source, "rescale": self.rescale, "seed": self.seed, "scale": self.scale_,
             "n_samples": self.pca_.n_samples_, "versions": {"dwflow_lite": __version__, "torch": torch.__version__},
         }  # fmt: skip
+        if (rows := self.pca_.rows_) is not None:
+            record["rows"] = {
+                "folder": str(rows.folder),
+                "rows": rows.rows,
+                "zoo": read_header(rows.folder)["identity"],
+            }
         text = json.dumps(record, sort_keys=True)
         return write_safetensors(tensors, path, {"format": FORMAT, "record": text, "sha256": digest(tensors, text)})
 
@@ -245,12 +281,16 @@ class DeepWeightFlow:
             raise ZooFileError(f"{Path(path).name} makes {written} networks, not {architecture_of(model.network_)}")
         model.record_, model.scale_ = record["record"], record["scale"]
         pca = model.pca_ = DualPCA(record["components"])
-        pca.components_, pca.mean_ = tensors["pca.components"], tensors["pca.mean"]
-        pca.singular_values_, pca.explained_variance_ratio_ = (
-            tensors["pca.singular_values"],
-            tensors["pca.ratio"],
-        )
-        (pca.n_components_, pca.n_features_in_), pca.n_samples_ = pca.components_.shape, record["n_samples"]
+        for name in ("components", "mean", "combination", "singular_values"):
+            setattr(pca, f"{name}_", tensors.get(f"pca.{name}"))
+        pca.explained_variance_ratio_, pca.rows_ = tensors["pca.ratio"], None
+        if stored := record.get("rows"):
+            header, rows, _ = read_folder(stored["folder"])
+            if header["identity"] != stored["zoo"] or not set(map(tuple, stored["rows"])) <= set(rows.rows):
+                raise ZooFileError(f"{Path(path).name} decodes from the zoo in {stored['folder']}, which has changed")
+            pca.rows_ = replace(rows, rows=tuple(map(tuple, stored["rows"])))
+        pca.n_components_, pca.n_features_in_ = len(pca.singular_values_), model.layout_.size
+        pca.n_samples_ = record["n_samples"]
         pca.explained_variance_ = pca.singular_values_**2 / (pca.n_samples_ - 1)
         model.source_ = GaussianSource(pca.n_components_, tensors["source.scale"], tensors["source.mean"])
         model.field_ = model._field(pca.n_components_)

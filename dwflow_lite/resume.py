@@ -20,7 +20,7 @@ def digest(tensors: Mapping[str, Tensor], text: str) -> str:
     whole = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         whole.update(str((name, tensors[name].dtype, tuple(tensors[name].shape))).encode())
-        whole.update(tensors[name].detach().cpu().contiguous().numpy().tobytes())
+        whole.update(tensors[name].detach().cpu().reshape(-1).view(torch.uint8).numpy())
     return whole.hexdigest()
 
 

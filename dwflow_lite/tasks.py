@@ -52,6 +52,10 @@ class Split:
     def __len__(self) -> int:
         return len(self.x)
 
+    def inputs(self, like: Tensor) -> Tensor:
+        """``x`` on the device of ``like``, and in its dtype; whole numbers (tokens) keep theirs."""
+        return self.x.to(like.device, like.dtype if self.x.is_floating_point() else None)
+
 
 @dataclass(frozen=True)
 class Task:

@@ -9,9 +9,12 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import dataclass
 from numbers import Real
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +24,15 @@ from torch import Tensor, nn
 
 from dwflow_lite import __version__, resume
 from dwflow_lite.batchnorm import norms_with_statistics, recalibrate, without_statistics
+from dwflow_lite.batchnorm import stage as statistics_of
+from dwflow_lite.jobs import run_jobs, runs
 from dwflow_lite.layout import Layout
 from dwflow_lite.networks import INITS, architecture_of, behaviour_of, initialise
 from dwflow_lite.progress import bar as progress_bar
+from dwflow_lite.storage import append, check_writable, read_folder, start_folder
 from dwflow_lite.tasks import Task, failing_as, is_whole
 from dwflow_lite.threads import one_thread
-from dwflow_lite.zoo import Zoo, batched_forward, check_writable, evaluate
+from dwflow_lite.zoo import Zoo, batched_forward, evaluate, folder_header, join_record, together
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 OUT_OF_MEMORY = ("not enough memory", "can't allocate memory")  # what the allocator of the CPU says
@@ -64,6 +70,9 @@ def train_zoo(
     on_diverged: str = "raise",
     device: torch.device | str = "cpu",
     checkpoint: str | Path | None = None,
+    folder: str | Path | None = None,
+    storage: str = "float32",
+    executor: Executor | None = None,
     progress: bool = False,
 ) -> Zoo:
     """Train ``members`` + ``held_out`` networks to completion, each alone on the same task.
@@ -97,6 +106,12 @@ def train_zoo(
             finished zoo found there is read; an interrupted ``"batched"`` training goes on from its last save (every
             ten seconds; with another ``members_at_once``, from the last members that were finished). Where the last
             save of all fails, the zoo is returned with a warning.
+        folder: where the zoo is to live, for one that does not fit in memory: ``members_at_once`` (None: 1) members
+            are trained, written there and forgotten. Called again, it goes on with the members that are not there.
+        storage: ``"float32"`` or ``"bfloat16"``, of the folder.
+        executor: where ``members_at_once`` (None: 1) members a job are trained, in any order: a pool of processes, or
+            ``client.get_executor()`` of ``dask.distributed``. The same zoo as without it, up to rounding. With a
+            folder, which the workers must see, they write to it themselves, and no weights travel.
         progress: show a bar.
 
     Raises:
@@ -106,6 +121,8 @@ def train_zoo(
         MemoryError: too many members at once.
         OSError: the checkpoint cannot be written; found out before anything is trained.
     """
+    if folder and checkpoint:
+        raise ValueError("name a folder (the zoo lives there, and goes on from there) or a checkpoint, not both")
     if optimizer not in OPTIMIZERS:
         raise ValueError(f"no optimizer {optimizer!r}: choose one of {', '.join(OPTIMIZERS)}")
     if method not in ("batched", "loop") or on_diverged not in ("raise", "drop"):
@@ -154,15 +171,9 @@ def train_zoo(
         torch.zeros(1, device=torch.device(device)).cpu()
 
     started = time.perf_counter()
-    starts = [initialise(network, inits[m % len(inits)], _member_seed(seed, m)) for m in range(total)]
-    run = _train_batched if method == "batched" else _train_loop
-    partial = finished.with_name(finished.name + ".partial") if finished else None
-    with one_thread(method == "loop" and layout.size < ONE_THREAD_BELOW):
-        state, history = run(task.to(device), without_statistics(network).to(device).train(), starts, recipe, seed,
-                             partial, identity_hash, progress, members_at_once)  # fmt: skip
-    constants = {k: b.detach().cpu().expand(total, *b.shape) for k, b in network.named_buffers()}
-    weights = layout.flatten({k: v.detach().cpu() for k, v in state.items()} | constants)
-    finite = torch.isfinite(weights).all(1)
+    home = str(Path(folder).resolve()) if folder else None
+    plan = _Plan(task, network, recipe, seed, inits, method, device, members, home)
+    at_once = int(members_at_once or (1 if folder or executor else total))
     record = {
         "identity": identity_hash,
         "architecture": identity["architecture"],
@@ -171,33 +182,100 @@ def train_zoo(
         "recipe": recipe,
         "seed": seed,
         "method": method,
-        "seconds": round(time.perf_counter() - started, 3),
         "versions": {"dwflow_lite": __version__, "torch": torch.__version__, "python": platform.python_version()},
-        "members": [{"member": m, "seed": _member_seed(seed, m), "init": inits[m % len(inits)]} for m in range(total)],
-        "train_loss": [_plain(row, 5) for row in history],
-        "stages": [],
+        "stages": [statistics_of("train", len(task.train))] if norms_with_statistics(network) else [],
     }
-    held = (False,) * members + (True,) * held_out
-    zoo = Zoo(weights.nan_to_num(0.0, 0.0, 0.0), layout, deepcopy(network).cpu(), record, held)
-    at_once = min(members_at_once or total, total, 64)
-    with _memory_for(at_once):
-        if norms_with_statistics(network):
-            zoo = recalibrate(zoo, task, "train", members_at_once=at_once)
-            record = zoo.record
-        for split in ("train", "validation", "test"):
-            parts = [evaluate(Zoo(rows, layout, zoo.network), task, split) for rows in zoo.weights.split(at_once)]
-            score, loss = torch.cat([p.score for p in parts]), torch.cat([p.loss for p in parts])
-            record.setdefault("scores", {})[split] = _plain(score, 6)
-            record.setdefault("losses", {})[split] = _plain(loss, 6)
-            finite &= torch.isfinite(loss) & torch.isfinite(score)
-    record["diverged"] = (~finite).nonzero().flatten().tolist()
+    there = {}
+    if folder:
+        start_folder(folder, folder_header(layout, record, total), storage, identity=identity_hash)
+        there = read_folder(folder)[2]
+    if folder or executor:
+        jobs = [(plan, run) for run in runs([m for m in range(total) if m not in there], at_once)]
+        parts = run_jobs(_train_members, jobs, executor, progress=progress, desc=f"training {total}", unit="job")
+        parts = [part for _, part in sorted(parts, key=itemgetter(0))]
+    else:
+        partial = finished.with_name(finished.name + ".partial") if finished else None
+        parts = [_train_here(plan, range(total), at_once, partial, identity_hash, progress)]
+    if folder:
+        weights, there = read_folder(folder)[1:]
+        if len(there) < total:
+            raise OSError(f"workers did not write to {folder}: it must be a folder that they and this process share")
+        notes = [there[m] for m in range(total)]
+    else:
+        weights, notes = torch.cat([rows for rows, _ in parts]), [note for _, notes in parts for note in notes]
+        record["seconds"] = round(time.perf_counter() - started, 3)
+    record = join_record(record, notes)
+    record["diverged"] = [m for m, member in enumerate(record["members"]) if member.get("diverged")]
+    zoo = Zoo(weights, layout, deepcopy(network).cpu(), record, (False,) * members + (True,) * held_out)
     if finished:
         try:
             zoo.save(finished)
-            partial.unlink(missing_ok=True)
+            finished.with_name(finished.name + ".partial").unlink(missing_ok=True)
         except OSError as error:
             warnings.warn(f"the zoo is trained but not saved: {error}", RuntimeWarning, stacklevel=2)
     return _settle(zoo, on_diverged)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """All that is needed to train any members of a zoo, wherever that is done."""
+
+    task: Task
+    network: nn.Module
+    recipe: dict[str, Any]
+    seed: int
+    inits: list[str]
+    method: str
+    device: torch.device | str
+    fitted: int
+    folder: str | None
+
+
+def _train_members(plan: _Plan, members: range) -> tuple[Tensor | None, list[dict[str, Any]]]:
+    """A job: train some members, and write them to the folder of the plan or return their weights; and their notes."""
+    weights, notes = _train_here(plan, members, len(members))
+    if plan.folder is None:
+        return weights, notes
+    append(plan.folder, members.start, weights, notes)
+    return None, notes
+
+
+def _train_here(
+    plan: _Plan, members: range, at_once: int, partial: Path | None = None, identity: str = "", progress: bool = False
+) -> tuple[Tensor, list[dict[str, Any]]]:
+    """Train members, measure the statistics of their BatchNorm, and score them: weights (m, d), and notes of each."""
+    task, network, layout = plan.task, plan.network, Layout.of(plan.network)
+    inits = {m: plan.inits[m % len(plan.inits)] for m in members}
+    starts = [initialise(network, inits[m], _member_seed(plan.seed, m)) for m in members]
+    run = _train_batched if plan.method == "batched" else _train_loop
+    with one_thread(plan.method == "loop" and layout.size < ONE_THREAD_BELOW):
+        state, history = run(task.to(plan.device), without_statistics(network).to(plan.device).train(), starts,
+                             members.start, plan.recipe, plan.seed, partial, identity, progress, at_once)  # fmt: skip
+    constants = {k: b.detach().cpu().expand(len(members), *b.shape) for k, b in network.named_buffers()}
+    weights = layout.flatten({k: v.detach().cpu() for k, v in state.items()} | constants)
+    finite = torch.isfinite(weights).all(1)
+    zoo, scores, losses = Zoo(weights.nan_to_num(0.0, 0.0, 0.0), layout, deepcopy(network).cpu()), {}, {}
+    at_once = min(at_once, together(layout))
+    with _memory_for(at_once):
+        if norms_with_statistics(network):
+            zoo = recalibrate(zoo, task, "train", members_at_once=at_once)
+        for split in ("train", "validation", "test"):
+            parts = [evaluate(Zoo(rows, layout, zoo.network), task, split) for rows in zoo.weights.split(at_once)]
+            score, loss = torch.cat([p.score for p in parts]), torch.cat([p.loss for p in parts])
+            scores[split], losses[split] = _plain(score, 6), _plain(loss, 6)
+            finite &= torch.isfinite(loss) & torch.isfinite(score)
+    notes = [
+        {
+            "members": {"member": m, "seed": _member_seed(plan.seed, m), "init": inits[m]}
+            | ({} if finite[i] else {"diverged": True}),
+            "scores": {split: values[i] for split, values in scores.items()},
+            "losses": {split: values[i] for split, values in losses.items()},
+            "train_loss": _plain([row[i] for row in history], 5),
+            "held_out": m >= plan.fitted,
+        }
+        for i, m in enumerate(members)
+    ]
+    return zoo.weights, notes
 
 
 def _plain(values: Sequence[float] | Tensor, digits: int) -> list[float | None]:
@@ -304,12 +382,12 @@ def _optimizer(parameters: list[Tensor], recipe: dict[str, Any]) -> torch.optim.
 
 
 def _train_batched(
-    task: Task, network: nn.Module, starts: list[dict[str, Tensor]], recipe: dict[str, Any], seed: int,
-    partial: Path | None, identity: str, progress: bool, at_once: int | None,
+    task: Task, network: nn.Module, starts: list[dict[str, Tensor]], offset: int, recipe: dict[str, Any], seed: int,
+    partial: Path | None, identity: str, progress: bool, at_once: int,
 ) -> tuple[dict[str, Tensor], list[list[float]]]:  # fmt: skip
     """Chunk after chunk of members; ``partial`` holds the finished ones, and half-done the one under way."""
     saved = (resume.read_partial(partial, identity, torch.device("cpu")) if partial else None) or {}
-    finished, at_once = saved.get("finished", []), at_once or len(starts)
+    finished = saved.get("finished", [])
     kept = {"identity": identity, "finished": finished}
     firsts = range(sum(len(history[0]) for _, history in finished), len(starts), at_once)
     if len(saved.get("sums", ())) != len(starts[firsts[0] :][:at_once]):
@@ -320,7 +398,9 @@ def _train_batched(
         for first in firsts:
             chunk = starts[first : first + at_once]
             with _memory_for(len(chunk)):
-                finished.append(_train_chunk(task, network, chunk, first, recipe, seed, partial, kept, saved, bar))
+                finished.append(
+                    _train_chunk(task, network, chunk, offset + first, recipe, seed, partial, kept, saved, bar)
+                )
             saved = {}
             if partial and first != firsts[-1]:
                 resume.write_partial(partial, kept)
@@ -375,12 +455,12 @@ def _train_chunk(
 
 
 def _train_loop(
-    task: Task, network: nn.Module, starts: list[dict[str, Tensor]], recipe: dict[str, Any], seed: int,
-    partial: Path | None, identity: str, progress: bool, at_once: int | None,
+    task: Task, network: nn.Module, starts: list[dict[str, Tensor]], offset: int, recipe: dict[str, Any], seed: int,
+    partial: Path | None, identity: str, progress: bool, at_once: int,
 ) -> tuple[dict[str, Tensor], list[list[float]]]:  # fmt: skip
     """The same training, member after member, with tensors in memory: the recipe a reader would write first."""
     split, states, histories = task.train, [], []
-    for member, start in enumerate(progress_bar(starts, desc="training", unit="member", progress=progress)):
+    for member, start in enumerate(progress_bar(starts, desc="training", unit="member", progress=progress), offset):
         one = deepcopy(network)
         with torch.no_grad():
             for name, parameter in one.named_parameters():

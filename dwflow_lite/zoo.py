@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from dwflow_lite.layout import Layout
 from dwflow_lite.networks import architecture_of, behaviour_of, build
+from dwflow_lite.storage import (
+    Shards,
+    ZooFileError,
+    append,
+    append_columns,
+    read_folder,
+    read_safetensors,
+    start_folder,
+    write_safetensors,
+)
 from dwflow_lite.tasks import Task, failing_as
 
 FORMAT = "dwflow_lite.zoo/1"
-
-
-class ZooFileError(ValueError):
-    """A zoo file is truncated, altered, of another format, or does not fit the network given."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +39,14 @@ class Zoo:
     """Networks of one architecture, as data. Immutable: every stage takes a zoo and returns a new one.
 
     Attributes:
-        weights: (N, d), one network a row.
+        weights: (N, d), one network a row: a tensor, or :class:`~dwflow_lite.storage.Shards` on disk.
         layout: which columns are which tensor.
         network: a template module of the architecture; its own weights mean nothing.
         record: JSON-able account of how the zoo was made (recipe, seeds, versions, per-member scores, stages).
         held_out: for each member, whether it is kept from fitting a generator (the control of every audit).
     """
 
-    weights: Tensor = field(repr=False)
+    weights: Tensor | Shards = field(repr=False)
     layout: Layout = field(repr=False)
     network: nn.Module = field(repr=False, compare=False)
     record: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -55,6 +60,8 @@ class Zoo:
             object.__setattr__(self, "held_out", (False,) * len(self.weights))
         if len(self.held_out) != len(self.weights):
             raise ValueError(f"held_out has {len(self.held_out)} entries for {len(self.weights)} members")
+        if isinstance(self.weights, Shards):
+            return  # each row was checked when it was written
         rows = max(1, (1 << 24) // self.layout.size)  # at a time: no second zoo in memory
         parts = self.weights.split(rows)
         bad = (~torch.cat([part.abs().amax(1) for part in parts]).isfinite()).nonzero().flatten().tolist()
@@ -66,7 +73,8 @@ class Zoo:
 
     def __repr__(self) -> str:
         name, held = self.record.get("architecture", {}).get("class", "?"), sum(self.held_out)
-        return f"Zoo({len(self)} {name} networks x {self.layout.size:,} weights, {held} held out)"
+        where = f", in {self.weights.folder}" if isinstance(self.weights, Shards) else ""
+        return f"Zoo({len(self)} {name} networks x {self.layout.size:,} weights, {held} held out{where})"
 
     # -- choosing members ----------------------------------------------------------------------------------------
 
@@ -81,14 +89,8 @@ class Zoo:
         rows = (np.flatnonzero(chosen) if mask else chosen).tolist()
         if not rows or max(rows) >= len(self) or min(rows) < -len(self):
             raise ValueError(f"cannot take members {rows} of a zoo of {len(self)}")
-        record = dict(self.record)
-        for key in ("members", "scores", "losses"):
-            if isinstance(record.get(key), list):
-                record[key] = [record[key][r] for r in rows]
-            elif record.get(key):
-                record[key] = {s: [values[r] for r in rows] for s, values in record[key].items()}
-        if "train_loss" in record:
-            record["train_loss"] = [[row[r] for r in rows] for row in record["train_loss"]]
+        common, notes = split_record(self.record, len(self))
+        record = join_record(common, [notes[r] for r in rows])
         return replace(self, weights=self.weights[rows], record=record, held_out=tuple(self.held_out[r] for r in rows))
 
     @property
@@ -102,11 +104,31 @@ class Zoo:
         rows = [i for i, held in enumerate(self.held_out) if held]
         return self.take(rows) if rows else None
 
-    def with_weights(self, weights: Tensor, stage: Mapping[str, Any], keep_scores: bool = False) -> Zoo:
-        """The same members after a stage of the pipeline, which is added to the record."""
+    def with_weights(
+        self, weights: Tensor | Shards | Iterable[Tensor], stage: Mapping[str, Any], keep_scores: bool = False, *,
+        folder: str | Path | None = None,
+    ) -> Zoo:  # fmt: skip
+        """The same members after a stage of the pipeline, which is added to the record.
+
+        Args:
+            weights: (N, d), or its rows in order, some at a time.
+            stage: what was done, JSON-able.
+            keep_scores: whether it changed no function.
+            folder: where the rows are written as they come, none of them kept in memory.
+
+        Raises:
+            ValueError: rows of a zoo that lives on disk, and no folder; or a folder with another zoo.
+        """
         record = dict(self.record) | {"stages": [*self.record.get("stages", []), dict(stage)]}
         if not keep_scores:
             record.pop("scores", None), record.pop("losses", None)
+        if folder is not None:
+            storage = getattr(self.weights, "storage", "float32")
+            return write_zoo(folder, weights, self.layout, self.network, record, self.held_out, storage)
+        if not isinstance(weights, Tensor | Shards):
+            if isinstance(self.weights, Shards):
+                raise ValueError(f"{self!r} lives on disk: name a folder for the result, or take zoo.in_memory()")
+            weights = torch.cat(list(weights))
         return replace(self, weights=weights, record=record)
 
     # -- back to networks ----------------------------------------------------------------------------------------
@@ -124,7 +146,9 @@ class Zoo:
     # -- files ---------------------------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> Path:
-        """Write one safetensors file with its record, at once or not at all."""
+        """Write one safetensors file with its record, at once or not at all. (On disk: :meth:`write`.)"""
+        if isinstance(self.weights, Shards):
+            raise ValueError(f"{self!r} is on disk already; zoo.write(folder) copies it, zoo.in_memory() reads it")
         record = dict(self.record) | {"layout": self.layout.to_json(), "held_out": list(self.held_out)}
         weights = self.weights.detach().cpu().contiguous()
         text = json.dumps(record, sort_keys=True, allow_nan=False)
@@ -149,17 +173,47 @@ class Zoo:
             raise ZooFileError(f"{path} was altered after it was written: its hash does not match. Delete it")
         record = json.loads(text)
         layout, held_out = Layout.from_json(record.pop("layout")), tuple(record.pop("held_out"))
-        written, probe = record.get("architecture", {}), record.get("behaviour")
-        network = build(written) if network is None else network
-        if Layout.of(network) != layout:
-            raise ZooFileError(f"{path} does not fit the network: {layout.difference(network)}")
-        if not written.items() <= architecture_of(network).items():
-            raise ZooFileError(f"{path} holds {written} networks, not {architecture_of(network)}")
-        if probe:
-            known, found = np.array(probe["outputs"]), np.array(behaviour_of(network, probe["input"]))
-            if known.shape != found.shape or (np.abs(found - known) > 2e-3 * np.abs(known).max(initial=0.0)).any():
-                raise ZooFileError(f"{path} holds networks of another forward pass than this {type(network).__name__}")
-        return cls(weights, layout, deepcopy(network), record, held_out)
+        return cls(weights, layout, _fitting(path, record, layout, network), record, held_out)
+
+    # -- folders: zoos that need not fit in memory ----------------------------------------------------------------
+
+    def write(self, folder: str | Path, storage: str = "float32") -> Zoo:
+        """A copy on disk, one file a member, in ``"float32"`` or ``"bfloat16"`` (half the size, three digits)."""
+        return write_zoo(folder, self.weights, self.layout, self.network, self.record, self.held_out, storage)
+
+    @classmethod
+    def open(cls, folder: str | Path, network: nn.Module | None = None, *, verify: bool = False) -> Zoo:
+        """A zoo that lives in a folder; a row is read when it is asked for.
+
+        Warns if it is not complete (of an interrupted training, say), and has the members that are there.
+
+        Args:
+            folder: written by :meth:`write`, ``train_zoo(folder=...)`` or a stage. network: as in :meth:`load`.
+            verify: read everything and compare hashes; otherwise files are only checked to be complete.
+
+        Raises:
+            FileNotFoundError: no zoo there, or none of its members.
+            ZooFileError: as :meth:`load`.
+        """
+        header, weights, notes = read_folder(folder, verify)
+        if missing := [i for i in range(header["members"]) if i not in notes]:
+            said = f"{folder} holds {len(notes)} of {header['members']} members; missing: {missing}"
+            if not notes:
+                raise FileNotFoundError(said)
+            warnings.warn(said, RuntimeWarning, stacklevel=2)
+        members = [dict(notes[position]) for position in sorted(notes)]
+        held_out = tuple(member.pop("held_out") for member in members)
+        layout, record = Layout.from_json(header["layout"]), join_record(header["record"], members)
+        return cls(weights, layout, _fitting(folder, record, layout, network), record, held_out)
+
+    def in_memory(self) -> Zoo:
+        """The same zoo with its weights in one tensor."""
+        whole = self.weights.columns(slice(None)) if isinstance(self.weights, Shards) else self.weights
+        return replace(self, weights=whole)
+
+    def to(self, device: torch.device | str) -> Zoo:
+        """The same zoo with its weights on ``device``, or read onto it."""
+        return replace(self, weights=self.weights.to(device))
 
     @classmethod
     def from_modules(cls, modules: Sequence[nn.Module], **record: Any) -> Zoo:
@@ -178,56 +232,88 @@ class Zoo:
         return cls(weights, layout, deepcopy(modules[0]), record)
 
 
+def _fitting(path: str | Path, record: Mapping[str, Any], layout: Layout, network: nn.Module | None) -> nn.Module:
+    """The template for weights of a record: built, or a copy of ``network``; ``ZooFileError`` unless it fits."""
+    written, probe = record.get("architecture", {}), record.get("behaviour")
+    network = build(written) if network is None else network
+    if Layout.of(network) != layout:
+        raise ZooFileError(f"{path} does not fit the network: {layout.difference(network)}")
+    if not written.items() <= architecture_of(network).items():
+        raise ZooFileError(f"{path} holds {written} networks, not {architecture_of(network)}")
+    if probe:
+        known, found = np.array(probe["outputs"]), np.array(behaviour_of(network, probe["input"]))
+        if known.shape != found.shape or (np.abs(found - known) > 2e-3 * np.abs(known).max(initial=0.0)).any():
+            raise ZooFileError(f"{path} holds networks of another forward pass than this {type(network).__name__}")
+    return deepcopy(network)
+
+
+def write_zoo(
+    folder: str | Path, weights: Tensor | Shards | Iterable, layout: Layout, network: nn.Module,
+    record: Mapping[str, Any], held_out: Sequence[bool], storage: str,
+) -> Zoo:  # fmt: skip
+    """Write a zoo to a folder as its rows come, and give the zoo that is there.
+
+    Args:
+        weights: (N, d); or its rows in order, some at a time; or its columns, as blocks (slice, (N, columns)).
+        storage: ``"float32"`` or ``"bfloat16"``. The others: as of a :class:`Zoo`.
+
+    Where the folder holds part of the same zoo, members that are there stay as they are.
+    """
+    members = len(held_out)
+    common, notes = split_record(record, members)
+    notes = [note | {"held_out": held} for note, held in zip(notes, held_out, strict=True)]
+    start_folder(folder, folder_header(layout, common, members), storage)
+    there = read_folder(folder)[2]
+    parts = iter(weights.split(1) if isinstance(weights, Tensor | Shards) else weights)
+    first = next(parts)
+    if isinstance(first, tuple):
+        append_columns(folder, members, chain([first], parts), notes)
+    else:
+        for position, row in enumerate(row for part in chain([first], parts) for row in part.split(1)):
+            if position not in there:
+                append(folder, position, row, notes[position : position + 1])
+    return Zoo(read_folder(folder)[1], layout, network, record, tuple(held_out))
+
+
+# -- what a record says of each member ---------------------------------------------------------------------------
+
+PER_MEMBER = ("members", "scores", "losses", "train_loss")
+
+
+def split_record(record: Mapping[str, Any], members: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """A record without, and for each member with, what it says of single members; :func:`join_record` undoes it."""
+
+    def of(member: int, value: Any, key: str) -> Any:
+        if isinstance(value, Mapping):
+            return {name: each[member] for name, each in value.items()}
+        return [epoch[member] for epoch in value] if key == "train_loss" else value[member]
+
+    notes = [{k: of(m, record[k], k) for k in PER_MEMBER if record.get(k)} for m in range(members)]
+    return {k: v for k, v in record.items() if not (k in PER_MEMBER and v)}, notes
+
+
+def join_record(common: Mapping[str, Any], notes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The record of the members with these notes."""
+    record = dict(common)
+    for key in (k for k in PER_MEMBER if all(k in note for note in notes)):
+        values = [note[key] for note in notes]
+        if key in ("scores", "losses"):
+            record[key] = {name: [value[name] for value in values] for name in values[0]}
+        else:
+            record[key] = [list(epoch) for epoch in zip(*values, strict=True)] if key == "train_loss" else values
+    return record
+
+
+def folder_header(layout: Layout, common: Mapping[str, Any], members: int) -> dict[str, Any]:
+    """What ``zoo.json`` says of a zoo that is to have ``members`` members."""
+    return {"layout": layout.to_json(), "size": layout.size, "record": dict(common), "members": members}
+
+
 def _digest(weights: Tensor, text: str) -> str:
     digest = hashlib.sha256(text.encode())
     digest.update(str((weights.dtype, tuple(weights.shape))).encode())
     digest.update(weights.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def check_writable(path: Path) -> None:
-    """``OSError`` that names the path, unless a file can be written there; its folder is made."""
-    with failing_as(f"cannot write {path}", OSError):
-        if path.is_dir():
-            raise IsADirectoryError("it is a folder; name a file in it")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        probe = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        probe.touch()
-        probe.unlink()
-
-
-def write_safetensors(tensors: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str]) -> Path:
-    """Write a safetensors file beside its name, then move it there: never half-written."""
-    path = Path(path)
-    check_writable(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata=dict(metadata))
-        partial.chmod(0o644)  # safetensors writes for the owner only; a zoo is there to be shared
-        os.replace(partial, path)
-    except (SafetensorError, OSError) as error:
-        raise OSError(f"cannot write {path}: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
-
-
-def read_safetensors(path: str | Path, expected: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a file of format ``expected``; ``ZooFileError`` says what is wrong with another."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
-    except OSError as error:
-        raise OSError(f"cannot read {path}: {error}") from error
-    except (SafetensorError, ValueError) as error:
-        raise ZooFileError(f"{path} is truncated or not a safetensors file ({error}). Delete it") from error
-    if metadata.get("format") != expected:
-        raise ZooFileError(f"{path} is of format {metadata.get('format')!r}, not {expected!r}")
-    return tensors, metadata
 
 
 # -- many networks at once ---------------------------------------------------------------------------------------
@@ -246,16 +332,26 @@ def batched_forward(network: nn.Module, state: Mapping[str, Tensor], x: Tensor, 
 
 
 @torch.no_grad()
-def predict(zoo: Zoo, x: Tensor, *, members_at_once: int = 64, inputs_at_once: int = 1024) -> Tensor:
+def predict(zoo: Zoo, x: Tensor, *, members_at_once: int | None = None, inputs_at_once: int | None = None) -> Tensor:
     """Outputs (N, n, outputs) of every member for inputs (n, ...), in eval mode and in one batched pass.
 
-    ``members_at_once`` and ``inputs_at_once`` bound the memory of activations, not the result.
+    ``members_at_once`` (None: :func:`together`) and ``inputs_at_once`` (None: 1024, or 128 for large networks) bound
+    the memory of weights and activations, not the result.
     """
     network, rows = deepcopy(zoo.network).eval().to(zoo.weights.device), []
-    for weights in zoo.weights.split(members_at_once):
+    inputs_at_once = inputs_at_once or (1024 if zoo.layout.size < LARGE else 128)
+    for weights in zoo.weights.split(members_at_once or together(zoo.layout)):
         state = zoo.layout.unflatten(weights)
         rows.append(torch.cat([forward_all(network, state, part) for part in x.split(inputs_at_once)], 1))
     return torch.cat(rows)
+
+
+LARGE = 1 << 20  # weights
+
+
+def together(layout: Layout, at_most: int = 64) -> int:
+    """How many members to hold at once: ``at_most``, fewer where that is more than 2²⁶ weights, and at least one."""
+    return max(1, min(at_most, 64 * LARGE // layout.size))
 
 
 def forward_all(network: nn.Module, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
@@ -282,7 +378,7 @@ class Evaluation:
 def evaluate(zoo: Zoo, task: Task, split: str = "validation") -> Evaluation:
     """Loss and score of every member on one split of a task, all members in one batched pass."""
     data = task.split(split)
-    x = data.x.to(zoo.weights)
+    x = data.inputs(zoo.weights)
     try:
         outputs = predict(zoo, x)
     except Exception:  # is it that the networks do not take these inputs? One of them, on two examples, will say

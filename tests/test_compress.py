@@ -47,8 +47,8 @@ def test_components_are_orthonormal_and_reproducible():
     pca = DualPCA().fit(x)
     assert pca.n_components_ == N - 1
     torch.testing.assert_close(pca.components_ @ pca.components_.T, torch.eye(N - 1, dtype=torch.float64))
-    largest = pca.components_.gather(1, pca.components_.abs().argmax(1, keepdim=True))
-    assert (largest > 0).all()
+    codes = pca.transform(x)
+    assert (codes.gather(0, codes.abs().argmax(0, keepdim=True)) > 0).all()
     torch.testing.assert_close(DualPCA().fit(x.flip(0)).components_, pca.components_, rtol=0, atol=1e-9)
 
 
@@ -102,8 +102,8 @@ def test_a_share_of_variance_takes_the_fewest_components(share):
 def test_the_chunk_does_not_matter():
     x, codes = matrix(), torch.randn(2, 5, dtype=torch.float64)
     whole = DualPCA(5).fit(x)
-    for chunk in (1, 7, D - 1, D):
-        part = DualPCA(5, chunk=chunk).fit(x)
+    for columns in (1, 7, D - 1, D):
+        part = DualPCA(5, memory=columns * 12 * (2 * N + 5)).fit(x)
         torch.testing.assert_close(part.components_, whole.components_, rtol=0, atol=1e-9)
         torch.testing.assert_close(part.transform(x), whole.transform(x), rtol=0, atol=1e-9)
         torch.testing.assert_close(part.inverse_transform(codes), whole.inverse_transform(codes), rtol=0, atol=1e-9)
@@ -133,9 +133,12 @@ def test_what_is_no_matrix_of_floats_is_refused():
                 use(x.to(dtype))
         with pytest.raises(TypeError, match="convert to float32"):
             pca.inverse_transform(torch.ones(2, pca.n_components_, dtype=dtype))
-    for chunk in (0, -1, 1.5):
-        with pytest.raises(ValueError, match="chunk must be a whole number of columns >= 1"):
-            DualPCA(chunk=chunk).fit(x)
+    for memory in (0, -1, 1.5, 12 * N - 1):
+        with pytest.raises(ValueError, match=f"memory must be a whole number of bytes, >= {12 * N} for one column"):
+            DualPCA(memory=memory).fit(x)
+    for precision in (torch.float16, torch.bfloat16, torch.int64):
+        with pytest.raises(TypeError, match="summed in float64 or float32, not in"):
+            DualPCA(precision=precision).fit(x)
 
 
 def test_matrices_that_are_refused():

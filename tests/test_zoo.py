@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from dwflow_lite import storage as storage_module
 from dwflow_lite import zoo as zoo_module
 from dwflow_lite.layout import Layout
 from dwflow_lite.networks import MLP, initialise
@@ -347,7 +348,7 @@ def test_an_unreadable_file_is_not_called_truncated(tmp_path, monkeypatch):
     def refuse(*args, **options):
         raise PermissionError("permission denied")
 
-    monkeypatch.setattr(zoo_module, "safe_open", refuse)
+    monkeypatch.setattr(storage_module, "safe_open", refuse)
     with pytest.raises(OSError, match=rf"cannot read {path}: permission denied"):
         Zoo.load(path)
     with pytest.raises(FileNotFoundError, match="no file"):
@@ -413,9 +414,9 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
 
     with monkeypatch.context() as patch:
         if failing == "save_file":
-            patch.setattr(zoo_module, "save_file", half)
+            patch.setattr(storage_module, "save_file", half)
         else:
-            patch.setattr(zoo_module.os, "replace", refuse)
+            patch.setattr(storage_module.os, "replace", refuse)
         with pytest.raises(OSError, match="disk full"):
             make_zoo(4).save(path)
     assert path.read_bytes() == old and list(tmp_path.iterdir()) == [path]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from operator import itemgetter
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from dwflow_lite.jobs import run_jobs
 from dwflow_lite.progress import bar as progress_bar
+from dwflow_lite.storage import Shards
 from dwflow_lite.symmetry.matching import MatchingResult, default_restarts, inner_product, weight_matching
 from dwflow_lite.symmetry.spec import Permutation, PermutationSpec
 from dwflow_lite.threads import one_thread
@@ -71,6 +75,8 @@ def canonicalise(
     rounds: int = 0,
     probe: Tensor | None = None,
     seed: int = 0,
+    folder: str | Path | None = None,
+    executor: Executor | None = None,
     progress: bool = False,
 ) -> Zoo:
     """Rename the hidden units of every member so that its weights lie close to a reference; all members in parallel.
@@ -88,6 +94,8 @@ def canonicalise(
         probe: inputs (n, ...) on which a spec of your own is verified to change no output. Without them it is trusted,
             but recorded scores are dropped.
         seed: of group order and restarts.
+        folder: where the result is written, member after member; needed for a zoo on disk, of which a few rows are
+            read at a time. executor: where members are matched, one a job (:func:`dwflow_lite.jobs.run_jobs`).
         progress: show a bar.
 
     Returns:
@@ -116,32 +124,63 @@ def canonicalise(
             raise ValueError(f"reference {reference} is not a member of a zoo of {len(zoo)}")
         if zoo.held_out[reference]:
             raise ValueError(f"reference {reference} is held out; choose a member that generators may see")
-        target, name = zoo.weights[reference], reference
-    renamed, found = match_all(target, zoo.weights, spec, restarts=restarts, seed=seed, progress=progress)
+        name = reference
+    rows = [zoo.weights[m : m + 1] for m in range(len(zoo))]  # of a zoo on disk: not read yet
+    if executor is not None and isinstance(zoo.weights, Tensor):
+        rows = [row.clone() for row in rows]  # a view would travel with the whole matrix
+    orders = [spec.identity() for _ in rows]
+    aim = target if isinstance(reference, Tensor) else rows[reference]  # nor sent to workers as numbers
     # Running statistics have no say in the objective, nor held-out members in the mean.
-    counts = torch.cat([torch.full((e.size,), e.role == "parameter") for e in zoo.layout.entries])
-    fitted = torch.tensor([not held for held in zoo.held_out])
-    spread = [_spread(renamed, fitted, counts)]
-    for _ in range(rounds):
-        target = renamed[fitted].mean(0)
-        renamed, found = match_all(target, renamed, spec, restarts=0, seed=seed, progress=progress)
-        spread.append(_spread(renamed, fitted, counts))
-        if all(f.permutation.is_identity for f in found):
+    columns = torch.cat([torch.full((e.size,), e.role == "parameter") for e in zoo.layout.entries])
+    spread = []
+    for number in range(1 + rounds):
+        tries = restarts if number == 0 else 0
+        found = _match(aim, rows, orders, spec, tries, seed, executor, progress)
+        orders = [f.permutation.compose(order) for f, order in zip(found, orders, strict=True)]
+        members = (spec.apply(o, r[0]) for o, r, held in zip(orders, rows, zoo.held_out, strict=True) if not held)
+        last, (aim, moment) = aim, _mean_and_spread(members, columns)
+        spread.append(moment)
+        if number and all(f.permutation.is_identity for f in found):
             break
-    goal = spec.parameters(target)
+    goal = spec.parameters(last[0] if last.ndim > 1 else last)
     stage = {
         "stage": "canonicalise", "method": "weight matching", "reference": name, "restarts": restarts, "seed": seed,
-        "rounds": rounds, "fitted": int(fitted.sum()), "spread": spread,
-        "objective_before": [inner_product(goal, spec.parameters(w)) for w in zoo.weights],
+        "rounds": rounds, "fitted": len(zoo) - sum(zoo.held_out), "spread": spread,
+        "objective_before": [inner_product(goal, spec.parameters(r[0])) for r in rows],
         "objective_after": [f.objective[-1] for f in found],
     }  # fmt: skip
-    return zoo.with_weights(renamed, stage, keep_scores=known or probe is not None)
+    renamed = (spec.apply(order, row[0])[None] for order, row in zip(orders, rows, strict=True))
+    return zoo.with_weights(renamed, stage, keep_scores=known or probe is not None, folder=folder)
 
 
-def _spread(weights: Tensor, rows: Tensor, columns: Tensor, at_once: int = 1 << 20) -> float:
-    """Mean squared distance of some rows of (n, d) to their mean, over some columns, ``at_once`` of them at a time."""
-    parts = zip(weights.split(at_once, 1), columns.split(at_once), strict=True)
-    return float(sum(part[rows][:, counts].var(0, correction=0).sum(dtype=torch.float64) for part, counts in parts))
+def _match_one(
+    aim: Tensor | Shards, row: Tensor | Shards, order: Permutation, spec: PermutationSpec, restarts: int, seed: int
+) -> MatchingResult:
+    """A job: a reference (d,), or (1, d) like the member, and a member already renamed by ``order``."""
+    aim = aim if aim.ndim == 1 else aim[0]
+    return weight_matching(aim, spec.apply(order, row[0]), spec, restarts=restarts, seed=seed)
+
+
+def _match(
+    aim: Tensor | Shards, rows: list, orders: list[Permutation], spec: PermutationSpec, restarts: int, seed: int,
+    executor: Executor | None, progress: bool,
+) -> list[MatchingResult]:  # fmt: skip
+    """How every member is to be renamed: by an executor; in memory, by threads; from disk, one after the other."""
+    jobs = [(aim, row, order, spec, restarts, seed) for row, order in zip(rows, orders, strict=True)]
+    if executor is None and isinstance(rows[0], Tensor):
+        return match_each(lambda job: _match_one(*job), jobs, progress)
+    parts = run_jobs(_match_one, jobs, executor, progress=progress, desc="aligning", unit="network")
+    return [found for _, found in sorted(parts, key=itemgetter(0))]
+
+
+def _mean_and_spread(members: Iterable[Tensor], columns: Tensor) -> tuple[Tensor, float]:
+    """Mean (d,) of vectors that pass by once, and their mean squared distance to it over some columns (Welford)."""
+    mean, moment, count = torch.zeros(()), 0.0, 0
+    for count, member in enumerate(members, 1):
+        away = member - mean
+        mean = mean + away / count
+        moment += float((away * (member - mean))[columns].sum(dtype=torch.float64))
+    return mean, moment / count
 
 
 def basis_of(zoo: Zoo) -> list[list]:
