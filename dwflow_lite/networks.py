@@ -10,6 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dwflow_lite.reviews import PADDING
+from dwflow_lite.tasks import failing_as
+
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh, "silu": nn.SiLU, "identity": nn.Identity}
 INITS = ("default", "kaiming", "xavier", "uniform", "normal")
 
@@ -191,7 +194,67 @@ class Tokens(nn.Module):
         return torch.cat([self.first.expand(len(x), 1, -1), x], 1) + self.position
 
 
-NETWORKS = {"MLP": MLP, "ResNet": ResNet, "ViT": ViT}
+class BERT(nn.Module):
+    """A transformer for text (arXiv 1810.04805): the ``BertModel`` of Hugging Face, linear head on its pooled output.
+
+    Args:
+        vocabulary: number of tokens; 0 is padding, which no token attends to.
+        dim: of the stream, a multiple of ``heads``. depth: blocks. heads: of each attention.
+        hidden: units of each block's perceptron. length: of the longest text, in tokens.
+        outputs: of the network. dropout: everywhere where BERT has it.
+
+    The defaults are BERT-base (109,483,009 parameters with the head). It is built here and starts from
+    :meth:`reset_parameters`; nothing is downloaded.
+
+    Raises:
+        ImportError: ``transformers``, the extra ``text`` of this package, is not installed.
+    """
+
+    def __init__(
+        self, vocabulary: int = 30522, dim: int = 768, depth: int = 12, heads: int = 12, hidden: int = 3072,
+        length: int = 512, outputs: int = 1, dropout: float = 0.0,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        with failing_as("BERT needs transformers: pip install 'dwflow-lite[text]'", ImportError):
+            from transformers import BertConfig, BertModel
+        if min(vocabulary - 1, dim, depth, heads, hidden, length, outputs) < 1 or dim % heads or not 0 <= dropout < 1:
+            raise ValueError(
+                "sizes must be whole numbers >= 1 (vocabulary >= 2), dim a multiple of heads, dropout from 0 to below 1"
+            )
+        self.options = dict(vocabulary=vocabulary, dim=dim, depth=depth, heads=heads, hidden=hidden, length=length,
+                            outputs=outputs, dropout=dropout)  # fmt: skip
+        self.bert = BertModel(BertConfig(
+            vocab_size=vocabulary, hidden_size=dim, num_hidden_layers=depth, num_attention_heads=heads,
+            intermediate_size=hidden, max_position_embeddings=length, hidden_dropout_prob=dropout,
+            attention_probs_dropout_prob=dropout, attn_implementation="eager",
+        ))  # fmt: skip
+        self.head = nn.Linear(dim, outputs)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """BERT's own start: standard deviation 0.02, zero biases and padding, LayerNorms that change nothing."""
+        for name, p in self.named_parameters():
+            nn.init.normal_(p, std=0.02) if p.ndim > 1 else nn.init.constant_(p, name.endswith("LayerNorm.weight"))
+        self.bert.embeddings.word_embeddings.weight[0] = 0.0
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Outputs (n, outputs) of whole-number tokens (n, at most ``length``), each below ``vocabulary``."""
+        if tokens.shape[1] > self.options["length"]:
+            raise ValueError(f"texts of {tokens.shape[1]} tokens for a BERT of length {self.options['length']}")
+        # Types, positions and mask are given ready: what BertModel would do depends on data, which vmap does not take.
+        places = torch.arange(tokens.shape[1], device=tokens.device)[None]
+        x = self.bert.embeddings(tokens, token_type_ids=torch.zeros_like(places), position_ids=places)
+        mask = (tokens == PADDING)[:, None, None].to(x.dtype) * torch.finfo(x.dtype).min
+        return self.head(self.bert.pooler(self.bert.encoder(x, attention_mask=mask)[0]))
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """What :func:`build` needs to make this network again."""
+        return {"class": "BERT", **self.options}
+
+
+NETWORKS = {"MLP": MLP, "ResNet": ResNet, "ViT": ViT, "BERT": BERT}
 
 
 def architecture_of(network: nn.Module) -> dict[str, Any]:
@@ -207,9 +270,11 @@ def architecture_of(network: nn.Module) -> dict[str, Any]:
 def behaviour_of(network: nn.Module, input_shape: Sequence[int], training: bool = False) -> list[float]:
     """Outputs for two fixed inputs and fixed weights, rounded so that machines agree: what tells forward passes apart.
 
-    Six digits in float64; three for a network that runs in its own precision only; empty if it takes neither.
+    Six digits in float64; three for a network that runs in its own precision only; one that takes neither is given
+    tokens; empty if it does not take them either.
     """
-    for dtype, largest, digits in ((torch.float64, 20.0, 6), (next(network.parameters()).dtype, 1.0, 3)):
+    own = next(network.parameters()).dtype
+    for dtype, largest, digits in ((torch.float64, 20.0, 6), (own, 1.0, 3), (torch.float64, None, 6)):
         try:
             outputs = _probe(deepcopy(network).cpu().to(dtype).train(training), input_shape, dtype, largest)
         except Exception:  # whatever a reader's own code raises
@@ -220,11 +285,14 @@ def behaviour_of(network: nn.Module, input_shape: Sequence[int], training: bool 
 
 
 @torch.no_grad()
-def _probe(network: nn.Module, input_shape: Sequence[int], dtype: torch.dtype, largest: float) -> Tensor:
-    """Fill every tensor of ``network`` with fixed numbers (all machines draw the same), and run it."""
+def _probe(network: nn.Module, input_shape: Sequence[int], dtype: torch.dtype, largest: float | None) -> Tensor:
+    """Fill every tensor of ``network`` with fixed numbers (all machines draw the same) and run it; None: on tokens."""
     rng = np.random.default_rng(0)
     x = torch.from_numpy(rng.random((2, *input_shape))).to(dtype)
-    x[1] *= largest  # a relu and a relu6 differ on large inputs only
+    if largest is None:
+        x = (2 * x).long()  # 0 and 1, which every vocabulary has
+    else:
+        x[1] *= largest  # a relu and a relu6 differ on large inputs only
     for p in network.parameters():
         bound = (3 / p[0].numel()) ** 0.5 if p.ndim > 1 else 1.0
         p.copy_(torch.from_numpy(rng.uniform(-bound, bound, p.shape)))
@@ -259,7 +327,10 @@ def initialise(network: nn.Module, init: str = "default", seed: int = 0) -> dict
     fresh = deepcopy(network).cpu()
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs' generators too
-        for path, module in fresh.named_modules():
+        modules = list(fresh.named_modules())
+        parents = [m for m in modules if len(list(m[1].modules())) > 1]
+        leaves = [m for m in modules if m not in parents]
+        for path, module in leaves + parents[::-1]:  # children first: a parent that starts them has the last word
             own = list(module.parameters(recurse=False))
             if hasattr(module, "reset_parameters"):
                 module.reset_parameters()

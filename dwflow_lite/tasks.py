@@ -10,7 +10,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dwflow_lite.reviews import Vocabulary, made_vocabulary, make_reviews, read_reviews
+
 SPLITS = ("train", "calibration", "validation", "test")
 FRACTIONS = {"train": 0.6, "calibration": 0.05, "validation": 0.15, "test": 0.2}
-KINDS = ("classification", "regression")
+SCORES = {"classification": ("accuracy",), "regression": ("R²", "Spearman")}  # the first is the default
+KINDS = tuple(SCORES)
 
 
 def is_whole(value: object, least: int = 0) -> bool:
@@ -63,11 +66,13 @@ class Task:
 
     Attributes:
         name: what reports call it.
-        kind: ``"classification"`` (cross-entropy, accuracy) or ``"regression"`` (squared error, R²).
+        kind: ``"classification"`` (trained on cross-entropy) or ``"regression"`` (on squared error).
         outputs: numbers the network returns for one input (classes, or regression targets).
         splits: split name -> ``Split``.
         indices: split name -> positions in the array that was cut (one array a source file).
         seed: what the cut was drawn from.
+        metric: which of :meth:`measures` is the score: ``"accuracy"``; ``"R²"`` (default of regression) or
+            ``"Spearman"``. Empty: the default of the kind.
     """
 
     name: str
@@ -76,8 +81,12 @@ class Task:
     splits: Mapping[str, Split]
     indices: Mapping[str, np.ndarray] = field(repr=False)
     seed: int = 0
+    metric: str = ""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "metric", self.metric or SCORES[self.kind][0])
+        if self.metric not in SCORES[self.kind]:
+            raise ValueError(f"no metric {self.metric!r} of {self.kind}: choose one of {', '.join(SCORES[self.kind])}")
         if missing := [s for s in SPLITS if s not in self.splits or not len(self.splits[s])]:
             raise ValueError(f"task {self.name!r}: split(s) {missing} are empty or missing; all of {SPLITS} are needed")
         parts = [np.asarray(self.indices[s]) for s in SPLITS]
@@ -117,8 +126,7 @@ class Task:
 
     def to(self, device: torch.device | str) -> Task:
         """The same task with its tensors on ``device``."""
-        splits = {s: Split(v.x.to(device), v.y.to(device)) for s, v in self.splits.items()}
-        return Task(self.name, self.kind, self.outputs, splits, self.indices, self.seed)
+        return replace(self, splits={s: Split(v.x.to(device), v.y.to(device)) for s, v in self.splits.items()})
 
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Mean loss over examples: ``outputs`` (..., n, outputs), ``y`` (..., n[, outputs]) -> (...)."""
@@ -129,21 +137,34 @@ class Task:
         return (outputs - y).square().mean((-2, -1))
 
     def score(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """Accuracy in [0, 1], or R² (1 is perfect): ``outputs`` (..., n, outputs) -> (...)."""
+        """The metric of the task (1 is perfect): ``outputs`` (..., n, outputs) -> (...)."""
+        return self.measures(outputs, y)[self.metric]
+
+    def measures(self, outputs: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """Every measure of the kind, by name, each (...): ``outputs`` (..., n, outputs), ``y`` (..., n[, outputs]).
+
+        Classification: accuracy in [0, 1]. Regression: R², mean absolute error, and Spearman's rank correlation (equal
+        values share the mean of their ranks; mean over outputs; 0 where the predictions, or targets, do not vary).
+        """
         if self.kind == "classification":
-            return (outputs.argmax(-1) == y).float().mean(-1)
+            return {"accuracy": (outputs.argmax(-1) == y).float().mean(-1)}
         residual = (outputs - y).square().sum((-2, -1))
-        return 1 - residual / (y - y.mean(-2, keepdim=True)).square().sum((-2, -1)).clamp_min(1e-12)
+        r2 = 1 - residual / (y - y.mean(-2, keepdim=True)).square().sum((-2, -1)).clamp_min(1e-12)
+        a, b = (_ranks(v.mT) for v in (outputs, y))
+        norms = (a.square().sum(-1) * b.square().sum(-1)).sqrt().clamp_min(1e-12)
+        rho = ((a * b).sum(-1) / norms).mean(-1).to(r2.dtype)
+        return {"Spearman": rho, "R²": r2, "MAE": (outputs - y).abs().mean((-2, -1))}
 
     @property
     def score_name(self) -> str:
-        """``"accuracy"`` or ``"R²"``."""
-        return "accuracy" if self.kind == "classification" else "R²"
+        """``"accuracy"``, ``"R²"`` or ``"Spearman"``."""
+        return self.metric
 
     @property
     def fingerprint(self) -> str:
-        """Twelve hexadecimal digits that change when an example or the cut changes."""
-        digest = hashlib.sha256(self.kind.encode())
+        """Twelve hexadecimal digits that change when an example, the cut or the metric changes."""
+        metric = "" if self.metric == SCORES[self.kind][0] else self.metric
+        digest = hashlib.sha256((self.kind + metric).encode())
         for name in SPLITS:
             digest.update(np.ascontiguousarray(self.splits[name].x.cpu().numpy()).tobytes())
             digest.update(np.ascontiguousarray(self.splits[name].y.cpu().numpy()).tobytes())
@@ -158,6 +179,8 @@ class Task:
         x_test: np.ndarray | Tensor | None = None,
         y_test: np.ndarray | Tensor | None = None,
         kind: str = "classification",
+        metric: str = "",
+        tokens: bool = False,
         outputs: int | None = None,
         fractions: Mapping[str, float] = FRACTIONS,
         standardise: bool = False,
@@ -172,6 +195,8 @@ class Task:
             x_test: an official test set; without it ``fractions["test"]`` of ``x`` is the test split.
             y_test: its labels or targets.
             kind: ``"classification"`` or ``"regression"``.
+            metric: what the score is: ``"R²"`` (default) or ``"Spearman"`` in regression.
+            tokens: ``x`` holds whole numbers >= 0 of shape (n, length), words of texts say, and stays whole (int64).
             outputs: number of classes (classification only); by default the largest label plus one.
             fractions: share of ``x`` for each split (rescaled to what is cut).
             standardise: give every feature mean 0 and standard deviation 1, measured on train only; one that (nearly)
@@ -184,6 +209,8 @@ class Task:
         """
         if kind not in KINDS:
             raise ValueError(f"no task kind {kind!r}: choose one of {', '.join(KINDS)}")
+        if tokens and standardise:
+            raise ValueError("tokens are names, not amounts: leave standardise out")
         if (x_test is None) != (y_test is None):
             raise ValueError("give both x_test and y_test, or neither")
         if set(fractions) != set(SPLITS) or min(fractions.values()) < 0:
@@ -192,12 +219,13 @@ class Task:
             raise ValueError(f"seed must be a whole number >= 0, got {seed!r}")
         if outputs is not None and (kind == "regression" or not is_whole(outputs, 1)):
             raise ValueError(f"outputs is a whole number >= 1 of classes; leave it out in regression; got {outputs!r}")
-        if x_test is not None and len({_array(a, "x or x_test").dtype == np.uint8 for a in (x, x_test)}) > 1:
+        scaled = () if tokens or x_test is None else (x, x_test)
+        if len({_array(a, "x or x_test").dtype == np.uint8 for a in scaled}) > 1:
             raise ValueError("of x and x_test one is bytes (divided by 255), one is not: make both uint8 or both float")
-        x, y = _pair(x, y, kind, outputs, "x", "y")
+        x, y = _pair(x, y, kind, outputs, tokens, "")
         sources = [(x, y, SPLITS if x_test is None else SPLITS[:3])]
         if x_test is not None:
-            xt, yt = _pair(x_test, y_test, kind, outputs, "x_test", "y_test")
+            xt, yt = _pair(x_test, y_test, kind, outputs, tokens, "_test")
             if xt.shape[1:] != x.shape[1:]:
                 raise ValueError(f"x_test has inputs of shape {xt.shape[1:]}, x of shape {x.shape[1:]}")
             if yt.shape[1:] != y.shape[1:]:
@@ -215,7 +243,7 @@ class Task:
         labels = 1 + max(ys.max() for _, ys, _ in sources)
         outputs = y.shape[1] if kind == "regression" else int(outputs or labels)
         tensors = {s: Split(torch.from_numpy(xs.copy()), torch.from_numpy(ys.copy())) for s, (xs, ys) in splits.items()}
-        return cls(name, kind, outputs, tensors, indices, int(seed))
+        return cls(name, kind, outputs, tensors, indices, int(seed), metric)
 
     @classmethod
     def from_npz(cls, path: str | Path, **options: object) -> Task:
@@ -238,6 +266,14 @@ class Task:
         return cls.from_arrays(x, _column(y), x_test=x_test, y_test=_column(y_test), **options)
 
 
+def _ranks(values: Tensor) -> Tensor:
+    """Centred ranks of each row, in float64, equal values sharing the mean of theirs: (..., n) -> (..., n)."""
+    values = values.contiguous()
+    rows = values.sort(-1).values
+    below, upto = (torch.searchsorted(rows, values, right=right) for right in (False, True))
+    return (below + upto - values.shape[-1]).double()  # twice the rank, from the middle: whole, so their sums are exact
+
+
 def _column(y: np.ndarray) -> np.ndarray:
     return y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
 
@@ -247,8 +283,12 @@ def _array(values: np.ndarray | Tensor, name: str) -> np.ndarray:
         return np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
 
 
-def _inputs(x: np.ndarray | Tensor, name: str) -> np.ndarray:
+def _inputs(x: np.ndarray | Tensor, name: str, tokens: bool = False) -> np.ndarray:
     x = _array(x, name)
+    if tokens:
+        if x.ndim != 2 or not x.size or x.dtype.kind not in "iu" or x.min() < 0:
+            raise ValueError(f"{name} must be whole numbers >= 0 of shape (texts, length), got {x.dtype} of {x.shape}")
+        return x.astype(np.int64)
     if x.ndim < 2 or not len(x):
         raise ValueError(f"{name} must have shape (examples, ...) with at least one example, got {x.shape}")
     if x.dtype.kind not in "iuf":
@@ -276,10 +316,10 @@ def _targets(y: np.ndarray | Tensor, kind: str, outputs: int | None, name: str) 
     return y.astype(np.int64)
 
 
-def _pair(x: Any, y: Any, kind: str, outputs: int | None, x_name: str, y_name: str) -> tuple[np.ndarray, np.ndarray]:
-    x, y = _inputs(x, x_name), _targets(y, kind, outputs, y_name)
+def _pair(x: Any, y: Any, kind: str, outputs: int | None, tokens: bool, end: str) -> tuple[np.ndarray, np.ndarray]:
+    x, y = _inputs(x, f"x{end}", tokens), _targets(y, kind, outputs, f"y{end}")
     if len(x) != len(y):
-        raise ValueError(f"{x_name} has {len(x)} examples but {y_name} has {len(y)}")
+        raise ValueError(f"x{end} has {len(x)} examples but y{end} has {len(y)}")
     return x, y
 
 
@@ -379,11 +419,58 @@ def fashion_mnist(seed: int = 0, folder: str | Path | None = None, download: boo
     return _torchvision_images("FashionMNIST", seed, folder, download)
 
 
-TASKS = {"digits": digits, "iris": iris, "mnist": mnist, "fashion_mnist": fashion_mnist, "cifar10": cifar10}
+STARS = {"kind": "regression", "metric": "Spearman", "tokens": True}
+
+
+def reviews(seed: int = 0, examples: int = 7000) -> Task:
+    """Made reviews (:func:`dwflow_lite.reviews.make_reviews`): 13 tokens, stars from 0 to 1, scored by rank."""
+    texts, stars = make_reviews(examples, seed)
+    tokens = made_vocabulary().encode(texts, 13)
+    return Task.from_arrays(tokens, (stars - 1) / 4, seed=seed, name="reviews", **STARS)
+
+
+def yelp(
+    seed: int = 0, file: str | Path | None = None, test_file: str | Path | None = None, examples: int | None = None,
+    words: int = 30_000, length: int = 128,
+) -> Task:  # fmt: skip
+    """Reviews of a file of yours, as Yelp's: tokens, stars from 0 to 1, scored by rank.
+
+    Args:
+        seed: of the cut.
+        file: see :func:`dwflow_lite.reviews.read_reviews`. Of equal texts the first is kept.
+        test_file: the official test set, which becomes the test split; without it one is cut from ``file``.
+        examples: read at most so many of each file.
+        words: size of the vocabulary, which the train split alone decides. length: of a text; longer ones are cut.
+
+    Raises:
+        DataNotFoundError: no file is given, or it is not there. ValueError: it holds anything but reviews.
+    """
+    if file is None or (missing := [f for f in (file, test_file) if f and not Path(f).is_file()]):
+        raise DataNotFoundError(
+            f"no file {'given' if file is None else missing[0]}: get train.csv and test.csv of yelp_review_full (or "
+            "yelp_academic_dataset_review.json) and pass load_task('yelp', file='train.csv', test_file='test.csv')"
+        )
+    told: dict[str, int] = {}
+    tested = 0
+    for source in filter(None, (test_file, file)):  # a text of the test set is none to train on
+        tested = len(told)
+        for text, star in zip(*read_reviews(source, examples), strict=True):
+            told.setdefault(text, star)
+    texts, rows, y = list(told), np.arange(len(told))[:, None], (np.array(list(told.values())) - 1) / 4
+    official = {"x_test": rows[:tested], "y_test": y[:tested]} if test_file else {}
+    task = Task.from_arrays(rows[tested:], y[tested:], seed=seed, name="yelp", **official, **STARS)
+    said = {s: [texts[i] for i in v.x[:, 0]] for s, v in task.splits.items()}
+    vocabulary = Vocabulary.of(said["train"], words)
+    tokens = {s: torch.from_numpy(vocabulary.encode(texts, length)) for s, texts in said.items()}
+    return replace(task, splits={s: Split(x, task.splits[s].y) for s, x in tokens.items()})
+
+
+TASKS = {"digits": digits, "iris": iris, "mnist": mnist, "fashion_mnist": fashion_mnist, "cifar10": cifar10,
+         "reviews": reviews, "yelp": yelp}  # fmt: skip
 
 
 def load_task(name: str, seed: int = 0, **options: object) -> Task:
-    """A task of the course by name (one of ``TASKS``: ``digits``, ``iris``, ``mnist``, …), cut from ``seed``."""
+    """A task of the course by name (one of ``TASKS``: ``digits``, ``iris``, ``reviews``, …), cut from ``seed``."""
     if name not in TASKS:
         raise ValueError(f"no task {name!r}: choose one of {', '.join(TASKS)}, or build one with Task.from_arrays")
     return TASKS[name](seed=seed, **options)

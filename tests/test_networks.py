@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from copy import deepcopy
 
 import pytest
@@ -10,7 +12,22 @@ import torch
 from torch import nn
 
 from dwflow_lite.layout import Entry, Layout
-from dwflow_lite.networks import ACTIVATIONS, INITS, MLP, NETWORKS, architecture_of, behaviour_of, build, initialise
+from dwflow_lite.networks import (
+    ACTIVATIONS,
+    BERT,
+    INITS,
+    MLP,
+    NETWORKS,
+    ResNet,
+    ViT,
+    architecture_of,
+    behaviour_of,
+    build,
+    initialise,
+)
+from dwflow_lite.symmetry import Permutation, PermutationSpec, derive_spec
+from dwflow_lite.symmetry.spec import permute_axes
+from dwflow_lite.zoo import batched_forward
 
 
 class Raw(nn.Module):
@@ -211,6 +228,186 @@ def test_unknown_init_and_parameters_without_a_start():
     with pytest.raises(ValueError, match=r"0 holds parameters but has no reset_parameters\(\)"):
         initialise(nn.Sequential(Raw()))
     assert set(initialise(Resettable())) == {"scale", "linear.weight", "linear.bias"}
+
+
+@pytest.mark.parametrize(
+    "network", [MLP([6, 5, 2]), ResNet((4, 6), 2, channels=2), ViT(8, 4, 12, 2, 3, hidden=10, channels=1)]
+)
+def test_layers_draw_in_their_own_order(network):
+    fresh = deepcopy(network)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        for module in fresh.modules():  # parents first, as members of earlier zoos were drawn
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+    assert same(dict(fresh.named_parameters()), initialise(network, seed=3))
+
+
+def test_a_parent_has_the_last_word():
+    class Outer(nn.Module):
+        def __init__(self, value, inner):
+            super().__init__()
+            self.value, self.inner = value, inner
+
+        def reset_parameters(self):
+            for p in self.parameters():
+                nn.init.constant_(p, self.value)
+
+    start = initialise(nn.Sequential(Outer(1.0, Outer(2.0, nn.Linear(2, 2))), nn.Linear(2, 2)))
+    assert (start["0.inner.inner.weight"] == 1).all()
+    assert not (start["1.weight"] == 1).any()  # control: others start on their own
+
+
+# -- BERT -----------------------------------------------------------------------------------------------
+
+
+def small_bert(dtype=torch.float32, **options):
+    return BERT(**(dict(vocabulary=20, dim=12, depth=2, heads=3, hidden=10, length=9, outputs=2) | options)).to(dtype)
+
+
+def some_tokens(*shape):
+    tokens = torch.randint(1, 20, (*shape, 9), generator=torch.Generator().manual_seed(0))
+    tokens[..., 0, 6:] = 0
+    return tokens
+
+
+def bert_weights(layout, *batch, dtype=torch.float64):
+    return 0.3 * torch.randn(*batch, layout.size, generator=torch.Generator().manual_seed(1), dtype=dtype)
+
+
+def test_bert_base_has_the_stated_number_of_parameters():
+    with torch.device("meta"):
+        network = BERT()
+    assert sum(p.numel() for p in network.parameters()) == 109_483_009
+    assert "109,483,009" in BERT.__doc__
+
+
+def test_bert_is_the_model_of_hugging_face():
+    network = small_bert(torch.float64)
+    Layout.of(network).load_into(network, bert_weights(Layout.of(network)))
+    tokens = some_tokens(5)
+    theirs = [
+        network.head(network.bert(tokens, attention_mask=m).pooler_output) for m in (tokens != 0, tokens.new_ones(5, 9))
+    ]
+    torch.testing.assert_close(network(tokens), theirs[0])
+    assert not torch.allclose(network(tokens)[0], theirs[1][0])  # control: without a mask
+
+
+def test_padding_changes_no_output():
+    network = small_bert(torch.float64).eval()
+    Layout.of(network).load_into(network, bert_weights(Layout.of(network)))
+    short = some_tokens(5)[:, :6]
+    padded, other = torch.cat([short, short.new_zeros(5, 3)], 1), torch.cat([short, short.new_full((5, 3), 7)], 1)
+    torch.testing.assert_close(network(padded), network(short))
+    assert (network(other) - network(short)).abs().max() > 1e-3  # control: other tokens are seen
+    assert network(torch.zeros_like(short)).isfinite().all()  # nothing but padding
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shared", [True, False])
+def test_many_berts_at_once_are_each_alone(dtype, shared):
+    network = small_bert(dtype)
+    layout, tokens = Layout.of(network), some_tokens(5) if shared else some_tokens(4, 5)
+    weights = bert_weights(layout, 4, dtype=dtype).requires_grad_()
+    outputs = batched_forward(network, layout.unflatten(weights), tokens, shared)
+    (gradient,) = torch.autograd.grad(outputs.square().sum(), weights)
+    for m in range(4):
+        alone = weights[m].detach().requires_grad_()
+        x = tokens if shared else tokens[m]
+        expected = torch.func.functional_call(network, layout.unflatten(alone), (x,))
+        torch.testing.assert_close(outputs[m], expected)
+        torch.testing.assert_close(gradient[m], torch.autograd.grad(expected.square().sum(), alone)[0])
+    assert not torch.allclose(gradient[0], gradient[1])  # control: members differ
+
+
+def test_dropout_of_bert_is_off_by_default_and_draws_for_each_member():
+    network, tokens = small_bert(dropout=0.5).train(), some_tokens(5)
+    state = {n: p.detach().expand(3, *p.shape) for n, p in network.named_parameters()}
+    one, other, _ = batched_forward(network, state, tokens, True)
+    assert not torch.allclose(one, other)
+    plain = small_bert().train()
+    assert torch.equal(plain(tokens), plain(tokens))
+
+
+def test_bert_is_described_rebuilt_and_told_apart():
+    network = small_bert()
+    again = build(json.loads(json.dumps(architecture_of(network))))
+    assert "custom" not in architecture_of(network) and Layout.of(again) == Layout.of(network)
+    found = behaviour_of(network, (9,))
+    assert len(found) == 4 and found == behaviour_of(again, (9,), training=True)
+    assert found != behaviour_of(small_bert(heads=2), (9,))
+    assert all(e.role == "parameter" and e.dtype == "float32" for e in Layout.of(network).entries)
+
+
+def test_bert_starts_as_bert():
+    network = small_bert(dim=48, hidden=64)
+    start = initialise(network, seed=1)
+    assert same(start, initialise(network, seed=1)) and not same(start, initialise(network, seed=2))
+    for name, p in start.items():
+        if p.ndim > 1:
+            drawn = p[1:] if "word" in name else p
+            assert abs(drawn.std().item() / 0.02 - 1) < 0.25 and p.abs().max() < 0.1, name
+        else:
+            assert (p == ("LayerNorm.weight" in name)).all(), name
+    assert (start["bert.embeddings.word_embeddings.weight"][0] == 0).all()
+    other = initialise(network, "xavier", seed=1)
+    assert other["bert.pooler.dense.weight"].std() > 0.1 and (other["bert.pooler.dense.bias"] == 0).all()
+
+
+@pytest.mark.parametrize("options", [{"heads": 5}, {"depth": 0}, {"vocabulary": 1}, {"dropout": 1.0}, {"length": 0}])
+def test_sizes_that_make_no_bert(options):
+    with pytest.raises(ValueError, match="dim a multiple of heads"):
+        small_bert(**options)
+
+
+def test_texts_that_are_too_long_for_bert():
+    assert small_bert()(some_tokens(2)).shape == (2, 2)
+    with pytest.raises(ValueError, match="texts of 9 tokens for a BERT of length 8"):
+        small_bert(length=8)(some_tokens(2))
+
+
+def test_bert_alone_needs_transformers(monkeypatch):
+    code = "import sys, dwflow_lite.figures, dwflow_lite.generate; assert 'transformers' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ImportError, match=r"pip install 'dwflow-lite\[text\]'"):
+        small_bert()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_renaming_units_of_bert_changes_no_output(stream):
+    network, tokens = small_bert(), some_tokens(5)
+    spec = PermutationSpec.of(network, stream=stream)
+    blocks = {f"block{i}.{part}": n for i in range(2) for part, n in (("hidden", 10), ("query-key", 12), ("value", 12))}
+    assert spec.groups == blocks | {"pooler": 12} | ({"stream": 12} if stream else {})
+    weights, drawn = bert_weights(spec.layout), spec.random(torch.Generator().manual_seed(2))
+    spec.verify(network, weights, tokens)
+    double = network.double()
+    before = torch.func.functional_call(double, spec.layout.unflatten(weights), (tokens,))
+    for name, axes in spec.axes.items():
+        for axis, group in enumerate(axes):
+            if group is None or name.endswith("key.bias"):  # softmax does not see a key bias
+                continue
+            forgotten = spec.axes | {name: tuple(None if i == axis else g for i, g in enumerate(axes))}
+            with pytest.raises(ValueError, match="no symmetry of this BERT"):
+                PermutationSpec(spec.layout, forgotten, spec.heads).verify(network, weights, tokens)
+        state = spec.layout.unflatten(weights)
+        moved = state | {name: permute_axes(state[name], axes, Permutation(drawn.indices))}
+        if any(axes) and not name.endswith("key.bias"):
+            assert not torch.allclose(torch.func.functional_call(double, moved, (tokens,)), before)
+
+
+def test_the_spec_of_bert_is_the_one_that_its_forward_pass_gives():
+    network, tokens = small_bert(), some_tokens(4)
+    written, derived = PermutationSpec.of(network, stream=True), derive_spec(network, tokens)
+
+    def numbered(spec):
+        known: dict[str, int] = {}
+        axes = {n: [g and known.setdefault(g, len(known)) for g in spec.axes[n]] for n in sorted(spec.axes)}
+        return axes, sorted((heads, sorted(known[g] for g in groups)) for heads, groups in spec.heads.values())
+
+    assert numbered(derived) == numbered(written)
+    assert numbered(derived) != numbered(written.fix("pooler"))  # control
 
 
 # -- layouts --------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import urllib.error
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 
 from dwflow_lite import tasks
 from dwflow_lite.tasks import SPLITS, DataNotFoundError, Split, Task, load_task
@@ -186,6 +187,14 @@ NAN[3, 1] = np.nan
         ({"y": [[1.0]] * 59 + [[1.0, 2.0]], "kind": "regression"}, "y is no array of numbers"),
         *[({"outputs": n}, "outputs is a whole number >= 1") for n in (0, 3.5, True, "3")],
         ({"outputs": 1, "kind": "regression"}, "leave it out in regression"),
+        ({"tokens": True}, r"x must be whole numbers >= 0 of shape \(texts, length\), got float64"),
+        ({"tokens": True, "x": np.round(X)}, "must be whole numbers"),
+        ({"tokens": True, "x": np.arange(60)[:, None] - 1}, "must be whole numbers >= 0"),
+        ({"tokens": True, "x": np.zeros((60, 2, 2), int)}, r"got int64 of \(60, 2, 2\)"),
+        ({"tokens": True, "x": np.zeros((60, 0), int)}, "must be whole numbers"),
+        ({"tokens": True, "x": np.zeros((60, 2), int), "standardise": True}, "leave standardise out"),
+        ({"metric": "R²"}, "no metric 'R²' of classification: choose one of accuracy"),
+        ({"metric": "MAE", "kind": "regression"}, "no metric 'MAE' of regression: choose one of R², Spearman"),
         *[({"seed": s}, "seed must be a whole number >= 0") for s in (None, -1, 1.5, True)],
     ],
 )
@@ -260,6 +269,59 @@ def test_a_leading_member_axis_equals_a_loop(kind, own_targets):
         assert batched.shape == (4,)
         torch.testing.assert_close(batched, torch.stack([measure(o, t) for o, t in each]))
         assert batched.unique().numel() > 1  # control: members differ
+
+
+def test_the_score_is_a_property_of_the_task():
+    target = X[:, 0] ** 3
+    plain, ranked = (Task.from_arrays(X, target, kind="regression", metric=m) for m in ("", "Spearman"))
+    assert plain.score_name == "R²" and ranked.score_name == ranked.to("cpu").score_name == "Spearman"
+    y = plain.train.y
+    outputs = y.sign() * y.abs() ** (1 / 3)
+    torch.testing.assert_close(ranked.score(outputs, y), torch.tensor(1.0))
+    assert plain.score(outputs, y) < 0.5 and plain.loss(outputs, y) == ranked.loss(outputs, y)
+    assert plain.fingerprint != ranked.fingerprint
+    assert plain.fingerprint == Task.from_arrays(X, target, kind="regression", metric="R²").fingerprint
+    assert Task.from_arrays(X, Y).measures(torch.eye(3), torch.arange(3)) == {"accuracy": 1.0}
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_measures_are_those_of_scipy(ties):
+    rng = np.random.default_rng(0)
+    outputs, y = rng.normal(size=(2, 4, 50, 3)), rng.normal(size=(50, 3))
+    outputs[..., 0] += y[:, 0]
+    if ties:
+        outputs, y = np.round(outputs), np.round(2 * y)
+    task = Task.from_arrays(X, X[:, :3], kind="regression", metric="Spearman")
+    found = task.measures(torch.from_numpy(outputs), torch.from_numpy(y))
+    assert set(found) == {"Spearman", "R²", "MAE"} and all(v.shape == (2, 4) for v in found.values())
+    for m in np.ndindex(2, 4):
+        rho = np.mean([spearmanr(outputs[m][:, k], y[:, k]).statistic for k in range(3)])
+        assert float(found["Spearman"][m]) == pytest.approx(rho, abs=1e-9)
+        assert float(found["MAE"][m]) == pytest.approx(np.abs(outputs[m] - y).mean())
+    assert torch.equal(found["Spearman"], task.score(torch.from_numpy(outputs), torch.from_numpy(y)))
+    single = task.measures(torch.from_numpy(outputs).float(), torch.from_numpy(y).float())
+    assert {v.dtype for v in single.values()} == {torch.float32}
+    constant = task.measures(torch.zeros(4, 50, 3), torch.from_numpy(y).float())
+    assert (constant["Spearman"] == 0).all() and (constant["R²"] < 0.01).all()
+
+
+# -- tokens ---------------------------------------------------------------------------------------------
+
+
+def test_tokens_stay_whole_numbers():
+    tokens = np.random.default_rng(0).integers(0, 9, (60, 7)).astype(np.uint8)
+    task = Task.from_arrays(tokens, X[:, 0], kind="regression", tokens=True, x_test=tokens.astype(int), y_test=X[:, 0])
+    assert {v.x.dtype for v in task.splits.values()} == {torch.int64} and task.input_shape == (7,)
+    assert np.array_equal(task.train.x, tokens[task.indices["train"]])
+    assert Task.from_arrays(tokens, Y).train.x.max() < 0.1  # control: else bytes are pixels
+    like = torch.zeros(1, dtype=torch.float64)
+    assert task.to("cpu").train.inputs(like).dtype == torch.int64
+    assert Task.from_arrays(X, Y).train.inputs(like).dtype == torch.float64
+    assert task.to("meta").train.x.dtype == torch.int64 and task.train.inputs(like.to("meta")).device.type == "meta"
+    other = tokens.copy()
+    other[3, 2] += 1
+    changed = Task.from_arrays(other, X[:, 0], kind="regression", tokens=True, x_test=tokens, y_test=X[:, 0])
+    assert changed.fingerprint != task.fingerprint
 
 
 # -- npz ------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from dwflow_lite.layout import Layout
-from dwflow_lite.networks import ACTIVATIONS, MLP, ResNet, ViT
+from dwflow_lite.networks import ACTIVATIONS, BERT, MLP, ResNet, ViT
 
 
 @dataclass(frozen=True)
@@ -124,9 +124,9 @@ class PermutationSpec:
 
     @classmethod
     def of(cls, network: nn.Module, stream: bool = False) -> PermutationSpec:
-        """The spec of a network of the course: MLP, ResNet or ViT. Of your own: :func:`derive_spec`.
+        """The spec of a network of the course: MLP, ResNet, ViT or BERT. Of your own: :func:`derive_spec`.
 
-        ``stream``: let the residual stream of a ViT move too. By default it stays, and heads and hidden units move.
+        ``stream``: let the residual stream of a transformer move too. By default only heads and hidden units move.
         """
         # A subclass may compute anything, and an activation that was put in later need not be elementwise.
         elementwise = [a for name, a in ACTIVATIONS.items() if name != "identity"]
@@ -134,15 +134,15 @@ class PermutationSpec:
             axes, heads = _mlp_axes(network), {}
         elif type(network) is ResNet:
             axes, heads = _resnet_axes(network), {}
-        elif type(network) is ViT:
-            axes, heads = _vit_axes(network)
+        elif type(network) in (ViT, BERT):
+            axes, heads = _vit_axes(network) if type(network) is ViT else _bert_axes(network)
         else:
             raise ValueError(
                 f"no permutation spec is known for {type(network).__name__}; derive one (symmetry.derive_spec), write "
                 "one (PermutationSpec(layout, axes)), or go on without alignment (align=None)"
             )
         spec = cls(Layout.of(network), axes, heads)
-        return spec if stream or type(network) is not ViT else spec.fix("stream")
+        return spec if stream or type(network) not in (ViT, BERT) else spec.fix("stream")
 
     def fix(self, *groups: str) -> PermutationSpec:
         """The spec in which these groups no longer move."""
@@ -305,6 +305,7 @@ def _stretches(axis: Axis, size: int) -> tuple[Stretch, ...]:
 
 
 Axes = dict[str, tuple[Axis, ...]]
+Heads = dict[str, tuple[int, tuple[str, ...]]]
 
 
 def _mlp_axes(network: MLP) -> Axes:
@@ -339,26 +340,40 @@ def _resnet_axes(network: ResNet) -> Axes:
     return axes
 
 
-def _vit_axes(network: ViT) -> tuple[Axes, dict[str, tuple[int, tuple[str, ...]]]]:
+def _vit_axes(network: ViT) -> tuple[Axes, Heads]:
     """The stream, which every block reads and adds to; inside each block heads, units inside them, hidden units."""
     axes: Axes = {
         "patches.weight": ("stream", None, None, None), "patches.bias": ("stream",),
         "tokens.first": (None, "stream"), "tokens.position": (None, "stream"),
         "norm.weight": ("stream",), "norm.bias": ("stream",), "head.weight": (None, "stream"), "head.bias": (None,),
     }  # fmt: skip
-    heads = {}
+    heads: Heads = {}
     for i, block in enumerate(network.blocks):
-        qk, vo, hidden = f"block{i}.query-key", f"block{i}.value", f"block{i}.hidden"
-        heads[f"block{i}"] = (block.heads, (qk, vo))
-        for layer, units, reads in (
-            ("query", qk, "stream"),
-            ("key", qk, "stream"),
-            ("value", vo, "stream"),
-            ("project", "stream", vo),
-            ("up", hidden, "stream"),
-            ("down", "stream", hidden),
-        ):
-            axes[f"blocks.{i}.{layer}.weight"], axes[f"blocks.{i}.{layer}.bias"] = (units, reads), (units,)
-        axes.update({f"blocks.{i}.{norm}.{part}": ("stream",)
-                     for norm in ("norm1", "norm2") for part in ("weight", "bias")})  # fmt: skip
+        names = ("query", "key", "value", "project", "up", "down", "norm1", "norm2")
+        _attention_axes(axes, heads, i, block.heads, [f"blocks.{i}.{name}" for name in names])
     return axes, heads
+
+
+def _bert_axes(network: BERT) -> tuple[Axes, Heads]:
+    """As in a ViT; the units of the pooler, which only the head reads, are free."""
+    axes: Axes = {f"bert.embeddings.{kind}_embeddings.weight": (None, "stream")
+                  for kind in ("word", "position", "token_type")}  # fmt: skip
+    axes |= {f"bert.embeddings.LayerNorm.{part}": ("stream",) for part in ("weight", "bias")}
+    axes |= {"bert.pooler.dense.weight": ("pooler", "stream"), "bert.pooler.dense.bias": ("pooler",),
+             "head.weight": (None, "pooler"), "head.bias": (None,)}  # fmt: skip
+    heads: Heads = {}
+    for i in range(network.options["depth"]):
+        names = (*(f"attention.self.{name}" for name in ("query", "key", "value")), "attention.output.dense",
+                 "intermediate.dense", "output.dense", "attention.output.LayerNorm", "output.LayerNorm")  # fmt: skip
+        layers = [f"bert.encoder.layer.{i}.{name}" for name in names]
+        _attention_axes(axes, heads, i, network.options["heads"], layers)
+    return axes, heads
+
+
+def _attention_axes(axes: Axes, heads: Heads, i: int, number: int, layers: Sequence[str]) -> None:
+    """Axes of block ``i``: query, key, value, projection, up, down and two norms, whose names are ``layers``."""
+    qk, vo, hidden = f"block{i}.query-key", f"block{i}.value", f"block{i}.hidden"
+    heads[f"block{i}"] = (number, (qk, vo))
+    moves = ((qk, "stream"), (qk, "stream"), (vo, "stream"), ("stream", vo), (hidden, "stream"), ("stream", hidden))
+    for layer, units in zip(layers, (*moves, ("stream",), ("stream",)), strict=True):
+        axes[f"{layer}.weight"], axes[f"{layer}.bias"] = units, units[:1]
