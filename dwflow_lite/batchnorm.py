@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +29,25 @@ def without_statistics(network: nn.Module) -> nn.Module:
         norm.track_running_stats = False
         norm.running_mean = norm.running_var = norm.num_batches_tracked = None
     return network
+
+
+@torch.no_grad()
+def measure_statistics(network: nn.Module, state: Mapping[str, Tensor], batches: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Copies of the tensors (N, *shape) of N networks; their running statistics are now the mean over batches.
+
+    ``network`` is a template. Nothing is trained, and no label is needed.
+    """
+    network, state = deepcopy(network).eval(), {name: tensor.clone() for name, tensor in state.items()}
+    norms = norms_with_statistics(network)
+    for name, norm in norms.items():
+        norm.train()  # BatchNorm alone: it normalises by the batch, and remembers
+        counter = torch.zeros_like(state[f"{name}.running_mean"][:, 0], dtype=torch.long)
+        state[f"{name}.num_batches_tracked"] = counter
+    for i, batch in enumerate(batches):
+        for norm in norms.values():
+            norm.momentum = 1 / (i + 1)  # the first forgets what was there
+        forward_all(network, state, batch)
+    return state
 
 
 @torch.no_grad()
@@ -59,25 +78,15 @@ def recalibrate(
     """
     if split not in ("calibration", "train"):
         raise ValueError(f"statistics are measured on 'calibration' or 'train', never on {split!r}")
-    network, inputs = deepcopy(zoo.network).eval().to(zoo.weights.device), task.split(split).inputs(zoo.weights)
+    network, inputs = deepcopy(zoo.network).to(zoo.weights.device), task.split(split).inputs(zoo.weights)
     norms = norms_with_statistics(network)
     if len(inputs) < 2 or batch_size < 2:
         raise ValueError("statistics need batches of at least two examples")
 
     def parts() -> Iterator[Tensor]:
         for weights in zoo.weights.split(members_at_once or together(zoo.layout)):
-            state = {name: tensor.clone() for name, tensor in zoo.layout.unflatten(weights).items()}
-            for name, norm in norms.items():
-                norm.train()
-                state[f"{name}.num_batches_tracked"] = torch.zeros(
-                    len(weights), dtype=torch.long, device=weights.device
-                )
             batches = inputs.tensor_split(-(-len(inputs) // batch_size))  # of nearly equal size: none is left with one
-            for i, batch in enumerate(batches):
-                for norm in norms.values():
-                    norm.momentum = 1 / (i + 1)  # the first forgets what was there; the mean over batches in the end
-                forward_all(network, state, batch)
-            yield zoo.layout.flatten(state)
+            yield zoo.layout.flatten(measure_statistics(network, zoo.layout.unflatten(weights), batches))
 
     done = stage(split, len(inputs), batch_size)
     return zoo.with_weights(parts() if norms else zoo.weights, done, keep_scores=not norms, folder=folder)

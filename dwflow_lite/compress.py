@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
+from math import prod
 
 import torch
 from torch import Tensor
@@ -27,7 +28,8 @@ class DualPCA:
     Args:
         n_components: a number k <= N-1; a share of the total variance in (0, 1), reached by the fewest components;
             or None for all that carry variance.
-        memory: bytes that chunks of columns may take, beside what is asked for (codes, decoded rows, components).
+        memory: bytes that chunks of columns may take, beside what is asked for (codes, decoded rows, components) and
+            a few matrices (N, N). (Of chunks below 32 MB the C library may keep two more when they are freed.)
         precision: of products and sums, ``torch.float64`` or ``torch.float32`` (for devices that have no other; half
             precision loses the small components and is refused).
         device: where chunks are multiplied; None: where ``x`` is.
@@ -125,9 +127,10 @@ class DualPCA:
             if self.rows_ is None:
                 mean, basis = (t[..., columns].to(device, self.precision) for t in (self.mean_, self.components_))
             else:
-                rows, mean = _centred(_columns(self.rows_, columns), self.precision, device)
+                rows, mean = centred(_columns(self.rows_, columns, self.precision, device))
                 basis = self.combination_.T.to(rows) @ rows
             yield columns, mean, basis
+            rows = mean = basis = None  # before the next are read
 
     def transform(self, x: Tensor | Shards) -> Tensor:
         """Codes (..., k) of weights (..., d)."""
@@ -165,13 +168,13 @@ class DualPCA:
         """Codes (..., k), and squared distances to the mean (...,)."""
         self._check(x, "n_features_in_")
         codes, squares = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
-        for columns, mean, basis in self.basis(2 * (1 if x.ndim == 1 else len(x))):
-            part = _columns(x, columns).to(basis) - mean
+        for columns, mean, basis in self.basis(2 * prod(x.shape[:-1])):
+            part = _columns(x, columns, basis.dtype, basis.device).sub_(mean)
             codes, squares = codes + (part @ basis.T).double().cpu(), squares + part.square().sum(-1).double().cpu()
         return codes.to(x.device, x.dtype), squares
 
     def _chunks(self, rows: int, d: int | None = None) -> list[slice]:
-        """Columns in chunks of which ``rows`` rows take no more than ``memory``, as read and as multiplied."""
+        """Columns in chunks of which ``rows`` rows take no more than ``memory``, with what is made on the way."""
         d = self.n_features_in_ if d is None else d
         need = rows * (4 + self.precision.itemsize)
         if not isinstance(self.memory, int) or self.memory < need:
@@ -195,13 +198,15 @@ def _check_dtype(x: Tensor | Shards) -> None:
         raise TypeError(f"PCA takes float32 or float64, got {x.dtype}: convert to float32, x.float()")
 
 
-def _columns(x: Tensor | Shards, columns: slice) -> Tensor:
-    return x.columns(columns) if isinstance(x, Shards) else x[..., columns]
+def _columns(x: Tensor | Shards, columns: slice, precision: torch.dtype, device: torch.device) -> Tensor:
+    """Some columns of all rows, to do with as one likes; those on disk are read in this precision, and once."""
+    if isinstance(x, Shards):
+        return x.to(device).columns(columns, precision)
+    return x[..., columns].to(device, precision, copy=True)
 
 
-def _centred(rows: Tensor, precision: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Rows about their mean, and it. Repeated rows give exact zeros, which a rounded mean would not."""
-    part = rows.to(device, precision, copy=True)
+def centred(part: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows about their mean, in place, and it. Repeated rows give exact zeros, which a rounded mean would not."""
     first = part[0].clone()
     part -= first
     mean = part.mean(0)
@@ -211,7 +216,7 @@ def _centred(rows: Tensor, precision: torch.dtype, device: torch.device) -> tupl
 
 def _gram(x: Tensor | Shards, columns: slice, precision: torch.dtype, device: torch.device) -> Tensor:
     """A job: the share of some columns in the Gram matrix of centred rows, (N, N)."""
-    part, _ = _centred(_columns(x, columns), precision, device)
+    part, _ = centred(_columns(x, columns, precision, device))
     return (part @ part.T).double().cpu()
 
 

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from copy import deepcopy
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +28,9 @@ from dwflow_lite.flow import (
 from dwflow_lite.layout import Layout
 from dwflow_lite.networks import architecture_of, build
 from dwflow_lite.resume import digest
-from dwflow_lite.storage import Shards, ZooFileError, read_folder, read_header, read_safetensors, write_safetensors
+from dwflow_lite.storage import Shards, ZooFileError, read_safetensors, write_safetensors
 from dwflow_lite.symmetry import PermutationSpec, basis_of, canonicalise
-from dwflow_lite.tasks import is_whole
+from dwflow_lite.tasks import failing_as, is_whole
 from dwflow_lite.zoo import Zoo, write_zoo
 
 FORMAT = "dwflow_lite.model/1"
@@ -250,14 +249,12 @@ class DeepWeightFlow:
             "layout": self.layout_.to_json(), "architecture": architecture_of(self.network_), "record": self.record_,
             "align": bool(self.align), "components": self.components, "flow": self.flow, "source": self.source,
             "fixed_source": self.fixed_source, "rescale": self.rescale, "seed": self.seed, "scale": self.scale_,
-            "n_samples": self.pca_.n_samples_, "versions": {"dwflow_lite": __version__, "torch": torch.__version__},
+            "memory": self.memory, "n_samples": self.pca_.n_samples_,
+            "versions": {"dwflow_lite": __version__, "torch": torch.__version__},
         }  # fmt: skip
         if (rows := self.pca_.rows_) is not None:
-            record["rows"] = {
-                "folder": str(rows.folder),
-                "rows": rows.rows,
-                "zoo": read_header(rows.folder)["identity"],
-            }
+            record["rows"] = {"folder": str(rows.folder), "rows": rows.rows, "storage": rows.storage}
+            record["fingerprint"] = rows.fingerprint()
         text = json.dumps(record, sort_keys=True)
         return write_safetensors(tensors, path, {"format": FORMAT, "record": text, "sha256": digest(tensors, text)})
 
@@ -269,7 +266,8 @@ class DeepWeightFlow:
             raise ZooFileError(f"{Path(path).name} was altered after it was written: its hash does not match")
         record = json.loads(metadata["record"])
         model = cls(
-            **{k: record[k] for k in ("align", "components", "flow", "source", "fixed_source", "rescale", "seed")}
+            **{k: record[k] for k in ("align", "components", "flow", "source", "fixed_source", "rescale", "seed")},
+            memory=record.get("memory", 1 << 28),
         )
         model.layout_ = Layout.from_json(record["layout"])
         written = record["architecture"]
@@ -280,15 +278,18 @@ class DeepWeightFlow:
         if not written.get("custom") and written != architecture_of(model.network_):
             raise ZooFileError(f"{Path(path).name} makes {written} networks, not {architecture_of(model.network_)}")
         model.record_, model.scale_ = record["record"], record["scale"]
-        pca = model.pca_ = DualPCA(record["components"])
+        pca = model.pca_ = DualPCA(record["components"], memory=model.memory)
         for name in ("components", "mean", "combination", "singular_values"):
             setattr(pca, f"{name}_", tensors.get(f"pca.{name}"))
         pca.explained_variance_ratio_, pca.rows_ = tensors["pca.ratio"], None
         if stored := record.get("rows"):
-            header, rows, _ = read_folder(stored["folder"])
-            if header["identity"] != stored["zoo"] or not set(map(tuple, stored["rows"])) <= set(rows.rows):
-                raise ZooFileError(f"{Path(path).name} decodes from the zoo in {stored['folder']}, which has changed")
-            pca.rows_ = replace(rows, rows=tuple(map(tuple, stored["rows"])))
+            rows = tuple(map(tuple, stored["rows"]))
+            pca.rows_ = Shards(Path(stored["folder"]), rows, model.layout_.size, stored["storage"])
+            with failing_as(
+                f"{path} decodes from the zoo in {stored['folder']}: put it back, or fit anew", ZooFileError
+            ):
+                if pca.rows_.fingerprint() != record["fingerprint"]:
+                    raise ValueError("which has changed")
         pca.n_components_, pca.n_features_in_ = len(pca.singular_values_), model.layout_.size
         pca.n_samples_ = record["n_samples"]
         pca.explained_variance_ = pca.singular_values_**2 / (pca.n_samples_ - 1)

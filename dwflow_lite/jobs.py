@@ -40,7 +40,7 @@ def run_jobs(
         futures = {executor.submit(function, *job): position for position, job in enumerate(jobs)}
         try:
             for future in as_completed(futures):
-                yield futures[future], future.result()
+                yield futures.pop(future), future.result()  # no result is kept longer than it is wanted
                 shown.update()
         finally:
             for future in futures:

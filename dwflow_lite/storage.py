@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -57,12 +58,19 @@ def write_safetensors(tensors: Mapping[str, Tensor], path: str | Path, metadata:
     try:
         save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata=dict(metadata))
         partial.chmod(0o644)  # safetensors writes for the owner only; a zoo is there to be shared
-        os.replace(partial, path)
+        _move(partial, path)
     except (SafetensorError, OSError) as error:
         raise OSError(f"cannot write {path}: {error}") from error
     finally:
         partial.unlink(missing_ok=True)
     return path
+
+
+def _move(partial: Path, path: Path) -> None:
+    """Give a finished file its name, once its content has reached the disk: a power cut leaves no empty file."""
+    with partial.open("r+b") as file:
+        os.fsync(file.fileno())
+    os.replace(partial, path)
 
 
 def read_safetensors(
@@ -122,36 +130,48 @@ class Shards:
         return len(self.rows)
 
     def __getitem__(self, which: int | slice | Sequence[int]) -> Tensor | Shards:
+        which = which.tolist() if hasattr(which, "tolist") else which
         if isinstance(which, int):
             return self._read([self.rows[which]], slice(0, self.size))[0]
         rows = self.rows[which] if isinstance(which, slice) else tuple(self.rows[i] for i in which)
         return replace(self, rows=rows)
+
+    def __getattr__(self, name: str) -> None:
+        raise AttributeError(f"weights on disk have no {name!r}: zoo.in_memory() reads them into a tensor")
+
+    @classmethod
+    def __torch_function__(cls, function: Any, *_: Any) -> None:
+        raise TypeError(f"{function.__name__} takes no weights on disk: zoo.in_memory() reads them into a tensor")
 
     def split(self, at_once: int) -> Iterator[Tensor]:
         """All rows in order, as tensors of at most ``at_once`` rows."""
         for start in range(0, len(self), at_once):
             yield self._read(self.rows[start : start + at_once], slice(0, self.size))
 
-    def columns(self, columns: slice) -> Tensor:
+    def columns(self, columns: slice, dtype: torch.dtype = torch.float32) -> Tensor:
         """Some columns, in a row, of all rows: (N, columns)."""
-        return self._read(self.rows, columns)
+        return self._read(self.rows, columns, dtype)
 
     def to(self, device: torch.device | str) -> Shards:
         """The same matrix, read onto ``device``."""
         return replace(self, device=torch.device(device))
 
-    def _read(self, rows: Sequence[tuple[str, int]], columns: slice) -> Tensor:
+    def _read(self, rows: Sequence[tuple[str, int]], columns: slice, dtype: torch.dtype = torch.float32) -> Tensor:
         start, stop, _ = columns.indices(self.size)
-        block = torch.empty(len(rows), stop - start, device=self.device)
+        block = torch.empty(len(rows), stop - start, dtype=dtype, device=self.device)
         for name, places in groupby(enumerate(rows), key=lambda item: item[1][0]):
-            try:
-                with safe_open(self.folder / name, framework="pt") as file:
-                    stored = file.get_slice("weights")
-                    for i, (_, place) in places:
-                        block[i] = stored[place : place + 1, start:stop][0]
-            except (SafetensorError, OSError, ValueError) as error:
-                raise ZooFileError(f"cannot read {self.folder / name}: {error}") from error
+            path = self.folder / name
+            with failing_as(f"cannot read {path}", ZooFileError), safe_open(path, framework="pt") as file:
+                stored = file.get_slice("weights")
+                for i, (_, place) in places:
+                    block[i] = stored[place : place + 1, start:stop][0]
         return block
+
+    def fingerprint(self) -> str:
+        """What tells these rows from others: a hash of their places and of the hashes of their files."""
+        files = sorted({name for name, _ in self.rows})
+        hashes = [read_safetensors(self.folder / name, SHARD, ())[1]["sha256"] for name in files]
+        return _hash([self.rows, hashes])
 
 
 def start_folder(folder: str | Path, header: Mapping[str, Any], storage: str, identity: str = "") -> None:
@@ -168,24 +188,37 @@ def start_folder(folder: str | Path, header: Mapping[str, Any], storage: str, id
     folder = Path(folder)
     if storage not in STORAGE:
         raise ValueError(f"no storage {storage!r}: choose one of {', '.join(STORAGE)}")
-    text = json.dumps(dict(header) | {"storage": storage}, sort_keys=True, allow_nan=False)
-    identity = f"{identity or hashlib.sha256(text.encode()).hexdigest()[:16]}-{storage}"
+    header = dict(header) | {"storage": storage}
+    identity = f"{identity or _hash(header)[:16]}-{storage}"
     check_writable(folder / "zoo.json")
     if (folder / "zoo.json").is_file():
         if read_header(folder)["identity"] != identity:
             raise ValueError(f"{folder} holds another zoo: name another folder, or delete it")
     else:
-        write_header(folder, json.loads(text) | {"identity": identity})
-    for left in folder.glob(".members-*.partial"):  # by a process that died as it wrote
+        write_header(folder, header | {"identity": identity})
+    sweep(folder)
+
+
+def sweep(folder: str | Path) -> None:
+    """Remove what processes that died as they wrote have left."""
+    for left in Path(folder).glob(".members-*.partial"):
         left.unlink(missing_ok=True)
+
+
+def _hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 def write_header(folder: Path, header: Mapping[str, Any]) -> None:
     """Write ``zoo.json``, at once or not at all."""
     path = folder / "zoo.json"
-    with failing_as(f"cannot write {path}", OSError):
-        _partial(path).write_text(json.dumps(dict(header) | {"format": FOLDER}, sort_keys=True, allow_nan=False))
-        os.replace(_partial(path), path)
+    try:
+        with failing_as(f"cannot write {path}", OSError):
+            header = dict(header) | {"format": FOLDER}
+            _partial(path).write_text(json.dumps(header | {"sha256": _hash(header)}, sort_keys=True))
+            _move(_partial(path), path)
+    finally:
+        _partial(path).unlink(missing_ok=True)
 
 
 def read_header(folder: str | Path) -> dict[str, Any]:
@@ -193,12 +226,15 @@ def read_header(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / "zoo.json"
     if not path.is_file():
         raise FileNotFoundError(f"no zoo in {folder}: it has no zoo.json")
-    with failing_as(f"{path} is damaged", ZooFileError):
+    with failing_as(f"{path} is damaged; delete the folder, or put the file back", ZooFileError):
         header = json.loads(path.read_text())
+        known = header.pop("sha256", None)
         if header["format"] != FOLDER:
             raise ValueError(f"its format is {header['format']!r}, not {FOLDER!r}")
         if missing := {"identity", "layout", "members", "record", "size", "storage"} - set(header):
             raise ValueError(f"it lacks {sorted(missing)}")
+        if known != _hash(header):
+            raise ValueError("its hash does not match")
     return header
 
 
@@ -209,6 +245,8 @@ def append(folder: str | Path, first: int, rows: Tensor, notes: Sequence[Mapping
         rows: (m, d), finite. notes: what is known of each, JSON-able.
     """
     header = read_header(folder)
+    if rows.shape != (len(notes), header["size"]):
+        raise ValueError(f"{len(notes)} members of {header['size']} weights are no rows of {tuple(rows.shape)}")
     rows = rows.detach().to("cpu", STORAGE[header["storage"]]).contiguous()
     if bad := (~rows.isfinite().all(1)).nonzero().flatten().tolist():
         raise ValueError(f"members {[first + i for i in bad]} hold NaN or infinite weights, or beyond the storage")
@@ -226,41 +264,43 @@ def read_folder(folder: str | Path, verify: bool = False) -> tuple[dict[str, Any
     folder, header, rows, notes = Path(folder).resolve(), read_header(folder), [], {}
     for path in sorted(folder.glob("members-*.safetensors")):
         tensors, metadata = read_safetensors(path, SHARD, only=None if verify else ())
-        if (
-            verify
-            and digest({k: t.view(torch.uint8) for k, t in tensors.items()}, metadata["notes"]) != metadata["sha256"]
-        ):
-            raise ZooFileError(f"{path} was altered after it was written: its hash does not match. Delete it")
-        if metadata["zoo"] != header["identity"]:
-            raise ZooFileError(f"{path} belongs to another zoo than {folder / 'zoo.json'}")
-        for place, note in enumerate(json.loads(metadata["notes"])):
-            notes[int(metadata["first"]) + place] = note
-            rows.append((path.name, place))
-    if len(notes) != len(rows):
-        raise ZooFileError(f"{folder} holds some members twice")
+        with failing_as(f"{path} was altered after it was written. Delete it", ZooFileError):
+            text, first, owner, written = (metadata[key] for key in ("notes", "first", "zoo", "sha256"))
+            if verify and digest({k: t.view(torch.uint8) for k, t in tensors.items()}, text) != written:
+                raise ValueError("its hash does not match")
+            members = {int(first) + place: note for place, note in enumerate(json.loads(text))}
+        if owner != header["identity"]:
+            raise ZooFileError(f"{path} belongs to another zoo than {folder / 'zoo.json'}. Move it away")
+        if twice := sorted(notes.keys() & members.keys()):
+            raise ZooFileError(f"{path} holds members {twice}, which another file in the folder holds too. Delete one")
+        notes |= members
+        rows += [(path.name, place) for place in range(len(members))]
     return header, Shards(folder, tuple(rows), header["size"], header["storage"]), notes
 
 
-def append_columns(
-    folder: str | Path, members: int, blocks: Iterable[tuple[slice, Tensor]], notes: Sequence[Mapping[str, Any]]
-) -> None:
-    """Add members 0 … ``members`` - 1 that come as blocks of columns (slice, (members, columns)), in any order.
+def rows_of_columns(folder: str | Path, members: int, blocks: Iterable[tuple[slice, Tensor]]) -> Iterator[Tensor]:
+    """Members, one at a time as (1, d), that come as blocks of columns (slice, (members, columns)), in any order.
 
-    Columns of many rows are far apart in files of rows; they pass through one scratch file of the whole matrix.
+    Columns of many rows are far apart in files of rows; they pass through one scratch file of the whole matrix, which
+    has no name, and so is gone whatever happens.
     """
-    folder = Path(folder)
-    header, scratch = read_header(folder), _partial(folder / "members-columns")
-    dtype, size = STORAGE[header["storage"]], header["size"]
-    width = dtype.itemsize * size
-    try:
-        with scratch.open("w+b") as file:
-            for columns, block in blocks:
+    header = read_header(folder)
+    dtype, width = STORAGE[header["storage"]], STORAGE[header["storage"]].itemsize * header["size"]
+    full = f"cannot write {members} members to {folder}"
+    with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+        with failing_as(full, OSError):
+            file.truncate(members * width)
+        for columns, block in blocks:
+            with failing_as(full, OSError):
                 for row, part in enumerate(block.to("cpu", dtype).contiguous()):
                     file.seek(row * width + columns.start * dtype.itemsize)
-                    file.write(part.view(torch.uint8).numpy())
-            for row in range(members):
-                file.seek(row * width)
-                weights = torch.frombuffer(bytearray(file.read(width)), dtype=dtype)
-                append(folder, row, weights[None], notes[row : row + 1])
-    finally:
-        scratch.unlink(missing_ok=True)
+                    left = part.view(torch.uint8).numpy()
+                    while len(left):  # a disk that is nearly full takes a part of it
+                        left = left[file.write(left) :]
+        for row in range(members):
+            weights = torch.empty(1, header["size"], dtype=dtype)
+            file.seek(row * width)
+            left = weights[0].view(torch.uint8).numpy()
+            while len(left):
+                left = left[file.readinto(left) :]
+            yield weights

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from numbers import Real
 from operator import itemgetter
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from dwflow_lite.jobs import run_jobs, runs
 from dwflow_lite.layout import Layout
 from dwflow_lite.networks import INITS, architecture_of, behaviour_of, initialise
 from dwflow_lite.progress import bar as progress_bar
-from dwflow_lite.storage import append, check_writable, read_folder, start_folder
+from dwflow_lite.storage import STORAGE, append, check_writable, read_folder, start_folder, sweep
 from dwflow_lite.tasks import Task, failing_as, is_whole
 from dwflow_lite.threads import one_thread
 from dwflow_lite.zoo import Zoo, batched_forward, evaluate, folder_header, join_record, together
@@ -111,7 +112,8 @@ def train_zoo(
         storage: ``"float32"`` or ``"bfloat16"``, of the folder.
         executor: where ``members_at_once`` (None: 1) members a job are trained, in any order: a pool of processes, or
             ``client.get_executor()`` of ``dask.distributed``. The same zoo as without it, up to rounding. With a
-            folder, which the workers must see, they write to it themselves, and no weights travel.
+            folder, which the workers must see, they write to it themselves, and no weights travel. Threads of one
+            process take turns.
         progress: show a bar.
 
     Raises:
@@ -123,6 +125,8 @@ def train_zoo(
     """
     if folder and checkpoint:
         raise ValueError("name a folder (the zoo lives there, and goes on from there) or a checkpoint, not both")
+    if storage not in STORAGE or (storage != "float32" and not folder):
+        raise ValueError(f"storage is {' or '.join(map(repr, STORAGE))}, of a folder; got {storage!r}, {folder=}")
     if optimizer not in OPTIMIZERS:
         raise ValueError(f"no optimizer {optimizer!r}: choose one of {', '.join(OPTIMIZERS)}")
     if method not in ("batched", "loop") or on_diverged not in ("raise", "drop"):
@@ -197,6 +201,7 @@ def train_zoo(
         partial = finished.with_name(finished.name + ".partial") if finished else None
         parts = [_train_here(plan, range(total), at_once, partial, identity_hash, progress)]
     if folder:
+        sweep(folder)
         weights, there = read_folder(folder)[1:]
         if len(there) < total:
             raise OSError(f"workers did not write to {folder}: it must be a folder that they and this process share")
@@ -231,9 +236,13 @@ class _Plan:
     folder: str | None
 
 
+_ALONE = Lock()  # starts and masks come from the generator of the process, which its threads share
+
+
 def _train_members(plan: _Plan, members: range) -> tuple[Tensor | None, list[dict[str, Any]]]:
     """A job: train some members, and write them to the folder of the plan or return their weights; and their notes."""
-    weights, notes = _train_here(plan, members, len(members))
+    with _ALONE:
+        weights, notes = _train_here(plan, members, len(members))
     if plan.folder is None:
         return weights, notes
     append(plan.folder, members.start, weights, notes)

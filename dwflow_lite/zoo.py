@@ -23,9 +23,10 @@ from dwflow_lite.storage import (
     Shards,
     ZooFileError,
     append,
-    append_columns,
+    check_writable,
     read_folder,
     read_safetensors,
+    rows_of_columns,
     start_folder,
     write_safetensors,
 )
@@ -123,13 +124,19 @@ class Zoo:
         if not keep_scores:
             record.pop("scores", None), record.pop("losses", None)
         if folder is not None:
-            storage = getattr(self.weights, "storage", "float32")
+            storage = self.weights.storage if isinstance(self.weights, Shards) else "float32"
             return write_zoo(folder, weights, self.layout, self.network, record, self.held_out, storage)
         if not isinstance(weights, Tensor | Shards):
-            if isinstance(self.weights, Shards):
-                raise ValueError(f"{self!r} lives on disk: name a folder for the result, or take zoo.in_memory()")
+            self.check_room(None)
             weights = torch.cat(list(weights))
         return replace(self, weights=weights, record=record)
+
+    def check_room(self, folder: str | Path | None) -> None:
+        """Before a stage begins: ``ValueError`` for a zoo on disk and no folder, ``OSError`` where none can be made."""
+        if folder is not None:
+            check_writable(Path(folder) / "zoo.json")
+        elif isinstance(self.weights, Shards):
+            raise ValueError(f"{self!r} lives on disk: name a folder for the result, or take zoo.in_memory()")
 
     # -- back to networks ----------------------------------------------------------------------------------------
 
@@ -185,7 +192,8 @@ class Zoo:
     def open(cls, folder: str | Path, network: nn.Module | None = None, *, verify: bool = False) -> Zoo:
         """A zoo that lives in a folder; a row is read when it is asked for.
 
-        Warns if it is not complete (of an interrupted training, say), and has the members that are there.
+        Warns if it is not complete (of an interrupted training, say), and has the members that are there; and of
+        members that diverged.
 
         Args:
             folder: written by :meth:`write`, ``train_zoo(folder=...)`` or a stage. network: as in :meth:`load`.
@@ -203,6 +211,9 @@ class Zoo:
             warnings.warn(said, RuntimeWarning, stacklevel=2)
         members = [dict(notes[position]) for position in sorted(notes)]
         held_out = tuple(member.pop("held_out") for member in members)
+        if diverged := [i for i, member in enumerate(members) if member.get("members", {}).get("diverged")]:
+            said = f"members {diverged} of {folder} diverged in training and hold no networks; zoo.take the others"
+            warnings.warn(said, RuntimeWarning, stacklevel=2)
         layout, record = Layout.from_json(header["layout"]), join_record(header["record"], members)
         return cls(weights, layout, _fitting(folder, record, layout, network), record, held_out)
 
@@ -258,20 +269,30 @@ def write_zoo(
         storage: ``"float32"`` or ``"bfloat16"``. The others: as of a :class:`Zoo`.
 
     Where the folder holds part of the same zoo, members that are there stay as they are.
+
+    Raises:
+        ValueError: the folder holds another zoo, or ``storage`` is unknown.
+        OSError: it cannot be written; what was finished is there.
     """
     members = len(held_out)
     common, notes = split_record(record, members)
     notes = [note | {"held_out": held} for note, held in zip(notes, held_out, strict=True)]
     start_folder(folder, folder_header(layout, common, members), storage)
-    there = read_folder(folder)[2]
+    _, kept, known = read_folder(folder)
+    places = {position: place for place, position in enumerate(known)}
     parts = iter(weights.split(1) if isinstance(weights, Tensor | Shards) else weights)
     first = next(parts)
-    if isinstance(first, tuple):
-        append_columns(folder, members, chain([first], parts), notes)
-    else:
-        for position, row in enumerate(row for part in chain([first], parts) for row in part.split(1)):
-            if position not in there:
-                append(folder, position, row, notes[position : position + 1])
+    parts = chain([first], parts)
+    parts = rows_of_columns(folder, members, parts) if isinstance(first, tuple) else parts
+    rows = (row for part in parts for row in part.split(1))
+    for position, (row, note) in enumerate(zip(rows, notes, strict=True)):
+        if position not in places:
+            append(folder, position, row, [note])
+            continue
+        same, tolerance = kept[places[position]], 1e-4 * float(row.abs().max())  # rows may have been rounded otherwise
+        known_note = json.loads(json.dumps(note)) == known[position]
+        if not known_note or not torch.allclose(same, row[0].to(same), rtol=1e-2, atol=tolerance):
+            raise ValueError(f"{folder} holds another zoo (see member {position}): name another folder, or delete it")
     return Zoo(read_folder(folder)[1], layout, network, record, tuple(held_out))
 
 

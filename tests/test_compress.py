@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from sklearn.decomposition import PCA
 
+from dwflow_lite import compress
 from dwflow_lite.compress import DualPCA
+from dwflow_lite.storage import ZooFileError, append, read_folder, start_folder
 
 N, D = 9, 40
 
@@ -17,6 +26,14 @@ def matrix(n=N, d=D, seed=0, dtype=torch.float64):
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(n, d, generator=generator, dtype=torch.float64) * torch.linspace(3, 0.1, d, dtype=torch.float64)
     return (x + torch.randn(d, generator=generator, dtype=torch.float64)).to(dtype)
+
+
+def on_disk(folder, x, storage="float32", rows_a_file=1):
+    start_folder(folder, {"layout": [], "size": x.shape[1], "record": {}, "members": len(x)}, storage)
+    for first in range(0, len(x), rows_a_file):
+        part = x[first : first + rows_a_file]
+        append(folder, first, part, [{}] * len(part))
+    return read_folder(folder)[1]
 
 
 def aligned_signs(mine, theirs):
@@ -207,3 +224,182 @@ def test_the_input_is_not_changed():
     assert torch.equal(x, kept) and torch.equal(codes, before)
     x += 1  # nor does the fit look at the caller's tensor later
     torch.testing.assert_close(pca.mean_, kept.mean(0))
+
+
+# -- rows on disk ------------------------------------------------------------------------------------------------
+
+
+def whole(blocks):
+    columns, parts = zip(*blocks, strict=True)
+    assert [c.start for c in columns] == [0, *(c.stop for c in columns)][:-1] and columns[-1].stop == D
+    return torch.cat(parts, -1)
+
+
+@pytest.mark.parametrize("storage", ["float32", "bfloat16"])
+@pytest.mark.parametrize("columns", [1, 7, D, 10 * D])
+def test_rows_on_disk_give_what_a_tensor_gives(tmp_path, storage, columns):
+    x = matrix(dtype=torch.float32)
+    rows = on_disk(tmp_path, x, storage, rows_a_file=2)
+    x = x if storage == "float32" else x.bfloat16().float()
+    here = DualPCA(5).fit(x)
+    there = DualPCA(5, memory=columns * 12 * (3 * N + 5))
+    close, codes = {"rtol": 0, "atol": 1e-5}, there.fit_transform(rows)
+    assert there.components_ is None and there.mean_ is None and codes.dtype == torch.float32
+    for name in ("singular_values_", "explained_variance_ratio_", "combination_"):
+        torch.testing.assert_close(getattr(there, name), getattr(here, name), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(whole((c, b) for c, _, b in there.basis()).float(), here.components_, **close)
+    torch.testing.assert_close(whole((c, m) for c, m, _ in there.basis()).float(), here.mean_, **close)
+    for given in (rows, x, rows[[3, 1]], x[[3, 1]], x[4], x.view(3, 3, D)):
+        expected = here.transform(given.columns(slice(None)) if hasattr(given, "columns") else given)
+        torch.testing.assert_close(there.transform(given), expected, **close)
+        torch.testing.assert_close(here.transform(given), expected, **close)
+    torch.testing.assert_close(codes, there.transform(rows), **close)
+    new = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(there.inverse_transform(new), here.inverse_transform(new), **close)
+    torch.testing.assert_close(whole(there.blocks(new)), here.inverse_transform(new), **close)
+    other = DualPCA(5).fit(matrix(seed=1, dtype=torch.float32))  # control
+    assert (other.inverse_transform(new) - here.inverse_transform(new)).abs().max() > 0.5
+
+
+@pytest.mark.parametrize("precision", [torch.float64, torch.float32])
+def test_rows_on_disk_agree_with_scikit_learn(tmp_path, precision):
+    x = matrix(20, 3000, dtype=torch.float32) + 10  # far from the origin
+    theirs = PCA(19, svd_solver="full").fit(x.double().numpy())
+
+    def error(values, components):
+        signs = aligned_signs(components, theirs.components_)
+        off = np.abs(components.numpy() * signs[:, None] - theirs.components_).max()
+        return max(off, np.abs(values.numpy() / theirs.singular_values_ - 1).max())
+
+    mine = DualPCA(19, precision=precision, memory=1 << 17).fit(on_disk(tmp_path, x))
+    components = torch.cat([b for _, _, b in mine.basis()], 1).double()
+    bound = 1e-10 if precision == torch.float64 else 1e-4
+    assert error(mine.singular_values_, components) < bound
+    half = x - x.mean(0)  # control: the same sums in half precision
+    values, vectors = torch.linalg.eigh((half.bfloat16() @ half.bfloat16().T).double())
+    values, vectors = values.flip(0)[:19].clamp_min(1e-9), vectors.flip(1)[:, :19]
+    assert error(values.sqrt(), (vectors / values.sqrt()).T @ half.double()) > 50 * bound
+
+
+@pytest.mark.parametrize(("precision", "smallest"), [(torch.float64, 1e-5), (torch.float32, 1e-2)])
+def test_small_components_are_found_down_to_the_precision(precision, smallest):
+    # The Gram matrix squares singular values, so that a precision of eps resolves them down to its root.
+    def relative_error(least):
+        sizes = torch.logspace(0, float(np.log10(least)), 8, dtype=torch.float64)
+        generator = torch.Generator().manual_seed(0)
+        rows = torch.linalg.qr(torch.randn(12, 8, generator=generator, dtype=torch.float64)).Q
+        columns = torch.linalg.qr(torch.randn(2000, 8, generator=generator, dtype=torch.float64)).Q
+        x = (rows * sizes) @ columns.T
+        exact = torch.linalg.svdvals(x - x.mean(0))[:8]
+        mine = DualPCA(precision=precision).fit(x)
+        k = min(8, mine.n_components_)
+        return float((mine.singular_values_[:k] / exact[:k] - 1).abs().max()) if k == 8 else 1.0
+
+    assert relative_error(smallest) < 1e-2 < relative_error(smallest * 1e-3)
+
+
+def test_what_each_row_keeps(tmp_path):
+    x, new = matrix(dtype=torch.float32), matrix(4, seed=1, dtype=torch.float32)
+    for pca in (DualPCA(6).fit(x), DualPCA(6, memory=12 * 60).fit(on_disk(tmp_path / "a", x))):
+        kept = pca.reconstruction(new)
+        about = new - x.mean(0)
+        for k in range(1, 7):
+            some = DualPCA(k).fit(x)
+            back = some.inverse_transform(some.transform(new)) - x.mean(0)
+            expected = back.square().sum(1) / about.square().sum(1)
+            torch.testing.assert_close(kept[:, k - 1].float(), expected, atol=1e-4, rtol=0)
+        assert kept.shape == (4, 6) and (kept.diff(dim=1) >= 0).all()
+        torch.testing.assert_close(pca.reconstruction(on_disk(tmp_path / f"b{pca.memory}", new)), kept)
+    own = DualPCA().fit(x).reconstruction(x)
+    torch.testing.assert_close(own[:, -1], torch.ones(N, dtype=torch.float64), atol=1e-5, rtol=0)
+    assert own[:, 2].max() < 0.999 and kept[:, -1].max() < 0.99  # control
+
+
+@pytest.mark.parametrize("storage", ["float32", "bfloat16"])
+def test_repeated_rows_on_disk_span_less(tmp_path, storage):
+    x = matrix(5, dtype=torch.float32)
+    with pytest.raises(ValueError, match="all networks of the zoo are the same"):
+        DualPCA().fit(on_disk(tmp_path / "same", x[:1].repeat(4, 1), storage))
+    assert DualPCA().fit(on_disk(tmp_path / "twice", x.repeat(2, 1), storage)).n_components_ == 4
+
+
+def test_too_little_memory_is_said_wherever_it_is_too_little(tmp_path):
+    x = matrix(dtype=torch.float32)
+    pca = DualPCA(5, memory=12 * N).fit(on_disk(tmp_path, x))  # enough for the Gram matrix, column after column
+    for use in (lambda: pca.transform(x), lambda: next(pca.basis()), lambda: pca.inverse_transform(torch.ones(1, 5))):
+        with pytest.raises(ValueError, match=r"memory must be a whole number of bytes, >= \d+ for one column, got 108"):
+            use()
+    pca.memory = 12 * (3 * N + 5)
+    torch.testing.assert_close(pca.transform(x), DualPCA(5).fit(x).transform(x), rtol=0, atol=1e-5)
+
+
+def test_rows_that_went_after_the_fit_are_named(tmp_path):
+    x = matrix(dtype=torch.float32)
+    pca = DualPCA(5).fit(on_disk(tmp_path / "zoo", x))
+    shutil.rmtree(tmp_path / "zoo")
+    for use in (lambda: pca.transform(x), lambda: pca.inverse_transform(torch.ones(1, 5))):
+        with pytest.raises(ZooFileError, match=r"cannot read .*zoo/members-00000000\.safetensors"):
+            use()
+    assert DualPCA(5).fit(x).transform(x).shape == (N, 5)  # control: of a tensor nothing is needed
+
+
+@pytest.mark.parametrize("memory", [12 * N, 12 * N * 7 + 5, 12 * N * D])
+def test_chunks_are_as_large_as_memory_allows(tmp_path, monkeypatch, memory):
+    seen, plain = [], compress._columns
+    monkeypatch.setattr(compress, "_columns", lambda *a: seen.append(plain(*a)) or seen[-1])
+    DualPCA(memory=memory).fit(on_disk(tmp_path, matrix(dtype=torch.float32)))
+    assert sum(part.shape[1] for part in seen) == D  # each column once
+    largest = max(part.numel() for part in seen)
+    assert largest * 12 <= memory < (largest + N) * 12
+
+
+MEASURE = """
+import ctypes, json, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import torch
+from test_compress import on_disk
+from dwflow_lite.compress import DualPCA
+from dwflow_lite.storage import append, read_folder, rows_of_columns, start_folder
+
+def status(name):
+    return int(next(l for l in Path("/proc/self/status").open() if l.startswith(name)).split()[1]) << 10
+
+def rise(work):
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    before = status("VmRSS")
+    work()
+    return (status("VmHWM") - before) / memory
+
+torch.set_num_threads(1)
+memory, folder, n, d = 16 << 20, Path(sys.argv[2]), 24, 1 << 20
+start_folder(folder / "large", {"layout": [], "size": d, "record": {}, "members": n}, "float32")
+for row in range(n):
+    append(folder / "large", row, torch.randn(1, d), [{}])
+rows = read_folder(folder / "large")[1]
+
+small = DualPCA()  # what libraries take once
+list(small.blocks(small.fit_transform(on_disk(folder / "small", torch.randn(4, 1000)))))
+pca = DualPCA(memory=memory)
+found = {"fit": rise(lambda: pca.fit(rows)), "transform": rise(lambda: pca.transform(rows[:8]))}
+codes = torch.randn(8, n - 1)
+def decode():
+    for row in rows_of_columns(folder / "large", 8, pca.blocks(codes)):
+        del row
+found["decode"] = rise(decode)
+found["in memory"] = rise(lambda: DualPCA(memory=memory).fit(rows.columns(slice(None))))
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from /proc")
+def test_memory_is_the_peak_and_the_zoo_may_be_larger(tmp_path):
+    command = [sys.executable, "-c", MEASURE, str(Path(__file__).parent), str(tmp_path)]
+    # Chunks of the usual size go back to the system when they are freed; of small ones glibc would keep some.
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "262144"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])  # in units of what was allowed; the zoo takes 6
+    assert found.pop("in memory") > 6, found  # control
+    assert max(found.values()) < 1.15 and found["fit"] > 0.3, found

@@ -1,5 +1,7 @@
 """The whole pipeline as one estimator, and the audit beside it."""
 
+import shutil
+
 import pytest
 import torch
 from torch import nn
@@ -8,6 +10,7 @@ from dwflow_lite import MLP, DeepWeightFlow, Task, Zoo, audit, load_task, train_
 from dwflow_lite.auditing import TRIVIAL, member_noise, nearest_distance, pair_interpolation, soup
 from dwflow_lite.generate import FORMAT
 from dwflow_lite.networks import initialise
+from dwflow_lite.storage import Shards
 from dwflow_lite.symmetry import PermutationSpec
 from dwflow_lite.zoo import ZooFileError, predict, read_safetensors, write_safetensors
 
@@ -324,3 +327,102 @@ def test_an_audit_is_of_one_basis_one_cut_and_one_architecture(model, zoo, task)
         with pytest.raises(ValueError, match="generated must be a Zoo"):
             audit(wrong, model.zoo_, task, **quick)
     assert "| a/b |" in audit({"a|b": made}, model.zoo_, task, **quick).markdown()
+
+
+# -- a zoo on disk -----------------------------------------------------------------------------------------------
+
+LITTLE = 12 * 7 * (12 + 12 + 4)  # seven columns of the rows, components and networks there are at once
+
+
+@pytest.fixture(scope="module")
+def on_disk(zoo, tmp_path_factory):
+    return zoo.write(tmp_path_factory.mktemp("zoo"))
+
+
+@pytest.fixture(scope="module")
+def streamed(on_disk, tmp_path_factory):
+    return DeepWeightFlow(flow=QUICK, memory=LITTLE).fit(on_disk, folder=tmp_path_factory.mktemp("aligned") / "zoo")
+
+
+def test_a_generator_of_a_zoo_on_disk_is_the_one_of_the_zoo_in_memory(model, streamed):
+    assert isinstance(streamed.zoo_.weights, Shards) and streamed.pca_.components_ is None
+    assert torch.equal(streamed.zoo_.in_memory().weights, model.zoo_.weights)
+    assert streamed.scale_ == pytest.approx(model.scale_) and streamed.record_ == model.record_
+    made, expected = streamed.sample(4, seed=1), model.sample(4, seed=1)
+    torch.testing.assert_close(made.weights, expected.weights, atol=1e-3, rtol=1e-3)
+    assert made.record == expected.record
+    assert (made.weights - model.sample(4, seed=2).weights).abs().max() > 0.1  # control
+
+
+@pytest.mark.parametrize("source", ["kaiming", "matched"])
+def test_sources_on_disk_are_those_in_memory(zoo, on_disk, source):
+    options = {"source": source, "flow": QUICK, "align": None, "memory": LITTLE}
+    there, here = DeepWeightFlow(**options).fit(on_disk), DeepWeightFlow(**options).fit(zoo)  # no alignment, no folder
+    torch.testing.assert_close(there.source_.mean, here.source_.mean, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(there.source_.scale, here.source_.scale, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(here.source_.scale, DeepWeightFlow(flow=QUICK, align=None).fit(zoo).source_.scale)
+
+
+def test_alignment_on_disk_wants_a_folder(on_disk):
+    with pytest.raises(ValueError, match="lives on disk: name a folder"):
+        DeepWeightFlow(flow=QUICK).fit(on_disk)
+
+
+@pytest.mark.parametrize("which", ["model", "streamed"])
+def test_samples_are_written_as_they_are_made(tmp_path, request, which):
+    model = request.getfixturevalue(which)
+    made, expected = model.sample(4, seed=1, folder=tmp_path / "made"), model.sample(4, seed=1)
+    assert isinstance(made.weights, Shards) and made.record == expected.record
+    torch.testing.assert_close(made.in_memory().weights, expected.weights, atol=1e-6, rtol=1e-5)
+    again = Zoo.open(tmp_path / "made", verify=True)
+    assert again.record == expected.record and len(list((tmp_path / "made").iterdir())) == 5
+    before = [p.stat().st_mtime_ns for p in sorted((tmp_path / "made").iterdir())]
+    model.sample(4, seed=1, folder=tmp_path / "made")  # control: the same is there already
+    assert [p.stat().st_mtime_ns for p in sorted((tmp_path / "made").iterdir())] == before
+    for other in (lambda f: model.sample(4, seed=2, folder=f), lambda f: model.decode(torch.ones(4, 11), f)):
+        with pytest.raises(ValueError, match="holds another zoo"):
+            other(tmp_path / "made")
+    assert torch.equal(Zoo.open(tmp_path / "made").in_memory().weights, again.in_memory().weights)
+
+
+def test_two_decodings_of_one_record_are_two_zoos(tmp_path, model):
+    model.decode(torch.ones(2, 11), tmp_path)
+    with pytest.raises(ValueError, match=r"holds another zoo \(see member 0\)"):
+        model.decode(torch.zeros(2, 11), tmp_path)
+
+
+def test_a_zoo_in_bfloat16_makes_networks_in_bfloat16(tmp_path, zoo):
+    half = zoo.write(tmp_path / "zoo", "bfloat16")
+    model = DeepWeightFlow(flow=QUICK).fit(half, folder=tmp_path / "aligned")
+    made = model.sample(3, seed=0, folder=tmp_path / "made")
+    assert model.zoo_.weights.storage == made.weights.storage == "bfloat16"
+    torch.testing.assert_close(made.in_memory().weights, model.sample(3, seed=0).weights.bfloat16().float())
+
+
+def test_a_generator_of_a_zoo_on_disk_is_saved_and_needs_the_zoo(tmp_path, zoo, model):
+    model = DeepWeightFlow(flow=QUICK, memory=LITTLE).fit(zoo.write(tmp_path / "zoo"), folder=tmp_path / "aligned")
+    path = model.save(tmp_path / "model.safetensors")
+    again = DeepWeightFlow.load(path)
+    assert again.memory == again.pca_.memory == LITTLE
+    assert torch.equal(again.sample(4, seed=1).weights, model.sample(4, seed=1).weights)
+    assert not any(k in read_safetensors(path, FORMAT)[0] for k in ("pca.components", "pca.mean"))
+    shutil.rmtree(tmp_path / "zoo")  # only the aligned zoo is needed
+    DeepWeightFlow.load(path)
+    kept = tmp_path / "kept"
+    shutil.copytree(tmp_path / "aligned", kept)
+    message = r"model\.safetensors decodes from the zoo in .*aligned: put it back, or fit anew"
+    for damage in (
+        lambda folder: shutil.rmtree(folder),
+        lambda folder: (folder / "members-00000003.safetensors").unlink(),
+        lambda folder: shutil.copy(folder / "members-00000004.safetensors", folder / "members-00000003.safetensors"),
+        lambda folder: (shutil.rmtree(folder), Zoo(zoo.weights + 1, zoo.layout, zoo.network).write(folder)),
+    ):
+        damage(tmp_path / "aligned")
+        with pytest.raises(ZooFileError, match=message):
+            DeepWeightFlow.load(path)
+        shutil.rmtree(tmp_path / "aligned", ignore_errors=True)
+        shutil.copytree(kept, tmp_path / "aligned")
+        DeepWeightFlow.load(path)  # control
+    shutil.rmtree(tmp_path / "aligned")
+    with pytest.raises(ZooFileError, match=r"cannot read .*aligned/members-0000000"):
+        again.sample(1, seed=0)

@@ -103,6 +103,7 @@ def canonicalise(
         inner product with the reference, or with the last mean), and the ``spread`` after the matching and each round:
         mean squared distance of the fitted members to their mean.
     """
+    zoo.check_room(folder)
     known = spec is None
     spec = PermutationSpec.of(zoo.network) if known else spec
     restarts = default_restarts(spec, restarts)
@@ -113,7 +114,7 @@ def canonicalise(
     if probe is not None:
         spec.verify(zoo.network, zoo.weights[0], probe)
     if isinstance(reference, Tensor):
-        target, name = reference.to(zoo.weights), "given weights"
+        target, name = reference.to(zoo.weights.device, zoo.weights.dtype), "given weights"
         zoo.layout.check(target)
         if target.ndim != 1 or not torch.isfinite(target).all():
             raise ValueError(f"a reference is one finite weight vector (d,), got shape {tuple(target.shape)}")

@@ -274,6 +274,29 @@ WRONG = {
         "lambda s, d, zs, zd: ((s >= zs.quantile(0.05)) | (d >= zd.quantile(0.05))).float().mean()",
         "lambda s, d, zs, zd: (s >= zs.quantile(0.05)).float().mean() * (d >= zd.quantile(0.05)).float().mean()",
     ],
+    "07.1": ["lambda i: 0.1", "lambda i: 1 / (i + 2)", "lambda i: 1 / max(i, 1)", "lambda i: 1 - 1 / (i + 1)"],
+    "07.2": [
+        "lambda w, b, m, v, g, h, e: (w * (g / v.sqrt())[:, None], (b - m) * g / v.sqrt() + h)",
+        "lambda w, b, m, v, g, h, e: (w * (g / (v + e).sqrt())[:, None], b - m * g / (v + e).sqrt() + h)",
+        "lambda w, b, m, v, g, h, e: (w * (g / (v + e))[:, None], (b - m) * g / (v + e) + h)",
+        "lambda w, b, m, v, g, h, e: w",
+    ],
+    "08.1": [
+        "lambda x: (x - x.mean(0)) @ (x - x.mean(0)).T",
+        "lambda x: __import__('torch').linalg.eigvalsh(x @ x.T).flip(0)[: len(x) - 1] / (len(x) - 1)",
+        "lambda x: __import__('torch').linalg.eigvalsh((x - x.mean(0)) @ (x - x.mean(0)).T).flip(0)[: len(x) - 1]",
+        "lambda x: __import__('torch').linalg.eigvalsh((x - x.mean(0)) @ (x - x.mean(0)).T)[1:] / (len(x) - 1)",
+    ],
+    "08.2": [
+        "lambda r, w: w @ r",
+        "lambda r, w: __import__('torch').linalg.lstsq(r.T, w).solution",
+        "lambda r, w: __import__('torch').full((len(r),), 1 / len(r), dtype=r.dtype)",
+    ],
+    "08.3": [
+        "lambda n, d, m: -(-n * d * 4 // m)",
+        "lambda n, d, m: d // (m // (12 * n))",
+        "lambda n, d, m: -(-d // (m // n))",
+    ],
 }
 
 
