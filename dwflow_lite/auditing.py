@@ -12,6 +12,7 @@ from torch import Tensor
 from dwflow_lite.compress import DualPCA
 from dwflow_lite.flow import ClosedFormField, GaussianSource, dispersion_ratio, integrate
 from dwflow_lite.networks import architecture_of
+from dwflow_lite.storage import Shards
 from dwflow_lite.symmetry import PermutationSpec, basis_of, interpolate, match_all, match_each, weight_matching
 from dwflow_lite.tasks import Task
 from dwflow_lite.zoo import Zoo, evaluate
@@ -276,7 +277,7 @@ def audit(
             kinds may be given by name.
         zoo: what the generator was fitted on.
         task: gives the score.
-        controls: trivial generators f(zoo, n, seed); by default all of ``TRIVIAL``. They never change the zoo.
+        controls: trivial generators f(fitted members, n, seed); by default all of ``TRIVIAL``. They change no zoo.
         split: where the score is measured; ``"test"`` is for the final report only.
         spec: of a reader's own network, for the distance up to renaming; the course's networks have theirs.
         rematch: measure that distance (a second or so for each kind of network).
@@ -285,6 +286,8 @@ def audit(
     generated = {"generated": generated} if isinstance(generated, Zoo) else generated
     if not isinstance(generated, Mapping) or not all(isinstance(z, Zoo) for z in generated.values()):
         raise ValueError("generated must be a Zoo (as model.sample returns it), or several by name")
+    if isinstance(zoo.weights, Shards):
+        raise ValueError(f"{zoo!r} lives on disk, and an audit measures all distances: audit(…, zoo.in_memory(), …)")
     fitted = zoo.fitted
     if len(fitted) < 2 or not generated:
         raise ValueError("an audit needs at least two fitted members and some generated networks")
@@ -308,11 +311,11 @@ def audit(
     if unit == 0:
         raise ValueError("half of the zoo are exact copies of each other; there is no distance to measure by")
     n = max(map(len, generated.values()))
-    kinds: dict[str, Zoo] = {"zoo": fitted}
-    if zoo.unseen:
-        kinds["held-out networks"] = zoo.unseen
-    kinds |= generated
-    kinds |= {name: make(zoo, n, seed) for name, make in controls.items()}
+    kinds: dict[str, Callable[[], Zoo]] = {"zoo": lambda: fitted}  # made when it is their turn: large zoos fill memory
+    if any(zoo.held_out):
+        kinds["held-out networks"] = lambda: zoo.unseen
+    kinds |= {name: partial(generated.__getitem__, name) for name in generated}
+    kinds |= {name: partial(make, fitted, n, seed) for name, make in controls.items()}
     if rematch and spec is None:
         try:
             spec = PermutationSpec.of(zoo.network)
@@ -328,8 +331,8 @@ def audit(
     least_score = float(of_zoo.score.quantile(0.05))
     least_distance = float((own_renamed if rematch else own).quantile(0.05))
     rows = []
-    for name, networks in kinds.items():
-        itself = name == "zoo"
+    for name, make in kinds.items():
+        itself, networks = name == "zoo", make()
         found = of_zoo if itself else evaluate(networks, task, split)
         near = own if itself else nearest_distance(networks.weights, fitted.weights)
         renamed = own_renamed if itself or not rematch else renaming(networks.weights)

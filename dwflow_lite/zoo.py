@@ -97,6 +97,8 @@ class Zoo:
     @property
     def fitted(self) -> Zoo:
         """The members a generator may be fitted on."""
+        if not any(self.held_out):
+            return self
         return self.take([i for i, held in enumerate(self.held_out) if not held])
 
     @property
