@@ -234,6 +234,8 @@ RECIPES: dict[str, tuple] = {
                   dict(optimizer="adam", lr=5e-4, epochs=3, batch_size=64, method="loop")),
     "ViT-Small-192": (lambda: ViT(8, 4, 192, 6, 3, channels=1), "digits",
                       dict(optimizer="adamw", lr=1e-3, epochs=6, batch_size=64, method="loop")),
+    "a small BERT": (lambda: BERT(60, 32, 2, 2, 64, 13), "reviews",
+                     dict(optimizer="adam", lr=4e-3, epochs=5, batch_size=32, members_at_once=20)),
 }  # fmt: skip
 
 
@@ -279,8 +281,11 @@ def network_section(args: argparse.Namespace) -> dict:
         }
         row["training this time, seconds"] = round(time.perf_counter() - start, 1)
         clock = Clock()
-        with clock("alignment"):
-            aligned = canonicalise(zoo, PermutationSpec.of(network), folder=home / "aligned", progress=True)
+        if (home / "aligned" / "zoo.json").is_file():  # of an interrupted run
+            aligned = Zoo.open(home / "aligned")
+        else:
+            with clock("alignment"):
+                aligned = canonicalise(zoo, PermutationSpec.of(network), folder=home / "aligned", progress=True)
         for kind, source in (("aligned", aligned), ("as trained", zoo)):
             model = DeepWeightFlow(align=None, flow={"hidden": args.hidden}, memory=512 * MB)
             with clock(f"PCA and flow, {kind}"):

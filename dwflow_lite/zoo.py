@@ -373,8 +373,8 @@ LARGE = 1 << 20  # weights
 
 
 def together(layout: Layout, at_most: int = 64) -> int:
-    """How many members to hold at once: ``at_most``, fewer where that is more than 2²⁶ weights, and at least one."""
-    return max(1, min(at_most, 64 * LARGE // layout.size))
+    """How many members to hold at once: ``at_most``, fewer where that is more than 2²⁴ weights, and at least one."""
+    return max(1, min(at_most, 16 * LARGE // layout.size))
 
 
 def forward_all(network: nn.Module, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
@@ -408,7 +408,7 @@ def evaluate(zoo: Zoo, task: Task, split: str = "validation") -> Evaluation:
         first, given = zoo.layout.entries[0], f"inputs of shape {task.input_shape} of task {task.name!r}"
         said = f"the networks (first tensor: {first.name} {first.shape}) do not take {given}"
         with failing_as(said), torch.no_grad():
-            zoo.module(0).to(x)(x[:2])
+            zoo.module(0).to(zoo.weights.device, zoo.weights.dtype)(x[:2])
         raise
     if outputs.shape[-1] != task.outputs:
         raise ValueError(f"the networks return {outputs.shape[-1]} outputs, task {task.name!r} wants {task.outputs}")

@@ -77,7 +77,7 @@ def test_package_stays_small(tmp_path):
     assert lines_of_code(tmp_path / "a.py") == 2  # control
     rooms = [p for p in PACKAGE.rglob("*.py") if "course" not in p.parts]
     runner = [p for p in (PACKAGE / "course").rglob("*.py") if "exercises" not in p.parts]
-    assert sum(map(lines_of_code, rooms)) < 4000
+    assert sum(map(lines_of_code, rooms)) < 4400
     assert sum(map(lines_of_code, runner)) < 1100
 
 

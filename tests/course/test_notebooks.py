@@ -274,7 +274,11 @@ WRONG = {
         "lambda s, d, zs, zd: ((s >= zs.quantile(0.05)) | (d >= zd.quantile(0.05))).float().mean()",
         "lambda s, d, zs, zd: (s >= zs.quantile(0.05)).float().mean() * (d >= zd.quantile(0.05)).float().mean()",
     ],
-    "07.1": ["lambda i: 0.1", "lambda i: 1 / (i + 2)", "lambda i: 1 / max(i, 1)", "lambda i: 1 - 1 / (i + 1)"],
+    "07.1": [
+        "lambda m, v, n, w: ((m + n) / 2, (v + w) / 2)",
+        "lambda m, v, n, w: ((m + n) / 2, (v + w) / 2 + (m - n) ** 2)",
+        "lambda m, v, n, w: (m + n, (v + w) / 2 + ((m - n) / 2) ** 2)",
+    ],
     "07.2": [
         "lambda w, b, m, v, g, h, e: (w * (g / v.sqrt())[:, None], (b - m) * g / v.sqrt() + h)",
         "lambda w, b, m, v, g, h, e: (w * (g / (v + e).sqrt())[:, None], b - m * g / (v + e).sqrt() + h)",
@@ -294,6 +298,7 @@ WRONG = {
     ],
     "08.3": [
         "lambda n, d, m: -(-n * d * 4 // m)",
+        "lambda n, d, m: -(-n * d * 12 // m)",
         "lambda n, d, m: d // (m // (12 * n))",
         "lambda n, d, m: -(-d // (m // n))",
     ],
