@@ -239,9 +239,18 @@ RECIPES: dict[str, tuple] = {
 }  # fmt: skip
 
 
-def rivals(task: Any, x: bool) -> dict[str, Callable]:
-    """The trivial generators, their BatchNorm measured afresh where there is any, as that of generated networks."""
-    return {n: (lambda zoo, k, s, g=g: recalibrate(g(zoo, k, s), task)) if x else g for n, g in TRIVIAL.items()}
+def rivals(model: DeepWeightFlow, task: Any) -> dict[str, Callable]:
+    """Trivial generators without a second PCA in memory; their BatchNorm measured afresh, as for generated networks."""
+
+    def gaussian_codes(zoo: Zoo, n: int, seed: int) -> Zoo:
+        noise = torch.randn(n, model.pca_.n_components_, generator=torch.Generator().manual_seed(seed))
+        weights = model.pca_.inverse_transform(noise * model.pca_.explained_variance_.sqrt().float())
+        return Zoo(weights, zoo.layout, zoo.network)
+
+    makers = {n: g for n, g in TRIVIAL.items() if n != "closed-form flow"} | {"Gaussian on codes": gaussian_codes}
+    if not norms_with_statistics(model.network_):
+        return makers
+    return {n: (lambda zoo, k, s, make=make: recalibrate(make(zoo, k, s), task)) for n, make in makers.items()}
 
 
 def strategies(model: DeepWeightFlow, generated: Zoo, task: Any) -> dict[str, list[float]]:
@@ -286,7 +295,7 @@ def network_section(args: argparse.Namespace) -> dict:
         else:
             with clock("alignment"):
                 aligned = canonicalise(zoo, PermutationSpec.of(network), folder=home / "aligned", progress=True)
-        for kind, source in (("aligned", aligned), ("as trained", zoo)):
+        for kind, source in (("aligned", aligned), ("as trained", zoo))[: 1 if args.aligned_only else 2]:
             model = DeepWeightFlow(align=None, flow={"hidden": args.hidden}, memory=512 * MB)
             with clock(f"PCA and flow, {kind}"):
                 model.fit(source, progress=True)
@@ -316,10 +325,9 @@ def network_section(args: argparse.Namespace) -> dict:
                 }
                 if norms_with_statistics(network):
                     row["statistics"] = strategies(model, generated.take(range(min(20, len(generated)))), task)
-                few = ready.take(range(min(20, len(ready)))).in_memory()
-                controls = rivals(task, bool(norms_with_statistics(network)))
-                table = audit(few, model.zoo_.in_memory(), task, controls=controls, rematch=False)
-                row["audit of 20"] = table.markdown().splitlines()
+                few = ready.take(range(min(args.audited, len(ready)))).in_memory()
+                table = audit(few, model.zoo_.in_memory(), task, controls=rivals(model, task), rematch=False)
+                row["audit"] = table.markdown().splitlines()
             shutil.rmtree(home / f"generated-{kind}"), shutil.rmtree(home / f"ready-{kind}", ignore_errors=True)
             print(name, json.dumps(row[kind], indent=1), flush=True)
         parts = ("field", "decode", "BatchNorm", "evaluation")
@@ -434,6 +442,8 @@ def main() -> None:
     parser.add_argument("--members", type=int, default=100)
     parser.add_argument("--samples", type=int, default=100)
     parser.add_argument("--hidden", type=int, default=512)
+    parser.add_argument("--audited", type=int, default=20)
+    parser.add_argument("--aligned-only", action="store_true")
     parser.add_argument("--base-members", type=int, default=20)
     parser.add_argument("--folder", type=Path, default=Path("build/large"), help="where the large files go")
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -441,10 +451,17 @@ def main() -> None:
     args.folder.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     result = SECTIONS[args.section](args)
-    given = {"--only": args.only, "--members": args.members, "--samples": args.samples, "--hidden": args.hidden}
+    given = {
+        "--only": args.only,
+        "--members": args.members,
+        "--samples": args.samples,
+        "--hidden": args.hidden,
+        "--audited": args.audited,
+    }
     given = given if args.section == "networks" else {"--base-members": args.base_members}
     changed = [word for key, value in given.items() for word in (key, str(value))
                if value != parser.get_default(key[2:].replace("-", "_"))]  # fmt: skip
+    changed += ["--aligned-only"] if args.aligned_only else []
     about = {
         "command": shlex.join(["python", "benchmarks/large.py", args.section, *changed]),
         "date": date.today().isoformat(),
