@@ -105,13 +105,13 @@ def torch() -> Iterator[Line]:
 
 
 def memory() -> Iterator[Line]:
-    """Memory and disk; the course wants about 2.5 GB of the one and 2 GB of the other."""
+    """Memory and disk; the course wants about 3 GB of the one and 2 GB of the other."""
     free = shutil.disk_usage(Path.cwd()).free / 1e9
     yield Line("disk free", f"{free:.1f} GB", "free 2 GB of disk" if free < 2 else "")
     import psutil
 
     found = psutil.virtual_memory()
-    low = "close other programs: the course needs about 2.5 GB" if found.available < 2.5e9 else ""
+    low = "close other programs: the course needs about 3 GB" if found.available < 3e9 else ""
     yield Line("memory", f"{found.total / 1e9:.1f} GB, {found.available / 1e9:.1f} GB available", low)
 
 
