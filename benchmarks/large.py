@@ -23,6 +23,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ def read_all(folder: Path) -> float:
 
 
 def synthetic(folder: Path, members: int, d: int, storage: str = "float32") -> Shards:
-    """A zoo of numbers on disk: a common part, eight directions that decay, and noise."""
+    """A zoo of numbers on disk: noise on one of five multiples of a ramp."""
     layout = Layout((Entry("w", (d,), "float32"),))
     start_folder(folder, folder_header(layout, {"synthetic": True}, members), storage)
     there = read_folder(folder)[2]
@@ -123,27 +124,29 @@ def scratch(name: str, base: Path) -> Iterator[Path]:
 
 
 class Clock(dict):
-    """Seconds by name: ``with clock("decode"): ...``."""
+    """Seconds by name, and the peak of memory so far in ``peaks``: ``with clock("decode"): ...``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peaks: dict[str, int] = {}
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
-        self[name] = round(time.perf_counter() - start, 2)
+        self[name], self.peaks[name] = round(time.perf_counter() - start, 2), round(peak() / MB)
+
+
+def mean_and_std(score: Tensor) -> list[float]:
+    return [round(float(score.mean()), 4), round(float(score.std()), 4)]
 
 
 # -- sections ----------------------------------------------------------------------------------------------------
 
 
-def _ours(folder: Path, memory: int) -> dict:
+def _ours(folder: Path, streamed: bool) -> dict:
     rows = read_folder(folder)[1]
-    pca = DualPCA(memory=memory).fit(rows)
-    return {"variance": [float(v) for v in pca.explained_variance_]}
-
-
-def _ours_in_memory(folder: Path) -> dict:
-    rows = read_folder(folder)[1].columns(slice(None))
-    pca = DualPCA().fit(rows)
+    pca = DualPCA(memory=256 * MB).fit(rows if streamed else rows.columns(slice(None)))
     return {"variance": [float(v) for v in pca.explained_variance_]}
 
 
@@ -161,8 +164,8 @@ def pca_section(args: argparse.Namespace) -> dict:
         with scratch(f"pca-{d}", args.folder) as folder:
             synthetic(folder, 100, d)
             floor = read_all(folder)
-            runs = {"DualPCA, streamed, 256 MB": measured(_ours, folder, 256 * MB)}
-            runs["DualPCA, in memory"] = measured(_ours_in_memory, folder)
+            runs = {"DualPCA, streamed, 256 MB": measured(_ours, folder, True)}
+            runs["DualPCA, in memory"] = measured(_ours, folder, False)
             for kind in ("PCA", "IncrementalPCA"):
                 runs[f"scikit-learn {kind}"] = measured(_theirs, folder, kind)
                 print(d, kind, {k: v for k, v in runs[f"scikit-learn {kind}"].items() if k != "variance"}, flush=True)
@@ -257,20 +260,17 @@ def strategies(model: DeepWeightFlow, generated: Zoo, task: Any) -> dict[str, li
     """Score of generated networks by where their running statistics come from: mean and standard deviation."""
     zoo, norms = model.zoo_.fitted, norms_with_statistics(model.zoo_.network)
     columns = [zoo.layout.slices[f"{n}.{part}"] for n in norms for part in ("running_mean", "running_var")]
-    reference, fresh = generated.in_memory().weights.clone(), generated.in_memory().weights.clone()
+    generated, first = generated.in_memory(), zoo.weights[0]
+    reference, fresh = generated.weights.clone(), generated.weights.clone()
     for number, place in enumerate(columns):
-        reference[:, place], fresh[:, place] = zoo.weights[0][place], float(number % 2)
+        reference[:, place], fresh[:, place] = first[place], float(number % 2)
     candidates = {
-        "generated with the weights": generated, "mean 0, variance 1": fresh, "of the reference network": reference,
-        "measured on calibration": recalibrate(generated.in_memory(), task),
-        "measured on train": recalibrate(generated.in_memory(), task, "train"),
+        "generated with the weights": generated, "mean 0, variance 1": replace(generated, weights=fresh),
+        "of the reference network": replace(generated, weights=reference),
+        "measured on calibration": recalibrate(generated, task),
+        "measured on train": recalibrate(generated, task, "train"),
     }  # fmt: skip
-    found = {}
-    for name, kind in candidates.items():
-        kind = kind if isinstance(kind, Zoo) else Zoo(kind, generated.layout, generated.network)
-        score = evaluate(kind, task, "test").score
-        found[name] = [round(float(score.mean()), 4), round(float(score.std()), 4)]
-    return found
+    return {name: mean_and_std(evaluate(kind, task, "test").score) for name, kind in candidates.items()}
 
 
 def network_section(args: argparse.Namespace) -> dict:
@@ -313,8 +313,7 @@ def network_section(args: argparse.Namespace) -> dict:
             kept = pca.reconstruction(source.unseen.weights)[:, -1].mean()
             row[kind] = {
                 "codes": pca.n_components_,
-                "original": [round(float(original.mean()), 4), round(float(original.std()), 4)],
-                "generated": [round(float(score.mean()), 4), round(float(score.std()), 4)], "score": task.score_name,
+                "original": mean_and_std(original), "generated": mean_and_std(score), "score": task.score_name,
                 "held-out networks kept by the PCA": round(float(kept), 4),
                 "components for 99 % of the variance": int((pca.explained_variance_ratio_.cumsum(0) < 0.99).sum()) + 1,
                 "dispersion": round(model.training_.dispersion[-1], 3),
@@ -351,22 +350,18 @@ def _base(folder: Path, members: int, memory: int) -> dict:
             yield spec.apply(spec.random(generator), row)[None] if member else row[None]
 
     record = {"architecture": network.architecture}
-    clock, peaks = Clock(), {}
+    clock = Clock()
     with clock("writing the zoo"):
         zoo = write_zoo(folder / "zoo", rows(), layout, network, record, (False,) * members, "bfloat16")
-    peaks["writing the zoo"] = round(peak() / MB)
     with clock("alignment"):
         aligned = canonicalise(zoo, spec, folder=folder / "aligned", progress=True)
-    peaks["alignment"] = round(peak() / MB)
     distance = [float((aligned.weights[m] - zoo.weights[0]).norm() / (0.5 * 2**0.5 * scale * layout.size**0.5))
                 for m in range(1, members)]  # fmt: skip
     model = DeepWeightFlow(align=None, memory=memory, flow={"steps": 500})
     with clock("PCA and flow"):
         model.fit(aligned, progress=True)
-    peaks["PCA and flow"] = round(peak() / MB)
     with clock("generation"):
         generated = model.sample(members, seed=1, folder=folder / "generated")
-    peaks["generation"] = round(peak() / MB)
     x = torch.randint(1, 30522, (4, 32), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         moved = spec.apply(spec.random(torch.Generator().manual_seed(9)), start_weights)
@@ -374,7 +369,7 @@ def _base(folder: Path, members: int, memory: int) -> dict:
         runs = generated.module(0)(x)
     return {
         "weights": layout.size, "members": members, "storage": "bfloat16", "memory bound MB": memory // MB,
-        "zoo MB": round(2 * layout.size * members / MB), "seconds by stage": clock, "peak MB by stage": peaks,
+        "zoo MB": round(2 * layout.size * members / MB), "seconds by stage": clock, "peak MB by stage": clock.peaks,
         "distance to the reference over that of planted copies without renumbering": [round(d, 3) for d in distance],
         "largest change of an output by a random renumbering": float((double[0] - double[1]).abs().max()),
         "outputs": float(double[0].abs().max()), "a generated network runs": bool(runs.isfinite().all()),

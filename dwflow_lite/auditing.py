@@ -148,8 +148,8 @@ def rematched_distance(
     that asks about several sets of ``weights``.
     """
     plain = _distances(weights, zoo, skip_self)
-    based = match_all(zoo[0], zoo, spec, restarts=0, seed=seed)[0] if based is None else based
-    in_basis = _distances(match_all(zoo[0], weights, spec, restarts=0, seed=seed)[0], based, skip_self)
+    based = match_all(zoo[0], zoo, spec, restarts=0, seed=seed) if based is None else based
+    in_basis = _distances(match_all(zoo[0], weights, spec, restarts=0, seed=seed), based, skip_self)
     nearest = [d.topk(min(candidates, len(zoo)), largest=False).indices for d in (plain, in_basis)]
     pairs = {(i, j) for near in nearest for i, row in enumerate(near.tolist()) for j in row}
     pairs = sorted((i, j) for i, j in pairs if not (skip_self and i == j))
@@ -324,7 +324,7 @@ def audit(
     # What everything is measured by, from the fitted members themselves.
     of_zoo, own_renamed = evaluate(fitted, task, split), None
     if rematch:
-        based, _ = match_all(fitted.weights[0], fitted.weights, spec, restarts=0, seed=seed)
+        based = match_all(fitted.weights[0], fitted.weights, spec, restarts=0, seed=seed)
         renaming = partial(rematched_distance, zoo=fitted.weights, spec=spec, based=based, seed=seed)
         own_renamed = renaming(fitted.weights, skip_self=True)
         renamed_unit = float(own_renamed.median())

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +25,32 @@ def digest(tensors: Mapping[str, Tensor], text: str) -> str:
     return whole.hexdigest()
 
 
+def partial_of(path: Path) -> Path:
+    """Where this process writes a file before it gets its name."""
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A place to write to: it becomes ``path`` once its content has reached the disk, or is gone if that fails."""
+    partial = partial_of(path)
+    try:
+        yield partial
+        with partial.open("r+b") as file:
+            os.fsync(file.fileno())  # a power cut leaves no empty file
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def write_partial(path: Path, content: dict[str, Any]) -> None:
     """Write tensors and plain values with a hash of all of it; ``content["identity"]`` says whose work it is."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        torch.save(content, beside)
-        with beside.open("r+b") as file:
+    with written_whole(path) as partial:
+        torch.save(content, partial)
+        with partial.open("r+b") as file:
             digest = hashlib.file_digest(file, "sha256").digest()
             file.write(digest)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def read_partial(path: Path, identity: str, device: torch.device) -> dict[str, Any] | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dwflow_lite.resume import digest
+from dwflow_lite.resume import digest, partial_of, written_whole
 from dwflow_lite.tasks import failing_as
 
 FOLDER, SHARD = "dwflow_lite.folder/1", "dwflow_lite.shard/1"
@@ -41,36 +40,22 @@ def check_writable(path: Path) -> None:
         if path.is_dir():
             raise IsADirectoryError("it is a folder; name a file in it")
         path.parent.mkdir(parents=True, exist_ok=True)
-        probe = _partial(path)
+        probe = partial_of(path)
         probe.touch()
         probe.unlink()
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.partial")
 
 
 def write_safetensors(tensors: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str]) -> Path:
     """Write a safetensors file beside its name, then move it there: never half-written."""
     path = Path(path)
     check_writable(path)
-    partial = _partial(path)
     try:
-        save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata=dict(metadata))
-        partial.chmod(0o644)  # safetensors writes for the owner only; a zoo is there to be shared
-        _move(partial, path)
+        with written_whole(path) as partial:
+            save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata=dict(metadata))
+            partial.chmod(0o644)  # safetensors writes for the owner only; a zoo is there to be shared
     except (SafetensorError, OSError) as error:
         raise OSError(f"cannot write {path}: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
     return path
-
-
-def _move(partial: Path, path: Path) -> None:
-    """Give a finished file its name, once its content has reached the disk: a power cut leaves no empty file."""
-    with partial.open("r+b") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def read_safetensors(
@@ -211,14 +196,9 @@ def _hash(content: Any) -> str:
 
 def write_header(folder: Path, header: Mapping[str, Any]) -> None:
     """Write ``zoo.json``, at once or not at all."""
-    path = folder / "zoo.json"
-    try:
-        with failing_as(f"cannot write {path}", OSError):
-            header = dict(header) | {"format": FOLDER}
-            _partial(path).write_text(json.dumps(header | {"sha256": _hash(header)}, sort_keys=True))
-            _move(_partial(path), path)
-    finally:
-        _partial(path).unlink(missing_ok=True)
+    path, header = folder / "zoo.json", dict(header) | {"format": FOLDER}
+    with failing_as(f"cannot write {path}", OSError), written_whole(path) as partial:
+        partial.write_text(json.dumps(header | {"sha256": _hash(header)}, sort_keys=True))
 
 
 def read_header(folder: str | Path) -> dict[str, Any]:

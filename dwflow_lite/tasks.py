@@ -138,7 +138,7 @@ class Task:
 
     def score(self, outputs: Tensor, y: Tensor) -> Tensor:
         """The metric of the task (1 is perfect): ``outputs`` (..., n, outputs) -> (...)."""
-        return self.measures(outputs, y)[self.metric]
+        return MEASURES[self.kind][self.metric](outputs, y)
 
     def measures(self, outputs: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Every measure of the kind, by name, each (...): ``outputs`` (..., n, outputs), ``y`` (..., n[, outputs]).
@@ -146,14 +146,7 @@ class Task:
         Classification: accuracy in [0, 1]. Regression: R², mean absolute error, and Spearman's rank correlation (equal
         values share the mean of their ranks; mean over outputs; 0 where the predictions, or targets, do not vary).
         """
-        if self.kind == "classification":
-            return {"accuracy": (outputs.argmax(-1) == y).float().mean(-1)}
-        residual = (outputs - y).square().sum((-2, -1))
-        r2 = 1 - residual / (y - y.mean(-2, keepdim=True)).square().sum((-2, -1)).clamp_min(1e-12)
-        a, b = (_ranks(v.mT) for v in (outputs, y))
-        norms = (a.square().sum(-1) * b.square().sum(-1)).sqrt().clamp_min(1e-12)
-        rho = ((a * b).sum(-1) / norms).mean(-1).to(r2.dtype)
-        return {"Spearman": rho, "R²": r2, "MAE": (outputs - y).abs().mean((-2, -1))}
+        return {name: measure(outputs, y) for name, measure in MEASURES[self.kind].items()}
 
     @property
     def score_name(self) -> str:
@@ -264,6 +257,31 @@ class Task:
         options = {"name": path.stem} | options
         x, y, x_test, y_test = arrays.values()
         return cls.from_arrays(x, _column(y), x_test=x_test, y_test=_column(y_test), **options)
+
+
+def _accuracy(outputs: Tensor, y: Tensor) -> Tensor:
+    return (outputs.argmax(-1) == y).float().mean(-1)
+
+
+def _r2(outputs: Tensor, y: Tensor) -> Tensor:
+    residual = (outputs - y).square().sum((-2, -1))
+    return 1 - residual / (y - y.mean(-2, keepdim=True)).square().sum((-2, -1)).clamp_min(1e-12)
+
+
+def _spearman(outputs: Tensor, y: Tensor) -> Tensor:
+    a, b = (_ranks(v.mT) for v in (outputs, y))
+    norms = (a.square().sum(-1) * b.square().sum(-1)).sqrt().clamp_min(1e-12)
+    return ((a * b).sum(-1) / norms).mean(-1).to(torch.promote_types(outputs.dtype, y.dtype))
+
+
+def _absolute_error(outputs: Tensor, y: Tensor) -> Tensor:
+    return (outputs - y).abs().mean((-2, -1))
+
+
+MEASURES = {
+    "classification": {"accuracy": _accuracy},
+    "regression": {"Spearman": _spearman, "R²": _r2, "MAE": _absolute_error},
+}
 
 
 def _ranks(values: Tensor) -> Tensor:

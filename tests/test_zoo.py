@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from copy import deepcopy
 from pathlib import Path
@@ -416,7 +417,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
         if failing == "save_file":
             patch.setattr(storage_module, "save_file", half)
         else:
-            patch.setattr(storage_module.os, "replace", refuse)
+            patch.setattr(os, "replace", refuse)
         with pytest.raises(OSError, match="disk full"):
             make_zoo(4).save(path)
     assert path.read_bytes() == old and list(tmp_path.iterdir()) == [path]

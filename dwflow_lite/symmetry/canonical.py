@@ -31,19 +31,14 @@ def match_each(match: Callable[[Item], Result], rows: Sequence[Item], progress: 
 
 
 def match_all(
-    reference: Tensor, weights: Tensor, spec: PermutationSpec, *, restarts: int | None = None, seed: int = 0,
-    progress: bool = False,
-) -> tuple[Tensor, list[MatchingResult]]:  # fmt: skip
-    """Rows (n, d) renamed to agree with a reference (d,), all of them in parallel; and how each was matched."""
-    renamed = torch.empty_like(weights)
+    reference: Tensor, weights: Tensor, spec: PermutationSpec, *, restarts: int | None = None, seed: int = 0
+) -> Tensor:
+    """Rows (n, d) renamed to agree with a reference (d,), all of them in parallel."""
 
-    def match(row: int) -> MatchingResult:
-        found = weight_matching(reference, weights[row], spec, restarts=restarts, seed=seed)
-        renamed[row] = spec.apply(found.permutation, weights[row])
-        return found
+    def match(row: Tensor) -> Tensor:
+        return spec.apply(weight_matching(reference, row, spec, restarts=restarts, seed=seed).permutation, row)
 
-    found = match_each(match, range(len(weights)), progress)
-    return renamed, found
+    return torch.stack(match_each(match, weights))
 
 
 def match_neighbours(

@@ -275,9 +275,11 @@ class PermutationSpec:
     def apply(self, permutation: Permutation, weights: Tensor) -> Tensor:
         """Renamed copies of flat weights (..., d): other numbers in other places, the same functions."""
         self.layout.check(weights)
+        self.check(permutation)
+        if permutation.is_identity:
+            return weights.clone()
         if weights.ndim > 1:
             return weights[..., self.columns(permutation).to(weights.device)]
-        self.check(permutation)
         return self.layout.flatten(self.rename(self.layout.unflatten(weights), permutation))
 
 
