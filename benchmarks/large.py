@@ -33,13 +33,11 @@ from sklearn.decomposition import PCA, IncrementalPCA
 from torch import Tensor
 
 from dwflow_lite import DeepWeightFlow, DualPCA, PermutationSpec, Zoo, audit, evaluate, load_task, train_zoo
-from dwflow_lite.auditing import TRIVIAL
 from dwflow_lite.batchnorm import norms_with_statistics, recalibrate
-from dwflow_lite.layout import Entry, Layout
+from dwflow_lite.generate import TRIVIAL
 from dwflow_lite.networks import BERT, ResNet, ViT, initialise
-from dwflow_lite.storage import Shards, append, read_folder, start_folder
 from dwflow_lite.symmetry import canonicalise
-from dwflow_lite.zoo import folder_header, write_zoo
+from dwflow_lite.zoo import Entry, Layout, Shards, append, folder_header, read_folder, start_folder, write_zoo
 
 RESULTS = Path(__file__).parent / "results" / "large.json"
 MB = 1 << 20

@@ -30,10 +30,10 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from dwflow_lite import PermutationSpec, Zoo
-from dwflow_lite.layout import Layout
 from dwflow_lite.networks import ResNet, ViT, initialise
 from dwflow_lite.symmetry import canonicalise, matching, weight_matching
 from dwflow_lite.symmetry.spec import Permutation, permute_axes
+from dwflow_lite.zoo import Layout
 
 
 def transcription(a: dict, b: dict, spec: PermutationSpec, generator: torch.Generator) -> tuple[dict, int]:

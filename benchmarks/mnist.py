@@ -24,7 +24,8 @@ from typing import Any
 import torch
 
 from dwflow_lite import MLP, DeepWeightFlow, Task, Zoo, audit, canonicalise, load_task, train_zoo
-from dwflow_lite.auditing import NOISE_LADDER, TRIVIAL, codec_ceiling
+from dwflow_lite.auditing import codec_ceiling
+from dwflow_lite.generate import NOISE_LADDER, TRIVIAL
 
 WIDTHS = (32, 64, 128, 256, 512, 1024)
 COMPONENTS = (5, 20, 50, 99)

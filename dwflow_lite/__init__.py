@@ -6,13 +6,12 @@ Names below are imported on first use, so that ``python -m dwflow_lite check`` w
 
 from importlib import import_module
 
-__version__ = "0.1.0"
+from dwflow_lite.support.versions import __version__
 
 _HOME = {
     "tasks": ["Task", "load_task"],
     "networks": ["MLP"],
-    "layout": ["Layout"],
-    "zoo": ["Zoo", "evaluate", "predict"],
+    "zoo": ["Layout", "Zoo", "evaluate", "predict"],
     "training": ["train_zoo"],
     "symmetry": ["Permutation", "PermutationSpec", "canonicalise", "linear_barrier", "weight_matching"],
     "compress": ["DualPCA"],

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dwflow_lite.tasks import Task
-from dwflow_lite.zoo import Zoo, forward_all, together
+from dwflow_lite.tasks.task import Task
+from dwflow_lite.zoo.forward import forward_all, together
+from dwflow_lite.zoo.zoo import Zoo
 
 BATCH = 256
 

@@ -9,8 +9,8 @@ from math import prod
 import torch
 from torch import Tensor
 
-from dwflow_lite.jobs import run_jobs
-from dwflow_lite.storage import Shards
+from dwflow_lite.support.jobs import run_jobs
+from dwflow_lite.zoo.storage import Shards
 
 PRECISIONS = (torch.float32, torch.float64)
 

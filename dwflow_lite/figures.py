@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from dwflow_lite.auditing import Audit
+from dwflow_lite.auditing.audit import Audit
 from dwflow_lite.flow import FlowTraining
 from dwflow_lite.symmetry import BarrierCurve
-from dwflow_lite.zoo import Zoo
+from dwflow_lite.zoo.zoo import Zoo
 
 COLOURS = {
     "zoo": "#4c566a", "held-out networks": "#8fa1b3", "generated": "#d1495b", "aligned": "#2a7f9e",

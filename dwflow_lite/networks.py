@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dwflow_lite.reviews import PADDING
-from dwflow_lite.tasks import failing_as
+from dwflow_lite.support.checks import failing_as
+from dwflow_lite.tasks.text import PADDING
 
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh, "silu": nn.SiLU, "identity": nn.Identity}
 INITS = ("default", "kaiming", "xavier", "uniform", "normal")

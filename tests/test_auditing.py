@@ -4,26 +4,21 @@ import pytest
 import torch
 
 from dwflow_lite import MLP, Zoo, audit, load_task
-from dwflow_lite.auditing import (
+from dwflow_lite.auditing import Audit, codec_ceiling, nearest_distance, rematched_distance, wrong_set_overlap
+from dwflow_lite.compress import DualPCA
+from dwflow_lite.generate import (
     NOISE_LADDER,
     TRIVIAL,
-    Audit,
     closed_form_flow,
-    codec_ceiling,
     fresh_start,
     gaussian_codes,
     gaussian_weights,
     member_noise,
-    nearest_distance,
-    rematched_distance,
     retrieval,
     soup,
-    wrong_set_overlap,
 )
-from dwflow_lite.compress import DualPCA
-from dwflow_lite.layout import Layout
 from dwflow_lite.symmetry import PermutationSpec
-from dwflow_lite.zoo import evaluate
+from dwflow_lite.zoo import Layout, evaluate
 
 MEMBERS, HELD = 12, 3
 

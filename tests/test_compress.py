@@ -16,7 +16,7 @@ from sklearn.decomposition import PCA
 
 from dwflow_lite import compress
 from dwflow_lite.compress import DualPCA
-from dwflow_lite.storage import ZooFileError, append, read_folder, start_folder
+from dwflow_lite.zoo import ZooFileError, append, read_folder, start_folder
 
 N, D = 9, 40
 

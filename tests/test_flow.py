@@ -353,7 +353,7 @@ class Interrupting(GaussianSource):
 
 
 def test_an_interrupted_flow_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
-    monkeypatch.setattr("dwflow_lite.resume.SAVE_EVERY_SECONDS", -1.0)
+    monkeypatch.setattr("dwflow_lite.support.checkpoints.SAVE_EVERY_SECONDS", -1.0)
     points, held_out = torch.randn(20, 3, generator=rng(0)), torch.randn(5, 3, generator=rng(1))
     file = tmp_path / "flow.partial"
 

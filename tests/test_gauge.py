@@ -6,11 +6,10 @@ from torch import nn
 
 from dwflow_lite import MLP, Zoo
 from dwflow_lite.batchnorm import norms_with_statistics, without_statistics
-from dwflow_lite.layout import Layout
 from dwflow_lite.networks import ResNet, ViT
 from dwflow_lite.symmetry import Permutation, PermutationSpec
 from dwflow_lite.symmetry.gauge import balance_relu, fix_circuits, fix_gauge, normalise_filters
-from dwflow_lite.zoo import batched_forward, predict
+from dwflow_lite.zoo import Layout, batched_forward, predict
 
 NETWORKS = {
     "mlp": lambda: MLP([64, 7, 6, 5, 3]),

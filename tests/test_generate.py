@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from dwflow_lite import MLP, DeepWeightFlow, Task, Zoo, audit, load_task, train_zoo
-from dwflow_lite.auditing import TRIVIAL, member_noise, nearest_distance, pair_interpolation, soup
-from dwflow_lite.generate import FORMAT
+from dwflow_lite.auditing import nearest_distance
+from dwflow_lite.generate import FORMAT, TRIVIAL, member_noise, pair_interpolation, soup
 from dwflow_lite.networks import initialise
-from dwflow_lite.storage import Shards
+from dwflow_lite.support.files import ZooFileError, read_safetensors, write_safetensors
 from dwflow_lite.symmetry import PermutationSpec
-from dwflow_lite.zoo import ZooFileError, predict, read_safetensors, write_safetensors
+from dwflow_lite.zoo import Shards, predict
 
 QUICK = {"hidden": 32, "steps": 60, "every": 30}
 
@@ -304,7 +304,7 @@ def test_a_fit_that_fails_leaves_the_estimator_as_it_was(zoo, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dwflow_lite.generate.train_flow", interrupted)
+    monkeypatch.setattr("dwflow_lite.generate.deepweightflow.train_flow", interrupted)
     with pytest.raises(KeyboardInterrupt):
         model.fit(zoo.take(range(8, 16)))
     assert torch.equal(model.sample(2, seed=0).weights, before)

@@ -20,16 +20,15 @@ import pytest
 import torch
 from torch import nn
 
-from dwflow_lite import training
 from dwflow_lite.compress import DualPCA
 from dwflow_lite.generate import DeepWeightFlow
-from dwflow_lite.jobs import run_jobs, runs
-from dwflow_lite.layout import Layout
 from dwflow_lite.networks import MLP
+from dwflow_lite.support.jobs import run_jobs, runs
 from dwflow_lite.symmetry import canonicalise
 from dwflow_lite.tasks import Task
+from dwflow_lite.training import train as training
 from dwflow_lite.training import train_zoo
-from dwflow_lite.zoo import Zoo
+from dwflow_lite.zoo import Layout, Zoo
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(80, 4))

@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import nn
 
-from dwflow_lite.layout import Entry, Layout
 from dwflow_lite.networks import (
     ACTIVATIONS,
     BERT,
@@ -27,7 +26,7 @@ from dwflow_lite.networks import (
 )
 from dwflow_lite.symmetry import Permutation, PermutationSpec, derive_spec
 from dwflow_lite.symmetry.spec import permute_axes
-from dwflow_lite.zoo import batched_forward
+from dwflow_lite.zoo import Entry, Layout, batched_forward
 
 
 class Raw(nn.Module):

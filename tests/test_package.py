@@ -18,8 +18,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "dwflow_lite"
 # Each room imports only what stands before it; the course uses none of the rooms at import time.
 ORDER = [
-    "progress", "threads", "jobs", "resume", "reviews", "tasks", "storage", "networks", "layout", "zoo", "batchnorm",
-    "training", "symmetry", "compress", "flow", "generate", "auditing", "figures", "widgets",
+    "support", "tasks", "networks", "zoo", "batchnorm", "training", "symmetry", "compress", "flow", "generate",
+    "auditing",
+    "figures", "widgets",
 ]  # fmt: skip
 
 

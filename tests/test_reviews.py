@@ -14,7 +14,8 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import Ridge
 
 from dwflow_lite.networks import BERT
-from dwflow_lite.reviews import (
+from dwflow_lite.tasks import SPLITS, DataNotFoundError, load_task
+from dwflow_lite.tasks.text import (
     FIRST,
     MOST,
     PADDING,
@@ -25,7 +26,6 @@ from dwflow_lite.reviews import (
     read_reviews,
     words_of,
 )
-from dwflow_lite.tasks import SPLITS, DataNotFoundError, load_task
 from dwflow_lite.training import train_zoo
 from dwflow_lite.zoo import predict
 

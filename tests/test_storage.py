@@ -20,16 +20,25 @@ import pytest
 import torch
 from torch import nn
 
-from dwflow_lite import storage as storage_module
-from dwflow_lite import training
 from dwflow_lite.batchnorm import recalibrate
-from dwflow_lite.layout import Layout
 from dwflow_lite.networks import MLP, ResNet, architecture_of
-from dwflow_lite.storage import Shards, append, read_folder, start_folder
+from dwflow_lite.support import files as files_module
 from dwflow_lite.symmetry import canonical, canonicalise
 from dwflow_lite.tasks import Task, load_task
 from dwflow_lite.training import DivergedError, train_zoo
-from dwflow_lite.zoo import Zoo, ZooFileError, evaluate, predict, write_zoo
+from dwflow_lite.training import train as training
+from dwflow_lite.zoo import (
+    Layout,
+    Shards,
+    Zoo,
+    ZooFileError,
+    append,
+    evaluate,
+    predict,
+    read_folder,
+    start_folder,
+    write_zoo,
+)
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(80, 4))
@@ -273,7 +282,7 @@ def test_a_full_disk_loses_the_member_in_flight_at_most(tmp_path, monkeypatch, t
         "write": lambda: trained.write(tmp_path / "zoo"),
         "align": lambda: canonicalise(trained, folder=tmp_path / "zoo"),
     }[stage]
-    plain = storage_module.save_file
+    plain = files_module.save_file
 
     def full(tensors, path, metadata):
         if metadata.get("first") == "3":
@@ -282,7 +291,7 @@ def test_a_full_disk_loses_the_member_in_flight_at_most(tmp_path, monkeypatch, t
         plain(tensors, path, metadata=metadata)
 
     with monkeypatch.context() as patch:
-        patch.setattr(storage_module, "save_file", full)
+        patch.setattr(files_module, "save_file", full)
         with pytest.raises(OSError, match=r"cannot write .*members-00000003\.safetensors: .*No space left"):
             make()
     assert names(tmp_path / "zoo") == [*(f"members-{m:08d}.safetensors" for m in range(3)), "zoo.json"]

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import nn
 
-from dwflow_lite.layout import Layout
 from dwflow_lite.networks import MLP, ResNet, ViT
 from dwflow_lite.symmetry import (
     Permutation,
@@ -28,7 +27,7 @@ from dwflow_lite.symmetry import (
 from dwflow_lite.symmetry.spec import permute_axes
 from dwflow_lite.tasks import load_task
 from dwflow_lite.training import train_zoo
-from dwflow_lite.zoo import Zoo, evaluate, predict
+from dwflow_lite.zoo import Layout, Zoo, evaluate, predict
 
 
 class Pooled(nn.Module):

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dwflow_lite.layout import Layout
 from dwflow_lite.networks import MLP, ResNet, ViT
 from dwflow_lite.symmetry import PermutationSpec, Stretch, derive_spec, weight_matching
 from dwflow_lite.symmetry.spec import permute_axes
+from dwflow_lite.zoo import Layout
 
 
 def rng(seed):

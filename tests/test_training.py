@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import nn
 
-from dwflow_lite import training
 from dwflow_lite.networks import MLP, ResNet
 from dwflow_lite.tasks import Task, load_task
 from dwflow_lite.training import DivergedError, train_zoo
+from dwflow_lite.training import train as training
 from dwflow_lite.zoo import Zoo, ZooFileError, evaluate
 
 RNG = np.random.default_rng(0)
@@ -683,7 +683,7 @@ class Interrupter:
 def test_an_interrupted_training_goes_on_to_the_same_zoo(tmp_path, monkeypatch, network, optimizer, step):
     options = FAST | {"optimizer": optimizer, "epochs": 3, "checkpoint": tmp_path}
     whole = train_zoo(TASK, network(), **(options | {"checkpoint": None}))
-    monkeypatch.setattr("dwflow_lite.resume.SAVE_EVERY_SECONDS", -1.0)
+    monkeypatch.setattr("dwflow_lite.support.checkpoints.SAVE_EVERY_SECONDS", -1.0)
     with monkeypatch.context() as patch:
         Interrupter(patch, step)
         with pytest.raises(KeyboardInterrupt):
@@ -704,7 +704,7 @@ def test_an_interrupted_training_goes_on_to_the_same_zoo(tmp_path, monkeypatch, 
 def test_an_interrupted_chunk_goes_on_to_the_same_zoo(tmp_path, monkeypatch, network, step, finished, done):
     options = FAST | {"members": 4, "held_out": 1, "epochs": 3, "members_at_once": 3}  # chunks of 3 and 2, of 9 steps
     whole, bars, plain = train_zoo(TASK, network(), **options), [], training.progress_bar
-    monkeypatch.setattr("dwflow_lite.resume.SAVE_EVERY_SECONDS", -1.0)
+    monkeypatch.setattr("dwflow_lite.support.checkpoints.SAVE_EVERY_SECONDS", -1.0)
     with monkeypatch.context() as patch:
         Interrupter(patch, step)
         with pytest.raises(KeyboardInterrupt):
@@ -741,7 +741,7 @@ def test_chunks_of_another_size_go_on_to_the_same_zoo(
 ):
     options = FAST | {"members": 5, "epochs": 3}
     whole = train_zoo(TASK, mlp(), **options)
-    monkeypatch.setattr("dwflow_lite.resume.SAVE_EVERY_SECONDS", every)
+    monkeypatch.setattr("dwflow_lite.support.checkpoints.SAVE_EVERY_SECONDS", every)
     with monkeypatch.context() as patch:
         Interrupter(patch, step)
         with pytest.raises(KeyboardInterrupt):
@@ -756,7 +756,7 @@ def test_chunks_of_another_size_go_on_to_the_same_zoo(
 
 
 def interrupted(tmp_path, monkeypatch):
-    monkeypatch.setattr("dwflow_lite.resume.SAVE_EVERY_SECONDS", -1.0)
+    monkeypatch.setattr("dwflow_lite.support.checkpoints.SAVE_EVERY_SECONDS", -1.0)
     with monkeypatch.context() as patch:
         Interrupter(patch, 3)
         with pytest.raises(KeyboardInterrupt):

@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from dwflow_lite import MLP, load_task, train_zoo
-from dwflow_lite.layout import Entry, Layout
 from dwflow_lite.networks import ViT, architecture_of, build
 from dwflow_lite.symmetry import Permutation, PermutationSpec, Stretch, canonicalise, match_heads, weight_matching
-from dwflow_lite.zoo import predict
+from dwflow_lite.zoo import Entry, Layout, predict
 
 SMALL = dict(image=8, patch=4, dim=12, depth=2, heads=3, hidden=10, channels=1)
 

@@ -14,12 +14,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from dwflow_lite import storage as storage_module
-from dwflow_lite import zoo as zoo_module
-from dwflow_lite.layout import Layout
 from dwflow_lite.networks import MLP, initialise
+from dwflow_lite.support import files as files_module
 from dwflow_lite.tasks import load_task
-from dwflow_lite.zoo import Zoo, ZooFileError, batched_forward, evaluate, predict
+from dwflow_lite.zoo import Layout, Zoo, ZooFileError, batched_forward, evaluate, predict
+from dwflow_lite.zoo import zoo as zoo_module
 
 
 class Own(nn.Module):
@@ -349,7 +348,7 @@ def test_an_unreadable_file_is_not_called_truncated(tmp_path, monkeypatch):
     def refuse(*args, **options):
         raise PermissionError("permission denied")
 
-    monkeypatch.setattr(storage_module, "safe_open", refuse)
+    monkeypatch.setattr(files_module, "safe_open", refuse)
     with pytest.raises(OSError, match=rf"cannot read {path}: permission denied"):
         Zoo.load(path)
     with pytest.raises(FileNotFoundError, match="no file"):
@@ -415,7 +414,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
 
     with monkeypatch.context() as patch:
         if failing == "save_file":
-            patch.setattr(storage_module, "save_file", half)
+            patch.setattr(files_module, "save_file", half)
         else:
             patch.setattr(os, "replace", refuse)
         with pytest.raises(OSError, match="disk full"):

@@ -10,12 +10,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dwflow_lite import resume
 from dwflow_lite.flow.field import VelocityField
 from dwflow_lite.flow.path import Source, StraightPath, couple
 from dwflow_lite.flow.solver import Field, integrate
-from dwflow_lite.progress import bar as progress_bar
-from dwflow_lite.threads import one_thread
+from dwflow_lite.support import checkpoints
+from dwflow_lite.support.devices import one_thread
+from dwflow_lite.support.files import digest
+from dwflow_lite.support.progress import bar as progress_bar
 
 ONE_THREAD_BELOW = 2_000_000  # parameters of a field; measured: at most a quarter is lost, and nothing stalls
 
@@ -126,7 +127,7 @@ def train_flow(
     if file:
         settings = [repr(field), path.noise, steps, batch_size, lr, final_lr, weight_decay, coupling, every, patience]
         given = {"points": points, "look_from": look_from} | ({} if held_out is None else {"held_out": held_out})
-        identity = resume.digest(field.state_dict() | given, repr([*settings, track_lowest, seed]))
+        identity = digest(field.state_dict() | given, repr([*settings, track_lowest, seed]))
     field.train()
     cuda = [device] if device.type == "cuda" else []
     small = sum(p.numel() for p in field.parameters()) < ONE_THREAD_BELOW
@@ -140,7 +141,7 @@ def train_flow(
         for one in cuda:
             with torch.cuda.device(one):
                 torch.cuda.manual_seed(seed)
-        if file and (saved := resume.read_partial(file, identity, device)):
+        if file and (saved := checkpoints.read_partial(file, identity, device)):
             done, order, running, best, lowest = (saved[k] for k in ("done", "order", "running", "best", "lowest"))
             order, running, log = order.cpu(), list(running), FlowTraining(**saved["log"])
             for part, name in ((field, "field"), (optimizer, "optimizer"), (schedule, "schedule")):
@@ -180,8 +181,8 @@ def train_flow(
                 if patience is not None and step - log.best_step >= patience * every:
                     log.stopped = f"held-out loss has not fallen for {patience} looks"
                     break
-            if file and time.monotonic() - last_save > resume.SAVE_EVERY_SECONDS:
-                resume.write_partial(file, {
+            if file and time.monotonic() - last_save > checkpoints.SAVE_EVERY_SECONDS:
+                checkpoints.write_partial(file, {
                     "identity": identity, "done": step, "order": order, "running": running, "best": best,
                     "lowest": lowest, "log": vars(log), "field": field.state_dict(), "generator": generator.get_state(),
                     "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(),

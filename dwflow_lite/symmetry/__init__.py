@@ -3,6 +3,7 @@
 from dwflow_lite.symmetry.barrier import BarrierCurve, interpolate, linear_barrier
 from dwflow_lite.symmetry.canonical import basis_of, canonicalise, match_all, match_each, match_neighbours
 from dwflow_lite.symmetry.gauge import fix_gauge
+from dwflow_lite.symmetry.heads import match_heads, spectral_distance
 from dwflow_lite.symmetry.matching import (
     MatchingResult,
     best_orders,
@@ -11,12 +12,11 @@ from dwflow_lite.symmetry.matching import (
     unit_similarity,
     weight_matching,
 )
-from dwflow_lite.symmetry.repair import activation_matching, repair, unit_statistics
+from dwflow_lite.symmetry.repairing import activation_matching, repair, unit_statistics
 from dwflow_lite.symmetry.spec import Permutation, PermutationSpec, Stretch
 from dwflow_lite.symmetry.straight_through import straight_through_matching
 from dwflow_lite.symmetry.stream import best_rotation, fold_norms, match_stream, rotate_stream
 from dwflow_lite.symmetry.tracing import derive_spec
-from dwflow_lite.symmetry.transfusion import match_heads, spectral_distance
 
 __all__ = [
     "BarrierCurve",

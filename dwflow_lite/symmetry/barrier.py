@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from dwflow_lite.batchnorm import norms_with_statistics, recalibrate
-from dwflow_lite.symmetry.repair import repair, unit_statistics
+from dwflow_lite.symmetry.repairing import repair, unit_statistics
 from dwflow_lite.symmetry.spec import PermutationSpec
-from dwflow_lite.tasks import Task
-from dwflow_lite.zoo import Zoo, evaluate
+from dwflow_lite.tasks.task import Task
+from dwflow_lite.zoo.forward import evaluate
+from dwflow_lite.zoo.zoo import Zoo
 
 
 @dataclass(frozen=True)

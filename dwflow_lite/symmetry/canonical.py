@@ -11,13 +11,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from dwflow_lite.jobs import run_jobs
-from dwflow_lite.progress import bar as progress_bar
-from dwflow_lite.storage import Shards
+from dwflow_lite.support.devices import one_thread
+from dwflow_lite.support.jobs import run_jobs
+from dwflow_lite.support.progress import bar as progress_bar
 from dwflow_lite.symmetry.matching import MatchingResult, default_restarts, inner_product, weight_matching
 from dwflow_lite.symmetry.spec import Permutation, PermutationSpec
-from dwflow_lite.threads import one_thread
-from dwflow_lite.zoo import Zoo
+from dwflow_lite.zoo.storage import Shards
+from dwflow_lite.zoo.zoo import Zoo
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dwflow_lite.batchnorm import norms_with_statistics
 from dwflow_lite.networks import MLP, ResNet, ViT
-from dwflow_lite.zoo import Zoo
+from dwflow_lite.zoo.zoo import Zoo
 
 
 def fix_gauge(zoo: Zoo) -> Zoo:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from dwflow_lite.layout import Layout
 from dwflow_lite.networks import ACTIVATIONS, BERT, MLP, ResNet, ViT
+from dwflow_lite.zoo.layout import Layout
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from dwflow_lite.batchnorm import without_statistics
-from dwflow_lite.progress import bar as progress_bar
+from dwflow_lite.support.progress import bar as progress_bar
 from dwflow_lite.symmetry.matching import coordinate_descent, weight_matching
 from dwflow_lite.symmetry.spec import Permutation, PermutationSpec
-from dwflow_lite.tasks import Task
+from dwflow_lite.tasks.task import Task
 
 
 def straight_through_matching(

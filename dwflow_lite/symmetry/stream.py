@@ -10,7 +10,7 @@ from torch import Tensor
 from dwflow_lite.networks import ViT
 from dwflow_lite.symmetry.matching import coordinate_descent, inner_product, unit_similarity
 from dwflow_lite.symmetry.spec import Permutation, PermutationSpec
-from dwflow_lite.zoo import Zoo
+from dwflow_lite.zoo.zoo import Zoo
 
 
 @torch.no_grad()

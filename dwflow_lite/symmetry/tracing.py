@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.fx.node import Node, map_arg
 
-from dwflow_lite.layout import Layout
 from dwflow_lite.symmetry.spec import Permutation, PermutationSpec, Stretch
+from dwflow_lite.zoo.layout import Layout
 
 BY_HAND = "write the spec by hand: PermutationSpec(layout, axes)"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 import time
 import traceback
 import warnings
@@ -23,20 +22,29 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dwflow_lite import __version__, resume
 from dwflow_lite.batchnorm import norms_with_statistics, recalibrate, without_statistics
 from dwflow_lite.batchnorm import stage as statistics_of
-from dwflow_lite.jobs import run_jobs, runs
-from dwflow_lite.layout import Layout
 from dwflow_lite.networks import INITS, architecture_of, behaviour_of, initialise
-from dwflow_lite.progress import bar as progress_bar
-from dwflow_lite.storage import STORAGE, append, check_writable, read_folder, start_folder, sweep
-from dwflow_lite.tasks import Task, failing_as, is_whole
-from dwflow_lite.threads import one_thread
-from dwflow_lite.zoo import Zoo, batched_forward, evaluate, folder_header, join_record, together
+from dwflow_lite.support import checkpoints
+from dwflow_lite.support.checks import failing_as, is_whole
+from dwflow_lite.support.devices import one_thread
+from dwflow_lite.support.files import check_writable
+from dwflow_lite.support.jobs import run_jobs, runs
+from dwflow_lite.support.progress import bar as progress_bar
+from dwflow_lite.support.versions import versions
+from dwflow_lite.tasks.task import Task
+from dwflow_lite.zoo.forward import batched_forward, evaluate, together
+from dwflow_lite.zoo.layout import Layout
+from dwflow_lite.zoo.record import folder_header, join_record
+from dwflow_lite.zoo.storage import STORAGE, append, read_folder, start_folder, sweep
+from dwflow_lite.zoo.zoo import Zoo
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+
+
 OUT_OF_MEMORY = ("not enough memory", "can't allocate memory")  # what the allocator of the CPU says
+
+
 ONE_THREAD_BELOW = 1_000_000  # weights of a network that trains alone: smaller ones gain nothing from a second
 
 
@@ -186,7 +194,7 @@ def train_zoo(
         "recipe": recipe,
         "seed": seed,
         "method": method,
-        "versions": {"dwflow_lite": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        "versions": versions(),
         "stages": [statistics_of("train", len(task.train))] if norms_with_statistics(network) else [],
     }
     there = {}
@@ -395,7 +403,7 @@ def _train_batched(
     partial: Path | None, identity: str, progress: bool, at_once: int,
 ) -> tuple[dict[str, Tensor], list[list[float]]]:  # fmt: skip
     """Chunk after chunk of members; ``partial`` holds the finished ones, and half-done the one under way."""
-    saved = (resume.read_partial(partial, identity, torch.device("cpu")) if partial else None) or {}
+    saved = (checkpoints.read_partial(partial, identity, torch.device("cpu")) if partial else None) or {}
     finished = saved.get("finished", [])
     kept = {"identity": identity, "finished": finished}
     firsts = range(sum(len(history[0]) for _, history in finished), len(starts), at_once)
@@ -412,7 +420,7 @@ def _train_batched(
                 )
             saved = {}
             if partial and first != firsts[-1]:
-                resume.write_partial(partial, kept)
+                checkpoints.write_partial(partial, kept)
     states, histories = zip(*finished, strict=True)
     return {k: torch.cat([s[k] for s in states]) for k in states[0]}, np.concatenate(histories, 1).tolist()
 
@@ -453,8 +461,8 @@ def _train_chunk(
             history.append((sums / len(split)).tolist())
             sums = torch.zeros_like(sums)
             bar.set_postfix(loss=f"{np.median(history[-1]):.3f}", refresh=False)
-        if partial and time.monotonic() - last_save > resume.SAVE_EVERY_SECONDS:
-            resume.write_partial(partial, kept | {
+        if partial and time.monotonic() - last_save > checkpoints.SAVE_EVERY_SECONDS:
+            checkpoints.write_partial(partial, kept | {
                 "done": done, "history": history, "sums": sums,
                 "state": {k: v.detach() for k, v in state.items()}, "optimizer": optimizer.state_dict(),
             })  # fmt: skip

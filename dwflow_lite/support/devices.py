@@ -1,4 +1,5 @@
-"""How many threads: tiny tensors run no faster on several, and two programs whose threads spin stall each other."""
+"""Where work runs, and on how many threads: tiny tensors run no faster on several, and two programs whose threads
+spin stall each other."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, as_completed
 from typing import TypeVar
 
-from dwflow_lite.progress import bar as progress_bar
+from dwflow_lite.support.progress import bar as progress_bar
 
 Result = TypeVar("Result")
 

@@ -12,8 +12,9 @@ from torch.func import functional_call
 
 from dwflow_lite.symmetry.matching import best_orders
 from dwflow_lite.symmetry.spec import Permutation, PermutationSpec
-from dwflow_lite.tasks import Task
-from dwflow_lite.zoo import Zoo, forward_all
+from dwflow_lite.tasks.task import Task
+from dwflow_lite.zoo.forward import forward_all
+from dwflow_lite.zoo.zoo import Zoo
 
 LAST = (nn.Linear, nn.LayerNorm)  # modules with units on the last axis of what they return; others have them on axis 1
 

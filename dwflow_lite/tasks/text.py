@@ -21,16 +21,31 @@ from typing import TextIO
 import numpy as np
 
 PADDING, FIRST, UNKNOWN = range(3)  # as in BERT: to fill up, to start every text, for unknown words
+
+
 MOST = 100_000  # reviews at a time
+
 
 GOOD = {"fine": 0.4, "good": 0.7, "nice": 0.7, "clean": 0.8, "fresh": 0.8, "great": 1.2, "lovely": 1.2, "friendly": 1.2,
         "superb": 1.6, "perfect": 1.6}  # fmt: skip
+
+
 BAD = {"plain": -0.4, "bad": -0.7, "dull": -0.7, "dirty": -0.8, "stale": -0.8, "rude": -1.2, "noisy": -1.2,
        "nasty": -1.2, "horrible": -1.6, "terrible": -1.6}  # fmt: skip
+
+
 HERE, ELSEWHERE = {"here": 1.0}, {"elsewhere": 0.0}
+
+
 VALUES = GOOD | BAD | HERE | ELSEWHERE
+
+
 THINGS = "room service staff bar bed view coffee breakfast dinner lobby pool garden soup wine menu bathroom".split()
+
+
 ENDS = ("", "", "", " honestly", " overall", " this time")
+
+
 # What is said of two things, how often, and what its first and its second opinion count.
 SENTENCES = (
     ("it had a {x} {a} but a {y} {b}", 0.35, (0.2, 1.0)),

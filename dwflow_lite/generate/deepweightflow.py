@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dwflow_lite import __version__
 from dwflow_lite.compress import DualPCA
 from dwflow_lite.flow import (
     COUPLINGS,
@@ -25,15 +24,18 @@ from dwflow_lite.flow import (
     integrate,
     train_flow,
 )
-from dwflow_lite.layout import Layout
 from dwflow_lite.networks import architecture_of, build
-from dwflow_lite.resume import digest
-from dwflow_lite.storage import Shards, ZooFileError, read_safetensors, write_safetensors
+from dwflow_lite.support.checks import failing_as, is_whole
+from dwflow_lite.support.files import ZooFileError, digest, read_safetensors, write_safetensors
+from dwflow_lite.support.versions import versions
 from dwflow_lite.symmetry import PermutationSpec, basis_of, canonicalise
-from dwflow_lite.tasks import failing_as, is_whole
-from dwflow_lite.zoo import Zoo, write_zoo
+from dwflow_lite.zoo.layout import Layout
+from dwflow_lite.zoo.storage import Shards
+from dwflow_lite.zoo.zoo import Zoo, write_zoo
 
 FORMAT = "dwflow_lite.model/1"
+
+
 FLOW = {
     "hidden": 512, "time_dim": 64, "dropout": 0.1, "steps": 3000, "batch_size": 64, "lr": 1e-3, "path_noise": 0.0,
     "coupling": "independent", "every": 250, "patience": None, "keep": "last", "solver": "heun", "solver_steps": 20,
@@ -59,6 +61,8 @@ _ALLOWED = {
     "path_noise": _number(lambda v: 0 <= v < float("inf"), ">= 0"), "coupling": _one_of(*COUPLINGS),
     "keep": _one_of("last", "best", "lowest"), "solver": _one_of(*SOLVERS),
 }  # fmt: skip
+
+
 # The settings of the paper's released code for its MLPs. Its noise is in weight units, so codes are not rescaled.
 PUBLISHED = {
     "source": 0.01, "fixed_source": True, "rescale": False,
@@ -250,7 +254,7 @@ class DeepWeightFlow:
             "align": bool(self.align), "components": self.components, "flow": self.flow, "source": self.source,
             "fixed_source": self.fixed_source, "rescale": self.rescale, "seed": self.seed, "scale": self.scale_,
             "memory": self.memory, "n_samples": self.pca_.n_samples_,
-            "versions": {"dwflow_lite": __version__, "torch": torch.__version__},
+            "versions": versions(),
         }  # fmt: skip
         if (rows := self.pca_.rows_) is not None:
             record["rows"] = {"folder": str(rows.folder), "rows": rows.rows, "storage": rows.storage}

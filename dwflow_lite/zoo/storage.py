@@ -1,12 +1,10 @@
-"""Weights on disk: files written whole or not at all, and a matrix of networks kept as shards of rows.
+"""A matrix of networks on disk, kept as shards of rows.
 
 A folder of shards holds ``zoo.json`` (what all members share) and safetensors files of one or more rows each, named by
-the position of their first row. A row is there or it is not: a crash or a full disk loses what was being written.
-"""
+the position of their first row. A row is there or it is not: a crash or a full disk loses what was being written."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,74 +14,24 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
 from torch import Tensor
 
-from dwflow_lite.resume import digest, partial_of, written_whole
-from dwflow_lite.tasks import failing_as
+from dwflow_lite.support.checks import failing_as
+from dwflow_lite.support.files import (
+    ZooFileError,
+    check_writable,
+    digest,
+    json_hash,
+    read_safetensors,
+    write_safetensors,
+    written_whole,
+)
 
 FOLDER, SHARD = "dwflow_lite.folder/1", "dwflow_lite.shard/1"
+
+
 STORAGE = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-class ZooFileError(ValueError):
-    """A zoo file is truncated, altered, of another format, or does not fit the network given."""
-
-
-# -- one file ----------------------------------------------------------------------------------------------------
-
-
-def check_writable(path: Path) -> None:
-    """``OSError`` that names the path, unless a file can be written there; its folder is made."""
-    with failing_as(f"cannot write {path}", OSError):
-        if path.is_dir():
-            raise IsADirectoryError("it is a folder; name a file in it")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        probe = partial_of(path)
-        probe.touch()
-        probe.unlink()
-
-
-def write_safetensors(tensors: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str]) -> Path:
-    """Write a safetensors file beside its name, then move it there: never half-written."""
-    path = Path(path)
-    check_writable(path)
-    try:
-        with written_whole(path) as partial:
-            save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata=dict(metadata))
-            partial.chmod(0o644)  # safetensors writes for the owner only; a zoo is there to be shared
-    except (SafetensorError, OSError) as error:
-        raise OSError(f"cannot write {path}: {error}") from error
-    return path
-
-
-def read_safetensors(
-    path: str | Path, expected: str, only: Sequence[str] | None = None
-) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors (all, or ``only`` these) and metadata of a file of format ``expected``.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ZooFileError: truncated, or of another format.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in (file.keys() if only is None else only)}
-    except OSError as error:
-        raise OSError(f"cannot read {path}: {error}") from error
-    except (SafetensorError, ValueError) as error:
-        raise ZooFileError(f"{path} is truncated or not a safetensors file ({error}). Delete it") from error
-    if metadata.get("format") != expected:
-        raise ZooFileError(f"{path} is of format {metadata.get('format')!r}, not {expected!r}")
-    return tensors, metadata
-
-
-# -- many rows ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -156,7 +104,7 @@ class Shards:
         """What tells these rows from others: a hash of their places and of the hashes of their files."""
         files = sorted({name for name, _ in self.rows})
         hashes = [read_safetensors(self.folder / name, SHARD, ())[1]["sha256"] for name in files]
-        return _hash([self.rows, hashes])
+        return json_hash([self.rows, hashes])
 
 
 def start_folder(folder: str | Path, header: Mapping[str, Any], storage: str, identity: str = "") -> None:
@@ -174,7 +122,7 @@ def start_folder(folder: str | Path, header: Mapping[str, Any], storage: str, id
     if storage not in STORAGE:
         raise ValueError(f"no storage {storage!r}: choose one of {', '.join(STORAGE)}")
     header = dict(header) | {"storage": storage}
-    identity = f"{identity or _hash(header)[:16]}-{storage}"
+    identity = f"{identity or json_hash(header)[:16]}-{storage}"
     check_writable(folder / "zoo.json")
     if (folder / "zoo.json").is_file():
         if read_header(folder)["identity"] != identity:
@@ -190,15 +138,11 @@ def sweep(folder: str | Path) -> None:
         left.unlink(missing_ok=True)
 
 
-def _hash(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()
-
-
 def write_header(folder: Path, header: Mapping[str, Any]) -> None:
     """Write ``zoo.json``, at once or not at all."""
     path, header = folder / "zoo.json", dict(header) | {"format": FOLDER}
     with failing_as(f"cannot write {path}", OSError), written_whole(path) as partial:
-        partial.write_text(json.dumps(header | {"sha256": _hash(header)}, sort_keys=True))
+        partial.write_text(json.dumps(header | {"sha256": json_hash(header)}, sort_keys=True))
 
 
 def read_header(folder: str | Path) -> dict[str, Any]:
@@ -213,7 +157,7 @@ def read_header(folder: str | Path) -> dict[str, Any]:
             raise ValueError(f"its format is {header['format']!r}, not {FOLDER!r}")
         if missing := {"identity", "layout", "members", "record", "size", "storage"} - set(header):
             raise ValueError(f"it lacks {sorted(missing)}")
-        if known != _hash(header):
+        if known != json_hash(header):
             raise ValueError("its hash does not match")
     return header
 

@@ -1,0 +1,1 @@
+"""What every room uses and none teaches: checks, files, checkpoints, jobs, progress, devices."""

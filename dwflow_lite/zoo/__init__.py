@@ -1,0 +1,30 @@
+"""A zoo: one matrix (members x weights), in memory or on disk, and how all its networks run at once."""
+
+from dwflow_lite.support.files import ZooFileError
+from dwflow_lite.zoo.forward import Evaluation, batched_forward, evaluate, forward_all, predict, together
+from dwflow_lite.zoo.layout import Entry, Layout
+from dwflow_lite.zoo.record import folder_header, join_record, split_record
+from dwflow_lite.zoo.storage import Shards, append, read_folder, rows_of_columns, start_folder
+from dwflow_lite.zoo.zoo import Zoo, write_zoo
+
+__all__ = [
+    "Entry",
+    "Evaluation",
+    "Layout",
+    "Shards",
+    "Zoo",
+    "ZooFileError",
+    "append",
+    "batched_forward",
+    "evaluate",
+    "folder_header",
+    "forward_all",
+    "join_record",
+    "predict",
+    "read_folder",
+    "rows_of_columns",
+    "split_record",
+    "start_folder",
+    "together",
+    "write_zoo",
+]
