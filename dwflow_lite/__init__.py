@@ -1,13 +1,34 @@
 """dwflow_lite: generate the weights of neural networks with re-basined flow matching.
 
 One way through: tasks, networks, zoo, symmetry, compress, flow, generate, audit (arXiv 2601.05052).
-Names below are imported on first use, so that ``python -m dwflow_lite check`` works on a broken install.
+Names below are imported on first use, so that ``python -m dwflow_lite check`` works on a broken install; an editor
+reads the imports under ``TYPE_CHECKING`` and completes ``dwflow_lite.`` all the same.
 """
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from dwflow_lite.support.versions import __version__
 
+if TYPE_CHECKING:
+    from dwflow_lite.auditing import audit
+    from dwflow_lite.compress import DualPCA
+    from dwflow_lite.flow import (
+        ClosedFormField,
+        GaussianSource,
+        StraightPath,
+        VelocityField,
+        integrate,
+        train_flow,
+    )
+    from dwflow_lite.generate import DeepWeightFlow
+    from dwflow_lite.networks import MLP
+    from dwflow_lite.symmetry import Permutation, PermutationSpec, canonicalise, linear_barrier, weight_matching
+    from dwflow_lite.tasks import Task, load_task
+    from dwflow_lite.training import train_zoo
+    from dwflow_lite.zoo import Layout, Zoo, evaluate, predict
+
+# Room -> the names a reader has from ``dwflow_lite`` itself (a test holds this list and the imports above equal).
 _HOME = {
     "tasks": ["Task", "load_task"],
     "networks": ["MLP"],
@@ -20,10 +41,36 @@ _HOME = {
     "auditing": ["audit"],
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
-__all__ = ["__version__", *sorted(_MODULE_OF)]
+
+__all__ = [
+    "MLP",
+    "ClosedFormField",
+    "DeepWeightFlow",
+    "DualPCA",
+    "GaussianSource",
+    "Layout",
+    "Permutation",
+    "PermutationSpec",
+    "StraightPath",
+    "Task",
+    "VelocityField",
+    "Zoo",
+    "__version__",
+    "audit",
+    "canonicalise",
+    "evaluate",
+    "integrate",
+    "linear_barrier",
+    "load_task",
+    "predict",
+    "train_flow",
+    "train_zoo",
+    "weight_matching",
+]
 
 
 def __getattr__(name: str) -> object:
+    """Import a reader's name from its room when it is first asked for."""
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'dwflow_lite' has no attribute {name!r}")
     return getattr(import_module(f"dwflow_lite.{_MODULE_OF[name]}"), name)
