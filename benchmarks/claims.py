@@ -1,0 +1,191 @@
+"""Do the claims of the notebooks hold for other seeds, other numbers of threads, another processor?
+
+Runs notebooks through the course runner, each with its own seed, number of threads and instruction set, and keeps what
+every claim measured: a claim that needs luck is a fault. ``ATEN_CPU_CAPABILITY=default`` (torch without its vector
+instructions) stands in for another processor: it rounds otherwise. Interrupted, it goes on; what was run on another
+version of a notebook is run again.
+
+    python benchmarks/claims.py --profile smoke --seeds 0-9 --threads 1 2 --capability native default
+    python benchmarks/claims.py --profile laptop --seeds 0-9 --workers 2
+    python benchmarks/claims.py --table        # only writes the table anew
+
+Writes benchmarks/results/claims.json (every run) and claims.md (a row for every claim: how many runs, which failed, and
+how far from its bar the worst of them came).
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import hashlib
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from itertools import product
+from pathlib import Path
+
+import nbformat
+
+from dwflow_lite.course import notebooks_folder
+
+RESULTS = Path(__file__).parent / "results"
+LOCK = threading.Lock()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--profile", nargs="+", default=["smoke"])
+    parser.add_argument("--seeds", default="0-9", help="first-last, or one number")
+    parser.add_argument("--threads", nargs="+", type=int, default=[1])
+    parser.add_argument("--capability", nargs="+", default=["native"], help="native, default, avx2 …")
+    parser.add_argument("--notebooks", nargs="+", default=[], metavar="NN", help="default: all")
+    parser.add_argument("--workers", type=int, default=1, help="runs at a time")
+    parser.add_argument("--results", type=Path, default=RESULTS / "claims.json")
+    parser.add_argument("--retry", action="store_true", help="run again what was not able to finish")
+    parser.add_argument("--table", action="store_true", help="run nothing")
+    asked = parser.parse_args()
+    runs = json.loads(asked.results.read_text()) if asked.results.exists() else {}
+    digests = {stem: source_digest(stem) for stem in stems(asked.notebooks)}
+    first, _, last = asked.seeds.partition("-")
+    seeds = range(int(first), int(last or first) + 1)
+    jobs = []
+    for profile, capability, threads, seed, stem in product(
+        asked.profile, asked.capability, asked.threads, seeds, digests
+    ):
+        key = f"{profile} {stem} seed={seed} threads={threads} {capability}"
+        known = runs.get(key)
+        stale = known is None or known["source"] != digests[stem] or (asked.retry and known["status"] != "passed")
+        if stale and not asked.table:
+            jobs.append((key, profile, stem, seed, threads, capability))
+    with ThreadPoolExecutor(asked.workers) as pool:
+        futures = {pool.submit(run, *job[1:]): job for job in jobs}
+        for number, future in enumerate(as_completed(futures), 1):
+            key, stem = futures[future][0], futures[future][2]
+            runs[key] = {"source": digests[stem], **future.result()}
+            broken = [text for text, holds in runs[key]["claims"].items() if not holds]
+            print(
+                f"[{number}/{len(jobs)}] {key}: {runs[key]['status']}, {runs[key]['minutes']} min {broken or ''}",
+                flush=True,
+            )
+            write(asked.results, runs)
+    write(asked.results, runs)
+    return 0
+
+
+def stems(wanted: list[str]) -> list[str]:
+    """The notebooks asked for, by number or name; all if none is."""
+    every = [path.stem for path in sorted(notebooks_folder().glob("[0-9][0-9]_*.ipynb"))]
+    return [stem for stem in every if not wanted or stem in wanted or stem[:2] in wanted]
+
+
+def source_digest(stem: str) -> str:
+    """Changes when a cell of the notebook, or its parameters in a profile, change."""
+    nb = nbformat.read(notebooks_folder() / f"{stem}.ipynb", as_version=4)
+    code = [cell.source for cell in nb.cells if cell.cell_type == "code"]
+    lines = [line for line in (notebooks_folder() / "profiles.yaml").read_text().splitlines() if stem in line]
+    return hashlib.sha256(json.dumps([code, lines]).encode()).hexdigest()[:12]
+
+
+def run(profile: str, stem: str, seed: int, threads: int, capability: str) -> dict:
+    """One notebook through the runner, in a process of its own: what its entry in the report says."""
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    if capability != "native":
+        environment["ATEN_CPU_CAPABILITY"] = capability
+    with tempfile.TemporaryDirectory() as out:
+        command = [sys.executable, "-m", "dwflow_lite", "run", "--profile", profile, "--notebooks", stem, "--out", out]
+        command += ["-p", "seed", str(seed), "--notebook-timeout", "7200", "--cell-timeout", "3600"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        report = Path(out) / "report.json"
+        if not report.exists():
+            raise RuntimeError(f"{stem}: {done.stdout}{done.stderr}")
+        (entry,) = [e for e in json.loads(report.read_text())["notebooks"] if e["stem"] == stem]
+    error = entry["error"]
+    return {
+        "status": entry["status"],
+        "error": f"{error['ename']}: {error['evalue']}"[:300] if error else "",
+        "claims": entry["claims"],
+        "margins": entry.get("margins", {}),
+        "metrics": entry["metrics"],
+        "minutes": entry["minutes"],
+        "processor": processor(),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def processor() -> str:
+    """What the machine calls its processor."""
+    info = Path("/proc/cpuinfo")
+    names = (
+        [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        if info.exists()
+        else []
+    )
+    return names[0] if names else platform.processor()
+
+
+def write(path: Path, runs: dict) -> None:
+    """All runs, and the table beside them; each file at once or not at all."""
+    with LOCK:
+        for target, text in (
+            (path, json.dumps(runs, indent=0, sort_keys=True)),
+            (path.with_suffix(".md"), table(runs)),
+        ):
+            draft = target.with_suffix(f".{os.getpid()}.draft")
+            draft.write_text(text + "\n")
+            draft.replace(target)
+
+
+def table(runs: dict) -> str:
+    """A row for every claim and profile."""
+    rows = defaultdict(list)
+    for key, entry in sorted(runs.items()):
+        profile, stem, *configuration = key.split()
+        for text, holds in entry["claims"].items():
+            rows[stem, text, profile].append((" ".join(configuration), holds, entry["margins"].get(text, [])))
+        if not entry["claims"]:
+            rows[stem, f"(did not reach its claims: {entry['error'][:80]})", profile].append(
+                (" ".join(configuration), False, [])
+            )
+    lines = [
+        "# Claims over seeds, threads and processors\n",
+        "Margin: how far the measured value lies on the right side of its bar, in its own units: worst run, and",
+        "mean over standard deviation of all (so many deviations is a run from failing). A dash: a plain yes or",
+        "no, or all runs agree.\n",
+        "| notebook | claim | profile | runs | failed | bar | worst margin | mean / std |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for (stem, text, profile), found in rows.items():
+        failed = [configuration for configuration, holds, _ in found if not holds]
+        bars, worst, deviations = "–", "–", "–"
+        if all(margins for _, _, margins in found):
+            tight = [min(margins, key=lambda m: m["margin"] / max(abs(m["bar"]), 1e-12)) for _, _, margins in found]
+            values = [m["margin"] for m in tight]
+            bars = " and ".join(sorted({f"{m['direction']} {m['bar']:.3g}" for m in tight})[:3])
+            worst = f"{min(values):.3g}"
+            spread = statistics.stdev(values) if len(values) > 1 else 0.0
+            deviations = f"{statistics.mean(values) / spread:.1f}" if spread > 0 else "–"
+        cells = [
+            stem[:2],
+            text.replace("|", "/"),
+            profile,
+            str(len(found)),
+            "; ".join(failed) or "none",
+            bars,
+            worst,
+            deviations,
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    processors = sorted({entry["processor"] for entry in runs.values()})
+    lines.append(f"\n{len(runs)} runs, on: {'; '.join(processors)}.")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
