@@ -11,12 +11,14 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import nbformat
 import psutil
 
+from .claims import margins
 from .lessons import Lesson, places
 from .notebook import RECORD_MIME
 from .sweep import KERNEL_MIME
@@ -190,7 +192,7 @@ def _findings(nb: nbformat.NotebookNode, fault: Fault | None, watch: Watch) -> d
     """What the run showed, for the report; takes the hidden cell and papermill's markers out of `nb`."""
     *nb.cells, hidden = [c for c in nb.cells if "papermill-error-cell-tag" not in c.metadata.get("tags", ())]
     kernel = {k: v for _, facts in _shown([hidden], KERNEL_MIME) for k, v in facts.items()}
-    metrics, claims, _ = records(nb.cells)
+    recorded = records(nb.cells)
     if fault is None:
         fault = _judge(nb, finished=bool(kernel))
     elif fault.cell == len(nb.cells):
@@ -201,10 +203,9 @@ def _findings(nb: nbformat.NotebookNode, fault: Fault | None, watch: Watch) -> d
         "error": problem(fault, nb.cells) if fault and watch.reason != "interrupted" else None,
         "minutes": round(max(0.0, duration) / 60, 3),
         "peak_mb": round(max(watch.peak_mb, kernel.get("peak_mb", 0.0)), 1),
-        "metrics": metrics,
-        "claims": claims,
+        **recorded.content(),
         "widgets": {k: kernel.get(k, 0) for k in ("controls", "values")},
-        **{k: metrics.get(k, kernel[k]) for k in ("device", "threads") if k in kernel},
+        **{k: recorded.metrics.get(k, kernel[k]) for k in ("device", "threads") if k in kernel},
     }
 
 
@@ -229,16 +230,34 @@ def _shown(cells: Sequence[Any], mime: str) -> Iterator[tuple[int, Any]]:
                 yield index, output["data"][mime]
 
 
-def records(cells: Sequence[Any]) -> tuple[dict[str, Any], dict[str, bool], str | None]:
-    """All metrics and claims that the cells recorded, and a complaint if one name has two values."""
-    kept: dict[str, dict[str, Any]] = {"metrics": {}, "claims": {}}
-    doubled = None
-    for _, said in _shown(cells, RECORD_MIME):
-        for kind, values in kept.items():
-            for name, value in said.get(kind, ()):
-                if values.setdefault(name, value) != value:
-                    doubled = f"'{name}' was recorded as {values[name]!r} and as {value!r}"
-    return kept["metrics"], kept["claims"], doubled
+@dataclass
+class Records:
+    """What the cells of a notebook recorded, by name; `conflict` complains of a name that has two values."""
+
+    metrics: dict[str, Any] = field(default_factory=dict)
+    claims: dict[str, bool] = field(default_factory=dict)
+    margins: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    conflict: str | None = None
+
+    def add(self, kind: str, name: str, value: Any) -> None:
+        """Keep one value of a kind (metrics, claims or margins)."""
+        first = getattr(self, kind).setdefault(name, value)
+        if first != value:
+            self.conflict = f"'{name}' was recorded as {first!r} and as {value!r}"
+
+    def content(self) -> dict[str, Any]:
+        """The part of the report that this is."""
+        return {"metrics": self.metrics, "claims": self.claims, "margins": self.margins}
+
+
+def records(cells: Sequence[Any]) -> Records:
+    """All that the cells recorded."""
+    kept = Records()
+    for _, recorded in _shown(cells, RECORD_MIME):
+        for kind in kept.content():
+            for name, value in recorded.get(kind, ()):
+                kept.add(kind, name, value)
+    return kept
 
 
 def _judge(nb: nbformat.NotebookNode, finished: bool) -> Fault | None:
@@ -251,13 +270,13 @@ def _judge(nb: nbformat.NotebookNode, finished: bool) -> Fault | None:
             if output.get("output_type") == "error":
                 said = f"inside a widget: {output['ename']}: {output['evalue']}"
                 return Fault(_cell_showing(nb, model), "WidgetError", said, "\n".join(output.get("traceback", ())))
-    metrics, claims, doubled = records(nb.cells)
-    if doubled:
-        return Fault(None, "RecordConflict", doubled)
-    if broken := [text for text, holds in claims.items() if not holds]:
+    recorded = records(nb.cells)
+    if recorded.conflict:
+        return Fault(None, "RecordConflict", recorded.conflict)
+    if broken := [text for text, holds in recorded.claims.items() if not holds]:
         where = (i for i, said in _shown(nb.cells, RECORD_MIME) if [broken[0], False] in said.get("claims", ()))
-        return Fault(next(where), "ClaimFalse", "; ".join(broken))
-    if not metrics:
+        return Fault(next(where), "ClaimFalse", "; ".join(text + margins(recorded.margins, text) for text in broken))
+    if not recorded.metrics:
         return Fault(None, "NoMetrics", "no metric was recorded: a run that shows nothing proves nothing")
     return None
 

@@ -6,9 +6,12 @@ import html
 import inspect
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
+
+from dwflow_lite.course.claims import Claim, scalar, shown
 
 RECORD_MIME = "application/vnd.dwflow.record+json"
+VERDICT = {True: "✓ holds", False: "✗ does not hold"}
 
 
 def note(markdown: str) -> None:
@@ -18,13 +21,14 @@ def note(markdown: str) -> None:
     display(Markdown(inspect.cleandoc(markdown)))
 
 
-def record(metrics: Mapping[str, float | int | str], claims: Mapping[str, bool] | None = None) -> None:
+def record(metrics: Mapping[str, float | int | str], claims: Mapping[str, bool | Claim] | None = None) -> None:
     """Display a small table of what was measured and claimed; the course runner collects the same.
 
     Args:
         metrics: name -> finite number (0-dimensional arrays and tensors count) or text.
-        claims: sentence -> whether the run bears it out. A false one never raises here;
-            the runner fails the notebook for it.
+        claims: sentence -> whether the run bears it out: `above(value, bar)` or `below(value, bar)`, which
+            show and keep value, bar and margin (joined by `&`), or a plain bool. A false one never raises
+            here; the runner fails the notebook for it.
 
     Raises ValueError for a metric that is NaN or infinite, TypeError for any other kind of value.
     """
@@ -32,34 +36,57 @@ def record(metrics: Mapping[str, float | int | str], claims: Mapping[str, bool] 
 
     numbers = {str(name): _metric(name, value) for name, value in metrics.items()}
     verdicts = {str(text): _claim(text, value) for text, value in (claims or {}).items()}
-    verdict = {True: ("✓ holds", "holds"), False: ("✗ does not hold", "broken")}
-    rows = [(name, shown(value), "metric") for name, value in numbers.items()]
-    rows += [(text, *verdict[ok]) for text, ok in verdicts.items()]
-    table = "".join(
-        f"<tr class='{kind}'><td>{html.escape(name)}</td><td style='text-align:right'>{html.escape(said)}</td></tr>"
-        for name, said, kind in rows
-    )
+    compared = {str(text): value for text, value in (claims or {}).items() if isinstance(value, Claim)}
+    margins = {text: [comparison.as_json() for comparison in claim.comparisons] for text, claim in compared.items()}
     # pairs, not mappings: notebooks are saved with sorted keys, and the order is the author's
-    pairs = {"metrics": list(map(list, numbers.items())), "claims": list(map(list, verdicts.items()))}
+    pairs = {
+        "metrics": [[name, value] for name, value in numbers.items()],
+        "claims": [[text, holds] for text, holds in verdicts.items()],
+        "margins": [[text, comparisons] for text, comparisons in margins.items()],
+    }
+    rows = [_metric_row(name, value) for name, value in numbers.items()]
+    rows += [_claim_row(text, holds, compared.get(text)) for text, holds in verdicts.items()]
     data = {
         RECORD_MIME: pairs,
-        "text/html": f"<table class='dwflow-record'><tbody>{table}</tbody></table>",
-        "text/plain": "\n".join(f"{name}: {said}" for name, said, _ in rows),
+        "text/html": "<table class='dwflow-record'><tbody>" + "".join(row.html() for row in rows) + "</tbody></table>",
+        "text/plain": "\n".join(row.text() for row in rows),
     }
     display(data, raw=True)
 
 
-def shown(value: float | int | str) -> str:
-    """A metric as a reader sees it: four significant digits for a float, all of an integer."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+class _Row(NamedTuple):
+    """One row of the table: a name, what stands at the right of it, and lines in small print below that."""
+
+    kind: str
+    name: str
+    said: str
+    details: tuple[str, ...] = ()
+
+    def html(self) -> str:
+        small = "".join(f"<br><small>{html.escape(detail)}</small>" for detail in self.details)
+        right = f"<td style='text-align:right'>{html.escape(self.said)}{small}</td>"
+        return f"<tr class='{self.kind}'><td>{html.escape(self.name)}</td>{right}</tr>"
+
+    def text(self) -> str:
+        details = f" ({'; '.join(self.details)})" if self.details else ""
+        return f"{self.name}: {self.said}{details}"
+
+
+def _metric_row(name: str, value: float | int | str) -> _Row:
+    return _Row("metric", name, shown(value))
+
+
+def _claim_row(text: str, holds: bool, claim: Claim | None) -> _Row:
+    details = tuple(comparison.describe() for comparison in claim.comparisons) if claim is not None else ()
+    kind = "holds" if holds else "broken"
+    return _Row(kind, text, VERDICT[holds], details)
 
 
 def _metric(name: str, value: Any) -> float | int | str:
-    if hasattr(value, "item"):  # a NumPy scalar, a 0-d array, a tensor of one number
-        try:
-            value = value.item()
-        except (ValueError, RuntimeError):
-            raise TypeError(f"metric '{name}' is an array of several values; record one number of it") from None
+    try:
+        value = scalar(value)
+    except ValueError as error:
+        raise TypeError(f"metric '{name}' is {error}; record one number of it") from None
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         hint = "; a yes or no belongs in claims" if isinstance(value, bool) else ""
         raise TypeError(f"metric '{name}' must be a number or text, not {type(value).__name__}{hint}")
@@ -69,7 +96,11 @@ def _metric(name: str, value: Any) -> float | int | str:
 
 
 def _claim(text: str, value: Any) -> bool:
+    if isinstance(value, Claim):
+        return value.holds
     value = value.item() if hasattr(value, "item") else value
     if not isinstance(value, bool):
-        raise TypeError(f"claim '{text}' must be True or False, not {type(value).__name__}")
+        raise TypeError(
+            f"claim '{text}' must be True, False, above(value, bar) or below(value, bar), not {type(value).__name__}"
+        )
     return value

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from .. import __version__
-from .notebook import shown
+from .claims import margins, shown
+from .notebook import VERDICT
 from .sweep import machine
 
 PACKAGES = "torch torchvision numpy scipy matplotlib scikit-learn papermill ipykernel ipywidgets nbconvert"
@@ -111,7 +112,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         parameters = ", ".join(f"{k}={v!r}" for k, v in e["parameters"].items()) or "none"
         lines += [f"\n## {e['stem']}: {e['title']}\n", f"Profile {e['profile']}, {e['status']}."]
         lines += [f"Parameters: {parameters}.\n", *(f"- {k}: {shown(v)}" for k, v in e["metrics"].items())]
-        lines += [f"- {'✓ holds' if holds else '✗ does not hold'}: {text}" for text, holds in e["claims"].items()]
+        lines += [f"- {VERDICT[holds]}: {text}{margins(e['margins'], text)}" for text, holds in e["claims"].items()]
         if said := complaint(e):
             trace = [e["error"]["traceback"]] if e["error"] else []
             lines += ["\n```", said, *trace, "```"]

@@ -28,7 +28,7 @@ from .pages import NAVIGATION, index_page, link_pages, notebook_page
 from .paths import notebooks_folder, repository, write_atomic
 from .report import Progress, complaint, cost, markdown, surroundings
 
-NOT_RUN = {"stale": False, "minutes": None, "peak_mb": None, "error": None, "metrics": {}, "claims": {}}
+NOT_RUN = {"stale": False, "minutes": None, "peak_mb": None, "error": None, "metrics": {}, "claims": {}, "margins": {}}
 
 
 def run(
@@ -143,7 +143,7 @@ class _Course:
             entry = {**self._blank(lesson), **(nb.metadata.dwflow_run if nb else {})}
             if (entry["stem"], entry["status"]) != (lesson.stem, status):
                 continue
-            entry["metrics"], entry["claims"], _ = records(nb.cells)  # in the author's order
+            entry |= records(nb.cells).content()  # in the author's order
             entry["stale"] = entry["fingerprint"] != self.prints[lesson.stem]
             if status == "failed":
                 return entry
