@@ -24,7 +24,7 @@ from pathlib import Path
 
 import torch
 
-from dwflow_lite import MLP, PermutationSpec, Task, Zoo, load_task, train_zoo
+from dwflow_lite import MLP, PermutationSpec, Recipe, Task, Zoo, load_task, train_zoo
 from dwflow_lite.networks import ResNet, ViT
 from dwflow_lite.symmetry import (
     Permutation,
@@ -150,9 +150,9 @@ def main() -> None:
     for name, (network, recipe) in networks(task.input_shape[0], task.input_shape[-1]).items():
         if args.only not in name:
             continue
-        zoo = train_zoo(task, network, members=args.members, epochs=args.epochs, seed=args.seed, **recipe,
-                        device=args.device, members_at_once=args.members_at_once,
-                        checkpoint="build/artefacts")  # fmt: skip
+        zoo = train_zoo(task, network, members=args.members, seed=args.seed,
+                        recipe=Recipe(epochs=args.epochs, **recipe), device=args.device,
+                        members_at_once=args.members_at_once, checkpoint="build/artefacts")  # fmt: skip
         spec = PermutationSpec.of(network)
         row = {"weights": zoo.layout.size, "validation score": round(float(zoo.scores("validation").mean()), 4)}
         row |= {"recipe": recipe, "seconds to train": zoo.record["seconds"], "tied": spec.tied}

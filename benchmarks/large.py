@@ -32,7 +32,7 @@ import torch
 from sklearn.decomposition import PCA, IncrementalPCA
 from torch import Tensor
 
-from dwflow_lite import DeepWeightFlow, DualPCA, PermutationSpec, Zoo, audit, evaluate, load_task, train_zoo
+from dwflow_lite import DeepWeightFlow, DualPCA, PermutationSpec, Recipe, Zoo, audit, evaluate, load_task, train_zoo
 from dwflow_lite.batchnorm import norms_with_statistics, recalibrate
 from dwflow_lite.generate import TRIVIAL
 from dwflow_lite.networks import BERT, ResNet, ViT, initialise
@@ -232,11 +232,11 @@ def cost_section(args: argparse.Namespace) -> dict:
 
 RECIPES: dict[str, tuple] = {
     "ResNet-18": (lambda: ResNet((64, 128, 256, 512), 2, channels=1), "digits",
-                  dict(optimizer="adam", lr=5e-4, epochs=3, batch_size=64, method="loop")),
+                  Recipe(optimizer="adam", lr=5e-4, epochs=3, batch_size=64), {"method": "loop"}),
     "ViT-Small-192": (lambda: ViT(8, 4, 192, 6, 3, channels=1), "digits",
-                      dict(optimizer="adamw", lr=1e-3, epochs=6, batch_size=64, method="loop")),
+                      Recipe(optimizer="adamw", lr=1e-3, epochs=6, batch_size=64), {"method": "loop"}),
     "a small BERT": (lambda: BERT(60, 32, 2, 2, 64, 13), "reviews",
-                     dict(optimizer="adam", lr=4e-3, epochs=5, batch_size=32, members_at_once=20)),
+                     Recipe(optimizer="adam", lr=4e-3, epochs=5, batch_size=32), {"members_at_once": 20}),
 }  # fmt: skip
 
 
@@ -273,17 +273,17 @@ def strategies(model: DeepWeightFlow, generated: Zoo, task: Any) -> dict[str, li
 
 def network_section(args: argparse.Namespace) -> dict:
     found = {}
-    for name, (make, task_name, recipe) in RECIPES.items():
+    for name, (make, task_name, recipe, how) in RECIPES.items():
         if args.only and args.only not in name:
             continue
         task, network, home = load_task(task_name), make(), args.folder / name
         start = time.perf_counter()
-        options = dict(members=args.members, held_out=5, seed=0, on_diverged="drop", progress=True) | recipe
-        zoo = train_zoo(task, network, folder=home / "zoo", **options)
+        options = dict(members=args.members, held_out=5, seed=0, on_diverged="drop", progress=True) | how
+        zoo = train_zoo(task, network, recipe=recipe, folder=home / "zoo", **options)
         row: dict[str, Any] = {
             "weights": zoo.layout.size,
             "task": task_name,
-            "recipe": recipe,
+            "recipe": recipe.to_json() | how,
             "members": len(zoo.fitted),
         }
         row["training this time, seconds"] = round(time.perf_counter() - start, 1)
@@ -384,7 +384,7 @@ def cluster_section(args: argparse.Namespace) -> dict:
     from distributed import Client, LocalCluster
 
     task, network = load_task("digits"), ResNet((16, 32, 64), 1, channels=1)
-    recipe = dict(members=16, epochs=4, members_at_once=2, seed=0)
+    options = dict(members=16, members_at_once=2, seed=0, recipe=Recipe(epochs=4))
     found: dict[str, Any] = {"network": "ResNet-8 x16", "members": 16, "jobs of": 2}
     results: list[dict[str, Tensor]] = []
     torch.set_num_threads(1)
@@ -400,7 +400,7 @@ def cluster_section(args: argparse.Namespace) -> dict:
                 executor, clock = client.get_executor(), Clock()
                 list(executor.map(_awake, range(8 * workers)))
                 with clock("train_zoo"):
-                    zoo = train_zoo(task, network, executor=executor, **recipe)
+                    zoo = train_zoo(task, network, executor=executor, **options)
                 with clock("alignment"):
                     aligned = canonicalise(zoo, executor=executor, restarts=20)
                 with clock("Gram matrix"):

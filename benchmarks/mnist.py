@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from dwflow_lite import MLP, DeepWeightFlow, Task, Zoo, audit, canonicalise, load_task, train_zoo
+from dwflow_lite import MLP, DeepWeightFlow, Recipe, Task, Zoo, audit, canonicalise, load_task, train_zoo
 from dwflow_lite.auditing import codec_ceiling
 from dwflow_lite.generate import NOISE_LADDER, TRIVIAL
 
@@ -62,9 +62,10 @@ def one_basis(zoo: Zoo, task: Task, models: Mapping[str, DeepWeightFlow], seed: 
 
 def one_seed(task: Task, seed: int, args: argparse.Namespace, extras: bool) -> dict[str, Any]:
     # The paper's recipe: Adam 1e-3, batch 64, 5 epochs, He-uniform weights and zero biases.
+    recipe = Recipe(epochs=args.epochs, batch_size=64, optimizer="adam", lr=1e-3, init="kaiming")
     zoo = train_zoo(
-        task, MLP([784, 32, 32, 10]), members=args.members, held_out=args.held_out, epochs=args.epochs,
-        batch_size=64, optimizer="adam", lr=1e-3, init="kaiming", seed=seed, checkpoint=args.checkpoint, progress=True,
+        task, MLP([784, 32, 32, 10]), members=args.members, held_out=args.held_out, seed=seed, recipe=recipe,
+        checkpoint=args.checkpoint, progress=True,
     )  # fmt: skip
     bases = {"not aligned": zoo}
     bases["aligned"], spent = timed(lambda: canonicalise(zoo, seed=seed))

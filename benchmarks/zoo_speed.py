@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from dwflow_lite import MLP, load_task, train_zoo
+from dwflow_lite import MLP, Recipe, load_task, train_zoo
 
 
 def main() -> None:
@@ -24,7 +24,8 @@ def main() -> None:
     parser.add_argument("--out", default="benchmarks/results/zoo_speed.json")
     args = parser.parse_args()
     task, network = load_task("digits"), MLP([64, 32, 32, 10])
-    train_zoo(task, network, members=2, epochs=1)  # imports and first calls are not what is measured
+    recipe = Recipe(epochs=args.epochs)
+    train_zoo(task, network, members=2, recipe=Recipe(epochs=1))  # imports and first calls are not what is measured
     result = {"date": date.today().isoformat(), "command": "python benchmarks/zoo_speed.py", "members": args.members}
     result |= {"epochs": args.epochs, "cpu": platform.machine(), "torch": torch.__version__, "threads": {}}
     cores = torch.get_num_threads()
@@ -33,8 +34,9 @@ def main() -> None:
         seconds, weights = {}, {}
         for method in ("batched", "loop"):
             start = time.perf_counter()
-            weights[method] = train_zoo(task, network, members=args.members, epochs=args.epochs, method=method).weights
+            zoo = train_zoo(task, network, members=args.members, recipe=recipe, method=method)
             seconds[method] = round(time.perf_counter() - start, 2)
+            weights[method] = zoo.weights
         seconds["loop / batched"] = round(seconds["loop"] / seconds["batched"], 2)
         seconds["largest difference in a weight"] = float((weights["loop"] - weights["batched"]).abs().max())
         result["threads"][threads] = seconds

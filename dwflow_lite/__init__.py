@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dwflow_lite.networks import MLP
     from dwflow_lite.symmetry import Permutation, PermutationSpec, canonicalise, linear_barrier, weight_matching
     from dwflow_lite.tasks import Task, load_task
-    from dwflow_lite.training import train_zoo
+    from dwflow_lite.training import Recipe, train_zoo
     from dwflow_lite.zoo import Layout, Zoo, evaluate, predict
 
 # Room -> the names a reader has from ``dwflow_lite`` itself (a test holds this list and the imports above equal).
@@ -33,7 +33,7 @@ _HOME = {
     "tasks": ["Task", "load_task"],
     "networks": ["MLP"],
     "zoo": ["Layout", "Zoo", "evaluate", "predict"],
-    "training": ["train_zoo"],
+    "training": ["Recipe", "train_zoo"],
     "symmetry": ["Permutation", "PermutationSpec", "canonicalise", "linear_barrier", "weight_matching"],
     "compress": ["DualPCA"],
     "flow": ["ClosedFormField", "GaussianSource", "StraightPath", "VelocityField", "integrate", "train_flow"],
@@ -51,6 +51,7 @@ __all__ = [
     "Layout",
     "Permutation",
     "PermutationSpec",
+    "Recipe",
     "StraightPath",
     "Task",
     "VelocityField",

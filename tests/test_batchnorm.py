@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from dwflow_lite import Zoo, evaluate, load_task, train_zoo
+from dwflow_lite import Recipe, Zoo, evaluate, load_task, train_zoo
 from dwflow_lite.batchnorm import norms_with_statistics, recalibrate, without_statistics
 from dwflow_lite.networks import MLP, ResNet, architecture_of, build
 from dwflow_lite.symmetry import PermutationSpec, canonicalise, linear_barrier
@@ -22,7 +22,7 @@ def small(norm="batch"):
 
 @pytest.fixture(scope="module")
 def zoo(task):
-    return train_zoo(task, small(), members=3, held_out=1, epochs=2, batch_size=128, lr=5e-3)
+    return train_zoo(task, small(), members=3, held_out=1, recipe=Recipe(epochs=2, batch_size=128, lr=5e-3))
 
 
 def test_residual_networks_have_the_sizes_of_the_paper():
@@ -38,7 +38,7 @@ def test_residual_networks_have_the_sizes_of_the_paper():
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_batched_training_with_batchnorm_equals_the_loop(task, optimizer):
-    options = {"members": 3, "epochs": 1, "batch_size": 200, "optimizer": optimizer, "lr": 1e-3}
+    options = {"members": 3, "recipe": Recipe(epochs=1, batch_size=200, optimizer=optimizer, lr=1e-3)}
     batched, loop, other = (
         train_zoo(task, small(), method=method, seed=seed, **options)
         for method, seed in (("batched", 0), ("loop", 0), ("loop", 1))
@@ -87,7 +87,7 @@ def test_statistics_are_never_measured_on_what_judges(task, zoo, split):
 
 
 def test_a_line_is_judged_with_statistics_of_its_own(task, zoo):
-    """Between a network and its renamed self, once aligned, nothing changes; unaligned, recalibration helps."""
+    """Between a network and its permuted self, once aligned, nothing changes; unaligned, recalibration helps."""
     spec = PermutationSpec.of(zoo.network)
     twin = spec.apply(spec.random(torch.Generator().manual_seed(0)), zoo.weights[0])
     pair = Zoo(torch.stack([zoo.weights[0], twin]), zoo.layout, zoo.network)
@@ -100,7 +100,7 @@ def test_a_line_is_judged_with_statistics_of_its_own(task, zoo):
 
 
 def test_networks_without_statistics_are_left_alone(task):
-    zoo = train_zoo(task, MLP([64, 4, 10]), members=2, epochs=1)
+    zoo = train_zoo(task, MLP([64, 4, 10]), members=2, recipe=Recipe(epochs=1))
     same = recalibrate(zoo, task)
     assert torch.equal(same.weights, zoo.weights) and "scores" in same.record
 
@@ -115,11 +115,11 @@ def test_a_network_that_trains_is_a_copy():
 def test_a_last_batch_of_one_is_refused(task):
     n = len(task.train)
     with pytest.raises(ValueError, match="last batch of one example"):
-        train_zoo(task, small(), members=1, epochs=1, batch_size=n - 1)
+        train_zoo(task, small(), members=1, recipe=Recipe(epochs=1, batch_size=n - 1))
 
 
-def test_matching_renames_statistics_but_does_not_listen_to_them(task, zoo):
-    """A planted renaming is found again though the statistics, of any size, would mislead; functions stay."""
+def test_matching_permutes_statistics_but_does_not_listen_to_them(task, zoo):
+    """A planted permutation is found again though the statistics, of any size, would mislead; functions stay."""
     spec = PermutationSpec.of(zoo.network)
     planted = spec.random(torch.Generator().manual_seed(3))
     twin = spec.apply(planted, zoo.weights[0])

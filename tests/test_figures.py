@@ -9,6 +9,7 @@ from dwflow_lite import (
     MLP,
     DeepWeightFlow,
     PermutationSpec,
+    Recipe,
     audit,
     figures,
     linear_barrier,
@@ -22,7 +23,7 @@ from dwflow_lite.symmetry import coordinate_descent
 @pytest.fixture(scope="module")
 def world():
     task = load_task("digits")
-    zoo = train_zoo(task, MLP([64, 8, 10]), members=5, held_out=2, epochs=2)
+    zoo = train_zoo(task, MLP([64, 8, 10]), members=5, held_out=2, recipe=Recipe(epochs=2))
     model = DeepWeightFlow(flow={"hidden": 16, "steps": 20, "every": 10}).fit(zoo)
     return task, zoo, model
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from dwflow_lite import MLP, DeepWeightFlow, Task, Zoo, audit, load_task, train_zoo
+from dwflow_lite import MLP, DeepWeightFlow, Recipe, Task, Zoo, audit, load_task, train_zoo
 from dwflow_lite.auditing import nearest_distance
 from dwflow_lite.generate import FORMAT, TRIVIAL, member_noise, pair_interpolation, soup
 from dwflow_lite.networks import initialise
@@ -24,7 +24,7 @@ def task():
 
 @pytest.fixture(scope="module")
 def zoo(task):
-    return train_zoo(task, MLP([4, 6, 3]), members=12, held_out=4, epochs=15, batch_size=16)
+    return train_zoo(task, MLP([4, 6, 3]), members=12, held_out=4, recipe=Recipe(epochs=15, batch_size=16))
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def test_bad_input_is_named(zoo, model):
 
 def test_a_readers_own_network_goes_without_alignment(task):
     network = nn.Sequential(nn.Linear(4, 5), nn.LayerNorm(5), nn.ReLU(), nn.Linear(5, 3))
-    zoo = train_zoo(task, network, members=5, epochs=2)
+    zoo = train_zoo(task, network, members=5, recipe=Recipe(epochs=2))
     with pytest.raises(ValueError, match="align=None"):
         DeepWeightFlow(flow=QUICK).fit(zoo)
     made = DeepWeightFlow(align=None, flow=QUICK).fit(zoo).sample(2, seed=0)
@@ -156,7 +156,7 @@ def test_a_readers_own_network_goes_without_alignment(task):
 def test_a_regression_task_goes_all_the_way():
     x = torch.randn(200, 3, generator=torch.Generator().manual_seed(0))
     task = Task.from_arrays(x, x.sum(1), kind="regression")
-    zoo = train_zoo(task, MLP([3, 8, 1]), members=6, held_out=2, epochs=20, lr=1e-2)
+    zoo = train_zoo(task, MLP([3, 8, 1]), members=6, held_out=2, recipe=Recipe(epochs=20, lr=1e-2))
     model = DeepWeightFlow(flow=QUICK).fit(zoo)
     report = audit(model.sample(4, seed=0), model.zoo_, task)
     assert report["zoo"].score > 0.5 and report.score_name == "R²" and "R²" in str(report)
@@ -202,7 +202,7 @@ def test_audit_tells_copies_from_new_networks(zoo, task):
 
 
 def test_audit_refuses_what_it_cannot_compare(zoo, task):
-    other = train_zoo(task, MLP([4, 5, 3]), members=2, epochs=1)
+    other = train_zoo(task, MLP([4, 5, 3]), members=2, recipe=Recipe(epochs=1))
     with pytest.raises(ValueError, match="another architecture"):
         audit(other, zoo, task)
     same = Zoo(zoo.weights[:1].repeat(5, 1), zoo.layout, zoo.network)
@@ -268,7 +268,7 @@ def test_codes_have_unit_size_and_sources_the_spread_asked_for(zoo):
 
 def test_a_spec_of_ones_own_aligns_a_custom_network(task):
     network = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
-    zoo = train_zoo(task, network, members=5, epochs=2)
+    zoo = train_zoo(task, network, members=5, recipe=Recipe(epochs=2))
     axes = {"0.weight": ("h", None), "0.bias": ("h",), "2.weight": (None, "h"), "2.bias": (None,)}
     model = DeepWeightFlow(align=PermutationSpec(zoo.layout, axes), flow=QUICK).fit(zoo)
     assert not torch.equal(model.zoo_.weights, zoo.weights)

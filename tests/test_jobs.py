@@ -26,14 +26,14 @@ from dwflow_lite.networks import MLP
 from dwflow_lite.support.jobs import run_jobs, runs
 from dwflow_lite.symmetry import canonicalise
 from dwflow_lite.tasks import Task
-from dwflow_lite.training import train as training
-from dwflow_lite.training import train_zoo
+from dwflow_lite.training import Recipe, train_zoo
+from dwflow_lite.training import members as members_module
 from dwflow_lite.zoo import Layout, Zoo
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(80, 4))
 TASK = Task.from_arrays(X, (X[:, 0] * X[:, 1] > 0).astype(int) + (X[:, 2] > 0), name="small")
-FAST = {"members": 5, "held_out": 1, "epochs": 2, "batch_size": 20, "lr": 1e-2}
+FAST = {"members": 5, "held_out": 1, "recipe": Recipe(epochs=2, batch_size=20, lr=1e-2)}
 SMALL = {"hidden": 16, "steps": 20, "every": 10}
 
 
@@ -267,7 +267,7 @@ def test_threads_do_not_share_a_generator(monkeypatch):
         state = torch.get_rng_state()
         together = train_zoo(TASK, network, executor=pool, method="loop", **FAST)
         assert torch.equal(together.weights, alone.weights) and torch.equal(torch.get_rng_state(), state)
-        monkeypatch.setattr(training, "_ALONE", nullcontext())  # control
+        monkeypatch.setattr(members_module, "_ONE_JOB_AT_A_TIME", nullcontext())  # control
         assert not torch.equal(train_zoo(TASK, network, executor=pool, method="loop", **FAST).weights, alone.weights)
 
 
@@ -278,7 +278,7 @@ def test_what_a_worker_left_half_written_is_swept(tmp_path):
 
 
 def test_workers_that_see_another_disk_are_found_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "append", lambda *_: None)
+    monkeypatch.setattr(members_module, "append", lambda *_: None)
     with pytest.raises(OSError, match=f"workers did not write to {tmp_path}: it must be a folder that they and this"):
         train_zoo(TASK, MLP([4, 6, 3]), folder=tmp_path, executor=Backwards(), **FAST)
 

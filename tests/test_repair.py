@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dwflow_lite import MLP, Zoo, load_task, train_zoo
+from dwflow_lite import MLP, Recipe, Zoo, load_task, train_zoo
 from dwflow_lite.networks import ResNet, ViT
 from dwflow_lite.symmetry import (
     Permutation,
@@ -39,7 +39,7 @@ def task():
 @pytest.fixture(scope="module", params=NETWORKS)
 def trained(request, task):
     network = NETWORKS[request.param]
-    return train_zoo(task, network, members=3, epochs=4, lr=4e-3), PermutationSpec.of(network)
+    return train_zoo(task, network, members=3, recipe=Recipe(epochs=4, lr=4e-3)), PermutationSpec.of(network)
 
 
 def zoo_of(zoo, *rows):
@@ -57,7 +57,7 @@ def statistics_of_an_mlp(zoo, x):
 
 
 def test_statistics_are_those_of_the_units(task):
-    zoo = train_zoo(task, NETWORKS["mlp"], members=20, epochs=1)
+    zoo = train_zoo(task, NETWORKS["mlp"], members=20, recipe=Recipe(epochs=1))
     spec = PermutationSpec.of(zoo.network)
     found = unit_statistics(zoo, task, spec)
     assert found.shape == (20, 2, 12 + 9)
@@ -68,7 +68,7 @@ def test_statistics_are_those_of_the_units(task):
 @pytest.mark.parametrize("name", WITHOUT_BATCHNORM)
 def test_repaired_units_have_the_statistics_asked_for(task, name):
     network = NETWORKS[name]
-    zoo, spec = train_zoo(task, network, members=2, epochs=4, lr=4e-3), PermutationSpec.of(network)
+    zoo, spec = train_zoo(task, network, members=2, recipe=Recipe(epochs=4, lr=4e-3)), PermutationSpec.of(network)
     ends = unit_statistics(zoo, task, spec)
     halfway = zoo_of(zoo, zoo.weights.mean(0))
     targets = ends.mean(0, keepdim=True)
@@ -84,7 +84,7 @@ def test_repaired_units_have_the_statistics_asked_for(task, name):
 
 
 def test_variance_collapses_halfway_and_repair_brings_it_back(task):
-    zoo = train_zoo(task, MLP([64, 32, 32, 10]), members=4, epochs=15)
+    zoo = train_zoo(task, MLP([64, 32, 32, 10]), members=4, recipe=Recipe(epochs=15))
     spec = PermutationSpec.of(zoo.network)
     b = [spec.apply(weight_matching(zoo.weights[0], w, spec).permutation, w) for w in zoo.weights[1:]]
     ends = unit_statistics(zoo_of(zoo, zoo.weights[0], *b), task, spec)[:, 1].mean()
@@ -106,7 +106,7 @@ def test_both_ends_of_a_repaired_line_are_the_networks_themselves(task, trained)
 
 
 def test_a_network_with_nothing_to_mend_is_named(task):
-    linear = train_zoo(task, MLP([64, 10]), members=2, epochs=1)
+    linear = train_zoo(task, MLP([64, 10]), members=2, recipe=Recipe(epochs=1))
     with pytest.raises(ValueError, match="no module of this MLP has hidden units"):
         linear_barrier(linear, [(0, 1)], task, points=3)
     assert linear_barrier(linear, [(0, 1)], task, points=3, repaired=False).loss.shape == (1, 3)
@@ -134,7 +134,7 @@ def test_activations_agree_with_a_correlation_matrix(task):
     import numpy as np
     from scipy.optimize import linear_sum_assignment
 
-    zoo = train_zoo(task, NETWORKS["mlp"], members=2, epochs=4)
+    zoo = train_zoo(task, NETWORKS["mlp"], members=2, recipe=Recipe(epochs=4))
     spec, x = PermutationSpec.of(zoo.network), task.train.x[:400]
     state = [zoo.layout.unflatten(w) for w in zoo.weights]
     ys = [x.flatten(1)] * 2
@@ -148,7 +148,7 @@ def test_activations_agree_with_a_correlation_matrix(task):
 
 
 def test_activations_lower_the_barrier(task):
-    zoo = train_zoo(task, MLP([64, 32, 10]), members=3, epochs=15)
+    zoo = train_zoo(task, MLP([64, 32, 10]), members=3, recipe=Recipe(epochs=15))
     spec = PermutationSpec.of(zoo.network)
     rows = [spec.apply(activation_matching(zoo.weights[0], w, spec, zoo.network, task.train.x), w) for w in zoo.weights]
     assert torch.equal(rows[0], zoo.weights[0])
@@ -187,7 +187,7 @@ def test_straight_through_starts_at_weight_matching_and_is_never_worse(task, tra
 
 
 def test_straight_through_keeps_the_best_it_saw(task):
-    zoo = train_zoo(task, MLP([64, 8, 10]), members=2, epochs=10, lr=4e-3)
+    zoo = train_zoo(task, MLP([64, 8, 10]), members=2, recipe=Recipe(epochs=10, lr=4e-3))
     spec = PermutationSpec.of(zoo.network)
     a, b = zoo.weights
     found, losses = straight_through_matching(a, b, spec, zoo.network, task, steps=60, lr=2e-2)

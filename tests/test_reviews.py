@@ -26,7 +26,7 @@ from dwflow_lite.tasks.text import (
     read_reviews,
     words_of,
 )
-from dwflow_lite.training import train_zoo
+from dwflow_lite.training import Recipe, train_zoo
 from dwflow_lite.zoo import predict
 
 # -- made reviews ---------------------------------------------------------------------------------------
@@ -251,7 +251,7 @@ def test_a_small_transformer_reads_them_and_needs_their_order():
     task = load_task("reviews")
     network = BERT(len(made_vocabulary()), 32, 2, 2, 64, 13)
     assert sum(p.numel() for p in network.parameters()) < 40_000
-    zoo = train_zoo(task, network, members=2, epochs=5, batch_size=32, lr=4e-3)
+    zoo = train_zoo(task, network, members=2, recipe=Recipe(epochs=5, batch_size=32, lr=4e-3))
     assert min(zoo.record["scores"]["validation"]) >= 0.85
     best = zoo.take([int(np.argmax(zoo.record["scores"]["validation"]))])
     shuffled, draw = task.validation.x.clone(), np.random.default_rng(0)

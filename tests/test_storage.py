@@ -13,6 +13,7 @@ import subprocess
 import sys
 import warnings
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +26,8 @@ from dwflow_lite.networks import MLP, ResNet, architecture_of
 from dwflow_lite.support import files as files_module
 from dwflow_lite.symmetry import canonical, canonicalise
 from dwflow_lite.tasks import Task, load_task
-from dwflow_lite.training import DivergedError, train_zoo
-from dwflow_lite.training import train as training
+from dwflow_lite.training import DivergedError, Recipe, plan, randomness, train_zoo
+from dwflow_lite.training import members as members_module
 from dwflow_lite.zoo import (
     Layout,
     Shards,
@@ -43,7 +44,8 @@ from dwflow_lite.zoo import (
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(80, 4))
 TASK = Task.from_arrays(X, (X[:, 0] * X[:, 1] > 0).astype(int) + (X[:, 2] > 0), name="small")
-FAST = {"members": 4, "held_out": 1, "epochs": 2, "batch_size": 20, "lr": 1e-2}
+QUICK = Recipe(epochs=2, batch_size=20, lr=1e-2)
+FAST = {"members": 4, "held_out": 1, "recipe": QUICK}
 
 
 def mlp():
@@ -162,7 +164,7 @@ def test_alignment_streams_to_the_same_zoo(tmp_path, trained):
 
 def test_statistics_are_measured_member_after_member(tmp_path):
     task, network = load_task("digits"), ResNet((4, 6), 1, channels=1)
-    zoo = train_zoo(task, network, members=3, epochs=1, batch_size=200, folder=tmp_path / "zoo")
+    zoo = train_zoo(task, network, members=3, recipe=Recipe(epochs=1, batch_size=200), folder=tmp_path / "zoo")
     here, there = recalibrate(zoo.in_memory(), task), recalibrate(zoo, task, folder=tmp_path / "new")
     assert torch.equal(here.weights, there.in_memory().weights) and here.record == there.record
     other = recalibrate(zoo, task, folder=tmp_path / "new2", members_at_once=2)
@@ -198,13 +200,13 @@ def test_what_needs_all_weights_at_once_says_so(tmp_path):
 
 @pytest.mark.parametrize(("at_once", "files"), [(None, 5), (2, 3), (9, 1)])
 def test_members_are_written_as_they_finish(tmp_path, monkeypatch, trained, at_once, files):
-    seen, plain = [], training._train_here
+    seen, plain = [], members_module.train_members
 
-    def counted(plan, members, *rest):
+    def counted(*arguments, **options):
         seen.append(len(list(tmp_path.glob("members-*"))))
-        return plain(plan, members, *rest)
+        return plain(*arguments, **options)
 
-    monkeypatch.setattr(training, "_train_here", counted)
+    monkeypatch.setattr(members_module, "train_members", counted)
     zoo = train_zoo(TASK, mlp(), folder=tmp_path, members_at_once=at_once, **FAST)
     assert seen == list(range(files)) and isinstance(zoo.weights, Shards)
     torch.testing.assert_close(zoo.in_memory().weights, trained.weights, atol=1e-6, rtol=1e-5)
@@ -218,15 +220,15 @@ def test_members_are_written_as_they_finish(tmp_path, monkeypatch, trained, at_o
 def test_an_interrupted_training_says_what_is_there_and_goes_on(tmp_path, monkeypatch, storage):
     options = FAST | {"storage": storage}
     whole = train_zoo(TASK, mlp(), folder=tmp_path / "whole", **options)
-    plain, calls = training._train_here, []
+    plain, calls = members_module.train_members, []
 
-    def interrupted(plan, members, *rest):
+    def interrupted(plan, members, **options):
         calls.append(members.start)
         if calls == [0, 1, 2]:
             raise KeyboardInterrupt
-        return plain(plan, members, *rest)
+        return plain(plan, members, **options)
 
-    monkeypatch.setattr(training, "_train_here", interrupted)
+    monkeypatch.setattr(members_module, "train_members", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train_zoo(TASK, mlp(), folder=tmp_path / "zoo", **options)
     with pytest.warns(RuntimeWarning, match=r"holds 2 of 5 members; missing: \[2, 3, 4\]"):
@@ -244,6 +246,7 @@ def test_an_interrupted_training_says_what_is_there_and_goes_on(tmp_path, monkey
 KILLED = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
+import dwflow_lite.training.batched
 import test_storage as t
 plain, calls = {module}.{name}, []
 def killing(*args, **options):
@@ -258,7 +261,10 @@ t.train_zoo(t.TASK, t.mlp(), folder={folder!r}, **t.FAST)
 
 @pytest.mark.parametrize(
     ("module", "name", "call", "there"),
-    [("os", "replace", 4, 2), ("t.training", "batched_forward", 17, 2)],  # after zoo.json; 6 steps each, after a probe
+    [
+        ("os", "replace", 4, 2),
+        ("dwflow_lite.training.batched", "batched_forward", 16, 2),
+    ],  # after zoo.json; 6 steps each
 )
 def test_a_killed_training_loses_the_member_in_flight_at_most(tmp_path, trained, module, name, call, there):
     tests, folder = str(Path(__file__).parent), str(tmp_path / "zoo")
@@ -342,7 +348,7 @@ def test_columns_in_any_order_make_the_same_zoo(tmp_path):
 def test_the_folder_of_another_zoo_is_left_alone(tmp_path, trained):
     train_zoo(TASK, mlp(), folder=tmp_path, **FAST)
     before = {p: p.read_bytes() for p in tmp_path.iterdir()}
-    for other in ({"lr": 2e-2}, {"members": 5}, {"storage": "bfloat16"}, {"seed": 1}):
+    for other in ({"recipe": replace(QUICK, lr=2e-2)}, {"members": 5}, {"storage": "bfloat16"}, {"seed": 1}):
         with pytest.raises(ValueError, match=f"{tmp_path} holds another zoo: name another folder, or delete it"):
             train_zoo(TASK, mlp(), folder=tmp_path, **(FAST | other))
     with pytest.raises(ValueError, match="holds another zoo"):
@@ -374,7 +380,7 @@ def test_rows_that_are_not_as_many_or_as_long_are_refused(tmp_path):
 
 def test_bad_places_and_storages_are_found_before_anything_is_done(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("a file")
-    monkeypatch.setattr(training, "initialise", None)
+    monkeypatch.setattr(plan, "initialise", None)
     for options, kind, message in (
         ({"folder": tmp_path / "z", "checkpoint": tmp_path / "c"}, ValueError, "a folder .* or a checkpoint, not both"),
         ({"folder": tmp_path / "z", "storage": "float16"}, ValueError, "storage is 'float32' or 'bfloat16'.*'float16'"),
@@ -517,15 +523,15 @@ def test_a_network_that_does_not_fit_is_refused(tmp_path):
 
 
 def test_diverged_members_are_named_or_dropped(tmp_path, monkeypatch):
-    poisoned, plain = training._member_seed(0, 1), training.initialise
+    poisoned, plain = randomness.member_seed(0, 1), plan.initialise
 
     def start(network, init, seed):
         return {k: v * (float("nan") if seed == poisoned else 1) for k, v in plain(network, init, seed).items()}
 
-    monkeypatch.setattr(training, "initialise", start)
+    monkeypatch.setattr(plan, "initialise", start)
     with pytest.raises(DivergedError, match=r"1 of 5 members diverged .*: \[1\]"):
         train_zoo(TASK, mlp(), folder=tmp_path, **FAST)
-    monkeypatch.setattr(training, "initialise", None)  # they are all there
+    monkeypatch.setattr(plan, "initialise", None)  # they are all there
     zoo = train_zoo(TASK, mlp(), folder=tmp_path, on_diverged="drop", **FAST)
     assert [m["member"] for m in zoo.record["members"]] == [0, 2, 3, 4] and zoo.record["diverged"] == [1]
     with pytest.warns(RuntimeWarning, match=r"members \[1\] of .* diverged in training and hold no networks"):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dwflow_lite import MLP, Zoo, load_task, train_zoo
+from dwflow_lite import MLP, Recipe, Zoo, load_task, train_zoo
 from dwflow_lite.networks import ViT
 from dwflow_lite.symmetry import (
     PermutationSpec,
@@ -58,7 +58,7 @@ def test_folding_changes_no_output_and_empties_the_norms(zoo):
     assert torch.equal(zoo.weights, kept) and basis_of(folded) != basis_of(zoo)
     torch.testing.assert_close(fold_norms(folded).weights, folded.weights)
     with pytest.raises(ValueError, match="only a ViT has norms to fold, not MLP"):
-        fold_norms(train_zoo(load_task("digits"), MLP([64, 4, 10]), members=2, epochs=1))
+        fold_norms(train_zoo(load_task("digits"), MLP([64, 4, 10]), members=2, recipe=Recipe(epochs=1)))
 
 
 def test_a_folded_stream_may_be_rotated_and_no_other(zoo, spec):
@@ -113,7 +113,7 @@ def test_matching_the_stream_never_lowers_similarity(zoo, spec):
 
 def test_a_line_to_a_rotated_self_is_flat_only_when_matched():
     task, network = load_task("digits"), ViT(8, 4, 12, 1, 3, hidden=10, channels=1)
-    zoo = fold_norms(train_zoo(task, network, members=2, epochs=4, lr=4e-3))
+    zoo = fold_norms(train_zoo(task, network, members=2, recipe=Recipe(epochs=4, lr=4e-3)))
     free = PermutationSpec.of(network, stream=True)
     twin = turned(zoo, free, rotation(4)).weights[0]
     mended = match_stream(zoo.weights[0], twin, free)

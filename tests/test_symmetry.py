@@ -26,7 +26,7 @@ from dwflow_lite.symmetry import (
 )
 from dwflow_lite.symmetry.spec import permute_axes
 from dwflow_lite.tasks import load_task
-from dwflow_lite.training import train_zoo
+from dwflow_lite.training import Recipe, train_zoo
 from dwflow_lite.zoo import Layout, Zoo, evaluate, predict
 
 
@@ -478,7 +478,7 @@ def digits():
 
 @pytest.fixture(scope="module")
 def trained(digits):
-    return train_zoo(digits, MLP([64, 16, 10]), members=5, held_out=1, epochs=10, lr=5e-3)
+    return train_zoo(digits, MLP([64, 16, 10]), members=5, held_out=1, recipe=Recipe(epochs=10, lr=5e-3))
 
 
 @pytest.fixture(scope="module")

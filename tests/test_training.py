@@ -6,16 +6,18 @@ import hashlib
 import json
 import weakref
 from copy import deepcopy
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from dwflow_lite.networks import MLP, ResNet
+from dwflow_lite.networks import MLP, ResNet, behaviour_of, initialise
+from dwflow_lite.support.devices import out_of_memory_as
 from dwflow_lite.tasks import Task, load_task
-from dwflow_lite.training import DivergedError, train_zoo
-from dwflow_lite.training import train as training
+from dwflow_lite.training import DivergedError, Recipe, batched, loop, plan, randomness, train_zoo
+from dwflow_lite.training import members as members_module
 from dwflow_lite.zoo import Zoo, ZooFileError, evaluate
 
 RNG = np.random.default_rng(0)
@@ -23,7 +25,8 @@ X = RNG.normal(size=(80, 4))
 TASK = Task.from_arrays(X, (X[:, 0] * X[:, 1] > 0).astype(int) + (X[:, 2] > 0), name="small")
 OTHER = Task.from_arrays(X, (X[:, 0] * X[:, 1] > 0).astype(int) + (X[:, 2] > 0), name="small", seed=1)
 CURVE = Task.from_arrays(X, X[:, :2] ** 2, kind="regression")
-FAST = {"members": 3, "epochs": 2, "batch_size": 20, "lr": 1e-2}
+QUICK = Recipe(epochs=2, batch_size=20, lr=1e-2)
+FAST = {"members": 3, "recipe": QUICK}
 
 
 class Tied(nn.Module):
@@ -95,23 +98,23 @@ def same(a, b):
     ],
 )
 def test_batched_equals_loop(network, recipe):
-    options = FAST | {"batch_size": 18, "init": ["default", "kaiming"]} | recipe
-    batched = train_zoo(TASK, network(), **options)
-    loop = train_zoo(TASK, network(), method="loop", **options)
-    torch.testing.assert_close(batched.weights, loop.weights, atol=1e-5, rtol=1e-5)
-    one, other = (torch.tensor(z.record["train_loss"]) for z in (batched, loop))
+    options = FAST | {"recipe": replace(QUICK, **({"batch_size": 18, "init": ["default", "kaiming"]} | recipe))}
+    together = train_zoo(TASK, network(), **options)
+    alone = train_zoo(TASK, network(), method="loop", **options)
+    torch.testing.assert_close(together.weights, alone.weights, atol=1e-5, rtol=1e-5)
+    one, other = (torch.tensor(z.record["train_loss"]) for z in (together, alone))
     torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
     other = train_zoo(TASK, network(), seed=1, **options)
-    assert (other.weights - batched.weights).abs().max() > 1e-2  # control
+    assert (other.weights - together.weights).abs().max() > 1e-2  # control
 
 
 def test_batched_equals_loop_in_regression():
-    network, options = MLP([4, 6, 2], "tanh"), FAST
-    batched = train_zoo(CURVE, network, **options)
-    loop = train_zoo(CURVE, network, method="loop", **options)
-    torch.testing.assert_close(batched.weights, loop.weights, atol=1e-5, rtol=1e-5)
-    start = training.initialise(network, seed=batched.record["members"][0]["seed"])
-    assert (batched.weights[0] - batched.layout.flatten(start)).abs().max() > 0.02  # it moved
+    network = MLP([4, 6, 2], "tanh")
+    together = train_zoo(CURVE, network, **FAST)
+    alone = train_zoo(CURVE, network, method="loop", **FAST)
+    torch.testing.assert_close(together.weights, alone.weights, atol=1e-5, rtol=1e-5)
+    start = initialise(network, seed=together.record["members"][0]["seed"])
+    assert (together.weights[0] - together.layout.flatten(start)).abs().max() > 0.02  # it moved
 
 
 @pytest.mark.parametrize("method", ["batched", "loop"])
@@ -144,10 +147,10 @@ def test_same_seed_same_zoo_whatever_the_global_generators(network, method):
 
 
 def test_starts_and_orders_differ_between_members():
-    orders = [training._order(0, m, e, 50) for m in range(3) for e in range(3)]
+    orders = [randomness.data_order(0, m, e, 50) for m in range(3) for e in range(3)]
     assert all(sorted(o) == list(range(50)) for o in orders)
     assert len({tuple(o) for o in orders}) == 9
-    assert len({training._member_seed(s, m) for s in range(5) for m in range(50)}) == 250
+    assert len({randomness.member_seed(s, m) for s in range(5) for m in range(50)}) == 250
 
 
 @pytest.mark.parametrize("method", ["batched", "loop"])
@@ -160,14 +163,15 @@ def test_each_step_draws_its_own_masks(monkeypatch, method):
                 drawn.append(torch.rand(x.shape[:1]).sum())
             return super().forward(x)
 
-    seen, plain = [], training._noise
-    monkeypatch.setattr(training, "_noise", lambda *key: seen.append(key[1:]) or plain(*key))
+    seen = []
+    for module in (batched, loop):
+        monkeypatch.setattr(module, "step_noise", lambda *key: seen.append(key[1:]) or randomness.step_noise(*key))
     train_zoo(TASK, Drawing(4, 3), method=method, **FAST)
     steps = 2 * -(-len(TASK.train) // 20) * (1 if method == "batched" else 3)
-    assert len(drawn) == steps and len(set(seen[1:])) == steps
+    assert len(drawn) == steps and len(set(seen)) == steps
     draws = set()
-    for key in seen[1:]:
-        with plain(torch.device("cpu"), *key):
+    for key in seen:
+        with randomness.step_noise(torch.device("cpu"), *key):
             draws.add(torch.rand(()).item())
     assert len(draws) == steps
 
@@ -181,7 +185,8 @@ def test_dropout_is_at_work_in_training_and_not_after():
 
 
 def test_training_learns_and_the_record_says_how():
-    zoo = train_zoo(TASK, MLP([4, 16, 3]), members=2, held_out=1, epochs=60, batch_size=16, lr=1e-2, init="xavier")
+    recipe = Recipe(epochs=60, batch_size=16, lr=1e-2, init="xavier")
+    zoo = train_zoo(TASK, MLP([4, 16, 3]), members=2, held_out=1, recipe=recipe)
     losses = zoo.record["train_loss"]
     assert len(losses) == 60 and len(losses[0]) == 3
     assert all(last < 0.5 * first for first, last in zip(losses[0], losses[-1], strict=True))
@@ -195,7 +200,7 @@ def test_training_learns_and_the_record_says_how():
 
 
 def test_inits_are_dealt_in_turn():
-    zoo = train_zoo(TASK, mlp(), **(FAST | {"init": ["normal", "xavier"]}))
+    zoo = train_zoo(TASK, mlp(), members=3, recipe=replace(QUICK, init=["normal", "xavier"]))
     assert [m["init"] for m in zoo.record["members"]] == ["normal", "xavier", "normal"]
 
 
@@ -211,20 +216,20 @@ def test_only_train_is_trained_on():
 
 def steps_of(monkeypatch):
     """The members of each step of the batched training, as they are taken."""
-    seen, plain = [], training.batched_forward
+    seen, plain = [], batched.batched_forward
 
-    def forward(network, state, x, *args):
-        seen.extend([len(x)] * (network.training and x.shape[1] > 2))  # not the probe
-        return plain(network, state, x, *args)
+    def forward(network, parameters, x):
+        seen.append(len(x))
+        return plain(network, parameters, x)
 
-    monkeypatch.setattr(training, "batched_forward", forward)
+    monkeypatch.setattr(batched, "batched_forward", forward)
     return seen
 
 
 @pytest.mark.parametrize("network", [mlp, Tied, conv])
 @pytest.mark.parametrize(("size", "chunks"), [(1, [1] * 7), (3, [3, 3, 1]), (5, [5, 2]), (np.int64(9), [7])])
 def test_chunked_equals_unchunked(monkeypatch, network, size, chunks):
-    options = FAST | {"members": 5, "held_out": 2, "init": ["default", "kaiming"]}
+    options = {"members": 5, "held_out": 2, "recipe": replace(QUICK, init=["default", "kaiming"])}
     whole, seen = train_zoo(TASK, network(), **options), steps_of(monkeypatch)
     chunked = train_zoo(TASK, network(), members_at_once=size, **options)
     assert seen == [n for n in chunks for _ in range(6)]
@@ -239,7 +244,7 @@ def test_chunked_equals_unchunked(monkeypatch, network, size, chunks):
 
 def test_chunked_equals_unchunked_with_batchnorm():
     task, network = load_task("digits"), ResNet((4, 6), 1, channels=1)
-    options = {"members": 5, "epochs": 1, "batch_size": 200}
+    options = {"members": 5, "recipe": Recipe(epochs=1, batch_size=200)}
     whole, chunked, other = (
         train_zoo(task, network, **options, **more) for more in ({}, {"members_at_once": 2}, {"seed": 1})
     )
@@ -248,26 +253,26 @@ def test_chunked_equals_unchunked_with_batchnorm():
 
 
 def test_the_loop_is_scored_in_chunks(monkeypatch):
-    seen, plain = [], training.evaluate
-    monkeypatch.setattr(training, "evaluate", lambda zoo, *a: seen.append(len(zoo)) or plain(zoo, *a))
+    seen = []
+    monkeypatch.setattr(members_module, "evaluate", lambda zoo, *a: seen.append(len(zoo)) or evaluate(zoo, *a))
     zoo = train_zoo(TASK, mlp(), method="loop", members_at_once=2, **FAST)
     assert seen == [2, 1] * 3
-    torch.testing.assert_close(zoo.scores("test"), plain(zoo, TASK, "test").score, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(zoo.scores("test"), evaluate(zoo, TASK, "test").score, atol=1e-5, rtol=1e-5)
 
 
 def test_chunks_do_not_share_masks(monkeypatch):
-    monkeypatch.setattr(training, "_member_seed", lambda *_: 0)  # same start and same order for all: only masks differ
-    plain_order, plain_noise, keys = training._order, training._noise, []
-    monkeypatch.setattr(training, "_order", lambda seed, member, *rest: plain_order(seed, 0, *rest))
-    monkeypatch.setattr(training, "_noise", lambda device, *key: keys.append(key) or plain_noise(device, *key))
+    monkeypatch.setattr(plan, "member_seed", lambda *_: 0)  # same start and same order for all: only masks differ
+    plain_order, plain_noise, keys = randomness.data_order, randomness.step_noise, []
+    monkeypatch.setattr(randomness, "data_order", lambda seed, member, *rest: plain_order(seed, 0, *rest))
+    monkeypatch.setattr(batched, "step_noise", lambda device, *key: keys.append(key) or plain_noise(device, *key))
     options = FAST | {"members": 4}
     zoo = train_zoo(TASK, dropout(), members_at_once=2, **options)
     assert len({tuple(w.tolist()) for w in zoo.weights}) == 4
-    assert keys[1:7] == [(0, s) for s in range(6)] and len(set(keys[1:])) == 12
+    assert keys[:6] == [(0, s) for s in range(6)] and len(set(keys)) == 12
     keys.clear()
     train_zoo(TASK, dropout(), **options)
-    assert keys[1:] == [(0, s) for s in range(6)]  # as before there were chunks
-    monkeypatch.setattr(training, "_noise", lambda device, *key: plain_noise(device, *key[:2]))
+    assert keys == [(0, s) for s in range(6)]  # as before there were chunks
+    monkeypatch.setattr(batched, "step_noise", lambda device, *key: plain_noise(device, *key[:2]))
     shared = train_zoo(TASK, dropout(), members_at_once=2, **options)  # control
     assert torch.equal(shared.weights[:2], shared.weights[2:]) and not torch.equal(*shared.weights[:2])
 
@@ -281,28 +286,26 @@ def test_chunks_do_not_share_masks(monkeypatch):
     ],
 )
 def test_out_of_memory_says_what_to_do(monkeypatch, tmp_path, error):
-    plain, alive = training.batched_forward, []
+    alive = []
 
-    def forward(network, state, x, *args):
-        if len(x) == 1:  # the probe
-            return plain(network, state, x, *args)
-        alive.append(weakref.ref(state["layers.0.weight"]))
+    def forward(network, parameters, x):
+        alive.append(weakref.ref(parameters["layers.0.weight"]))
         raise error
 
-    monkeypatch.setattr(training, "batched_forward", forward)
+    monkeypatch.setattr(batched, "batched_forward", forward)
     with pytest.raises(MemoryError, match="no memory for 3 members at once: pass a smaller members_at_once") as raised:
         train_zoo(TASK, mlp(), **FAST)
     assert raised.value.__cause__ is error and [ref() for ref in alive] == [None]  # the error holds no tensors
     with pytest.raises(MemoryError, match="no memory for 2 members"):
         train_zoo(TASK, mlp(), members_at_once=2, **FAST)
     monkeypatch.undo()
-    monkeypatch.setattr(training, "_optimizer", lambda *_: (_ for _ in ()).throw(RuntimeError("another")))
+    monkeypatch.setattr(Recipe, "optimizer_for", lambda *_: (_ for _ in ()).throw(RuntimeError("another")))
     with pytest.raises(RuntimeError, match="another"):  # control
         train_zoo(TASK, mlp(), **FAST)
 
 
 def test_what_the_allocator_says_is_known():
-    with pytest.raises(MemoryError, match="no memory for 7 members"), training._memory_for(7):
+    with pytest.raises(MemoryError, match="no memory for 7 members"), out_of_memory_as(plan.no_memory_for(7)):
         torch.empty(10**15)
 
 
@@ -313,8 +316,8 @@ def test_what_the_allocator_says_is_known():
 @pytest.mark.parametrize("method", ["batched", "loop"])
 def test_bfloat16_is_close_to_float32_and_not_equal(network, method):
     full, low, other = (
-        train_zoo(TASK, network(), method=method, **FAST, **more)
-        for more in ({}, {"precision": "bfloat16"}, {"seed": 1})
+        train_zoo(TASK, network(), method=method, **(FAST | more))
+        for more in ({}, {"recipe": replace(QUICK, precision="bfloat16")}, {"seed": 1})
     )
     gap, control = (float((z.weights - full.weights).abs().max()) for z in (low, other))
     assert 1e-5 < gap < 1e-2 < 0.1 < control
@@ -326,13 +329,13 @@ def test_bfloat16_is_close_to_float32_and_not_equal(network, method):
 
 @pytest.mark.parametrize("method", ["batched", "loop"])
 def test_bfloat16_learns(method):
-    options = {"members": 2, "epochs": 60, "batch_size": 16, "lr": 1e-2, "method": method, "precision": "bfloat16"}
-    losses = train_zoo(TASK, MLP([4, 16, 3]), **options).record["train_loss"]
+    recipe = Recipe(epochs=60, batch_size=16, lr=1e-2, precision="bfloat16")
+    losses = train_zoo(TASK, MLP([4, 16, 3]), members=2, method=method, recipe=recipe).record["train_loss"]
     assert all(last < 0.5 * first for first, last in zip(losses[0], losses[-1], strict=True))
 
 
 def test_bfloat16_reaches_the_products_and_leaves_weights_and_optimizer(monkeypatch):
-    seen, plain = {}, training._optimizer
+    seen, plain = {}, Recipe.optimizer_for
 
     class Looking(nn.Module):
         def __init__(self):
@@ -345,14 +348,14 @@ def test_bfloat16_reaches_the_products_and_leaves_weights_and_optimizer(monkeypa
                 seen[self.training] = out.dtype
             return out
 
-    def optimizer(parameters, recipe):
-        seen["optimizer"] = plain(parameters, recipe)
+    def optimizer(recipe, parameters):
+        seen["optimizer"] = plain(recipe, parameters)
         return seen["optimizer"]
 
-    monkeypatch.setattr(training, "_optimizer", optimizer)
+    monkeypatch.setattr(Recipe, "optimizer_for", optimizer)
     for method in ("batched", "loop"):
         for precision in ("float32", "bfloat16"):
-            train_zoo(TASK, Looking(), method=method, precision=precision, **FAST)
+            train_zoo(TASK, Looking(), members=3, method=method, recipe=replace(QUICK, precision=precision))
             assert (seen[True], seen[False]) == (getattr(torch, precision), torch.float32)
             group, moments = seen["optimizer"].param_groups[0]["params"], seen["optimizer"].state.values()
             assert {t.dtype for t in group} | {t.dtype for s in moments for t in s.values()} == {torch.float32}
@@ -367,13 +370,13 @@ def test_float32_keeps_the_identity_it_had():
     }  # fmt: skip
     identity = {
         "architecture": zoo.record["architecture"], "layout": zoo.layout.to_json(), "recipe": recipe, "seed": 0,
-        "behaviour": [training.behaviour_of(network, (4,), on) for on in (False, True)], "buffers": [], "frozen": [],
+        "behaviour": [behaviour_of(network, (4,), on) for on in (False, True)], "buffers": [], "frozen": [],
         "task": {"name": "small", "kind": "classification", "seed": 0, "fingerprint": TASK.fingerprint},
         "sizes": {"members": 3, "held_out": 0},
     }  # fmt: skip
     text = json.dumps(identity, sort_keys=True)
     assert zoo.record["identity"] == hashlib.sha256(text.encode()).hexdigest()[:16]
-    other = train_zoo(TASK, network, precision="bfloat16", **FAST)
+    other = train_zoo(TASK, network, members=3, recipe=replace(QUICK, precision="bfloat16"))
     assert other.record["identity"] != zoo.record["identity"]
 
 
@@ -394,7 +397,7 @@ def test_float32_keeps_the_identity_it_had():
     ],
 )
 def test_a_network_that_does_not_fit_is_refused_before_training(monkeypatch, method, network, message):
-    monkeypatch.setattr(training, "_optimizer", None)  # no step is taken
+    monkeypatch.setattr(Recipe, "optimizer_for", None)  # no step is taken
     with pytest.raises(ValueError, match=message):
         train_zoo(TASK, network, method=method, **FAST)
 
@@ -410,9 +413,9 @@ def test_a_network_that_vmap_refuses_is_trained_by_the_loop():
 def test_batchnorm_without_running_statistics_is_no_obstacle():
     network = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5, track_running_stats=False), nn.Linear(5, 3))
     # SGD: the bias before a BatchNorm has gradient zero, whose rounding Adam would blow up.
-    options = FAST | {"optimizer": "sgd"}
-    loop = train_zoo(TASK, network, method="loop", **options)
-    torch.testing.assert_close(train_zoo(TASK, network, **options).weights, loop.weights, atol=1e-5, rtol=1e-5)
+    options = FAST | {"recipe": replace(QUICK, optimizer="sgd")}
+    alone = train_zoo(TASK, network, method="loop", **options)
+    torch.testing.assert_close(train_zoo(TASK, network, **options).weights, alone.weights, atol=1e-5, rtol=1e-5)
 
 
 def test_a_parameter_without_a_start_is_refused():
@@ -428,45 +431,40 @@ def test_a_parameter_without_a_start_is_refused():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"optimizer": "lbfgs"}, "no optimizer 'lbfgs': choose one of adam"),
         ({"method": "vmap"}, "method is 'batched' or 'loop'"),
         ({"on_diverged": "ignore"}, "on_diverged is 'raise' or 'drop'"),
-        ({"init": "zeros"}, "no init 'zeros'"),
-        ({"init": ["default", "zeros"]}, "no init 'zeros'"),
-        ({"init": []}, "no init"),
         ({"members": 0}, "out of range: members"),
         ({"held_out": -1}, "out of range: held_out"),
-        ({"epochs": 1.5, "batch_size": 0}, "out of range: epochs, batch_size"),
-        ({"lr": 0.0}, "out of range: lr"),
-        ({"lr": float("nan")}, "out of range: lr"),
-        ({"momentum": -1.0}, "out of range: momentum"),
-        ({"weight_decay": -1.0}, "out of range: weight_decay"),
-        ({"weight_decay": float("inf"), "lr": None}, "out of range: lr, weight_decay"),
-        *[({"lr": lr}, "out of range: lr") for lr in ("0.1", 1j, [0.1])],
         *[({"held_out": n}, "out of range: held_out") for n in (1.5, None, "1", True)],
         *[({"seed": s}, "out of range: seed") for s in (None, -1, 1.5, True)],
         *[({"members_at_once": n}, "out of range: members_at_once") for n in (0, -1, 1.5, "2", True)],
-        *[({"precision": p}, "no precision .*: choose 'float32'") for p in ("float16", None, torch.float32)],
         ({"device": "meta"}, "cannot train on device 'meta' here; choose another"),
         ({"device": "abacus"}, "cannot train on device 'abacus' here"),
     ],
 )
 def test_bad_arguments(monkeypatch, options, message):
-    monkeypatch.setattr(training, "initialise", None)  # nothing is begun
+    monkeypatch.setattr(plan, "initialise", None)  # nothing is begun
     with pytest.raises(ValueError, match=message):
         train_zoo(TASK, mlp(), **(FAST | options))
 
 
+@pytest.mark.parametrize("recipe", [None, {"epochs": 2}, vars(QUICK)])
+def test_a_recipe_is_a_recipe(monkeypatch, recipe):
+    monkeypatch.setattr(plan, "initialise", None)
+    with pytest.raises(TypeError, match=r"recipe must be a Recipe, as Recipe\(epochs=10"):
+        train_zoo(TASK, mlp(), members=3, recipe=recipe)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there(monkeypatch):
-    monkeypatch.setattr(training, "initialise", None)
+    monkeypatch.setattr(plan, "initialise", None)
     with pytest.raises(ValueError, match="cannot train on device 'cuda' here"):
         train_zoo(TASK, mlp(), device="cuda", **FAST)
 
 
 def test_numpy_numbers_are_numbers(tmp_path):
-    given = {"members": np.int64(3), "epochs": np.int32(2), "batch_size": np.int64(20), "seed": np.int64(0)}
-    zoo = train_zoo(TASK, mlp(), **given, lr=np.float32(1e-2), checkpoint=tmp_path)
+    recipe = Recipe(epochs=np.int32(2), batch_size=np.int64(20), lr=np.float32(1e-2))
+    zoo = train_zoo(TASK, mlp(), members=np.int64(3), seed=np.int64(0), recipe=recipe, checkpoint=tmp_path)
     plain = train_zoo(TASK, mlp(), **FAST)
     torch.testing.assert_close(zoo.weights, plain.weights, atol=1e-5, rtol=1e-5)
     assert len(list(tmp_path.iterdir())) == 1
@@ -478,16 +476,15 @@ def test_numpy_numbers_are_numbers(tmp_path):
 @pytest.fixture
 def poisoned(monkeypatch):
     """Member 1 starts with a NaN."""
-    seeds = [training._member_seed(0, m) for m in range(4)]
-    plain = training.initialise
+    seeds = [randomness.member_seed(0, m) for m in range(4)]
 
     def start(network, init, seed):
-        tensors = plain(network, init, seed)
+        tensors = initialise(network, init, seed)
         if seed == seeds[1]:
             tensors["layers.0.weight"][0, 0] = float("nan")
         return tensors
 
-    monkeypatch.setattr(training, "initialise", start)
+    monkeypatch.setattr(plan, "initialise", start)
 
 
 @pytest.mark.parametrize("method", ["batched", "loop"])
@@ -496,8 +493,8 @@ def test_diverged_members_are_named_or_dropped(poisoned, monkeypatch, method, tm
     with pytest.raises(DivergedError, match=r"1 of 4 members diverged .*: \[1\]") as raised:
         train_zoo(TASK, mlp(), **options)
     assert raised.value.members == [1] and "on_diverged='drop'" in str(raised.value)
-    monkeypatch.setattr(training, "_train_batched", None)  # the checkpoint spares the training
-    monkeypatch.setattr(training, "_train_loop", None)
+    monkeypatch.setattr(members_module, "train_batched", None)  # the checkpoint spares the training
+    monkeypatch.setattr(members_module, "train_loop", None)
     left = train_zoo(TASK, mlp(), on_diverged="drop", **options)
     assert len(left) == 3 and left.record["diverged"] == [1]
     assert [m["member"] for m in left.record["members"]] == [0, 2, 3]
@@ -508,33 +505,31 @@ def test_diverged_members_are_named_or_dropped(poisoned, monkeypatch, method, tm
 
 
 def test_a_learning_rate_that_only_some_survive():
-    options = FAST | {"members": 6, "optimizer": "sgd", "epochs": 6}
     network, found = MLP([4, 6, 2]), None
     for lr in (0.2, 0.4, 0.6, 0.8, 1.2, 2.0):
+        options = {"members": 6, "recipe": replace(QUICK, optimizer="sgd", epochs=6, lr=lr)}
         try:
-            train_zoo(CURVE, network, **(options | {"lr": lr}))
+            train_zoo(CURVE, network, **options)
         except DivergedError as error:
             found = error.members
             if len(found) < 6:
-                left = train_zoo(CURVE, network, on_diverged="drop", **(options | {"lr": lr}))
+                left = train_zoo(CURVE, network, on_diverged="drop", **options)
                 assert [m["member"] for m in left.record["members"]] == [m for m in range(6) if m not in found]
                 assert torch.isfinite(left.scores("test")).all()
                 break
             with pytest.raises(DivergedError, match="6 of 6"):
-                train_zoo(CURVE, network, on_diverged="drop", **(options | {"lr": lr}))
+                train_zoo(CURVE, network, on_diverged="drop", **options)
     assert found  # and the smallest rate, the control, went through: the loop got past it
 
 
 def test_a_finite_weight_with_an_infinite_loss_has_diverged(monkeypatch, tmp_path):
-    plain = training.initialise
+    poisoned = randomness.member_seed(0, 2)
 
     def start(network, init, seed):
-        return {
-            k: v * (1e25 if seed == training._member_seed(0, 2) else 1) for k, v in plain(network, init, seed).items()
-        }
+        return {k: v * (1e25 if seed == poisoned else 1) for k, v in initialise(network, init, seed).items()}
 
-    monkeypatch.setattr(training, "initialise", start)
-    options = FAST | {"optimizer": "sgd", "lr": 1e-30, "checkpoint": tmp_path}
+    monkeypatch.setattr(plan, "initialise", start)
+    options = FAST | {"recipe": replace(QUICK, optimizer="sgd", lr=1e-30), "checkpoint": tmp_path}
     with pytest.raises(DivergedError, match=r"\[2\]"):
         train_zoo(CURVE, MLP([4, 6, 2]), **options)
     left = train_zoo(CURVE, MLP([4, 6, 2]), on_diverged="drop", **options)
@@ -546,7 +541,7 @@ def test_all_diverged_is_an_error_even_when_dropping(monkeypatch):
     def start(network, init, seed):
         return {k: torch.full_like(p, float("nan")) for k, p in network.named_parameters()}
 
-    monkeypatch.setattr(training, "initialise", lambda *a: {k: v.detach() for k, v in start(*a).items()})
+    monkeypatch.setattr(plan, "initialise", lambda *a: {k: v.detach() for k, v in start(*a).items()})
     with pytest.raises(DivergedError, match="3 of 3"):
         train_zoo(TASK, mlp(), on_diverged="drop", **FAST)
 
@@ -559,13 +554,13 @@ def test_a_finished_zoo_is_read_and_not_trained_again(tmp_path, monkeypatch):
     (file,) = tmp_path.iterdir()
     assert file.name.startswith("zoo-small-")
     calls = []
-    plain = training._train_batched
-    monkeypatch.setattr(training, "_train_batched", lambda *a: calls.append(1) or plain(*a))
+    plain = members_module.train_batched
+    monkeypatch.setattr(members_module, "train_batched", lambda *a, **o: calls.append(1) or plain(*a, **o))
     again = train_zoo(TASK, mlp(), checkpoint=tmp_path, **FAST)
     assert same(zoo, again) and again.record == zoo.record and not calls
-    others = [FAST | {"lr": 2e-2}, FAST | {"seed": 1}, FAST | {"members": 4}, FAST | {"init": "normal"}]
-    for other in others:
-        train_zoo(TASK, mlp(), checkpoint=tmp_path, **other)
+    slow, normal = replace(QUICK, lr=2e-2), replace(QUICK, init="normal")
+    for other in ({"recipe": slow}, {"seed": 1}, {"members": 4}, {"recipe": normal}):
+        train_zoo(TASK, mlp(), checkpoint=tmp_path, **(FAST | other))
     train_zoo(OTHER, mlp(), checkpoint=tmp_path, **FAST)
     train_zoo(TASK, MLP([4, 6, 3], "tanh"), checkpoint=tmp_path, **FAST)
     assert len(calls) == 6 and len(list(tmp_path.iterdir())) == 7  # each recipe a file of its own
@@ -618,7 +613,7 @@ def test_a_checkpoint_that_cannot_be_written_is_found_before_training(tmp_path, 
     file = tmp_path / "file"
     file.write_text("a file")
     with monkeypatch.context() as patch:
-        patch.setattr(training, "initialise", None)
+        patch.setattr(plan, "initialise", None)
         for path in (file / "zoo.safetensors", file / "folder"):
             with pytest.raises(OSError, match=f"cannot write {path}"):
                 train_zoo(TASK, mlp(), checkpoint=path, **FAST)
@@ -651,7 +646,7 @@ def test_another_recipe_in_the_named_file_is_refused(tmp_path):
     train_zoo(TASK, mlp(), checkpoint=file, **FAST)
     old = file.read_bytes()
     with pytest.raises(ValueError, match=r"mine\.safetensors holds another zoo"):
-        train_zoo(TASK, mlp(), checkpoint=file, **(FAST | {"lr": 2e-2}))
+        train_zoo(TASK, mlp(), checkpoint=file, members=3, recipe=replace(QUICK, lr=2e-2))
     with pytest.raises(ValueError, match=r"mine\.safetensors does not fit the network"):
         train_zoo(TASK, MLP([4, 7, 3]), checkpoint=file, **FAST)
     assert file.read_bytes() == old
@@ -667,21 +662,21 @@ class Interrupter:
     """Ctrl-C in the forward pass of one chosen step of the batched training."""
 
     def __init__(self, monkeypatch, step):
-        self.plain, self.calls, self.step = training.batched_forward, 0, step
-        monkeypatch.setattr(training, "batched_forward", self)
+        self.plain, self.calls, self.step = batched.batched_forward, 0, step
+        monkeypatch.setattr(batched, "batched_forward", self)
 
-    def __call__(self, network, state, x, *args, **options):
-        self.calls += network.training and len(next(iter(state.values()))) > 1  # not the probe
+    def __call__(self, network, parameters, x):
+        self.calls += 1
         if self.calls == self.step:
             raise KeyboardInterrupt
-        return self.plain(network, state, x, *args, **options)
+        return self.plain(network, parameters, x)
 
 
 @pytest.mark.parametrize("network", [mlp, dropout, Tied])
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 @pytest.mark.parametrize("step", [4, 5])  # three steps an epoch: at an epoch's end, and amid one
 def test_an_interrupted_training_goes_on_to_the_same_zoo(tmp_path, monkeypatch, network, optimizer, step):
-    options = FAST | {"optimizer": optimizer, "epochs": 3, "checkpoint": tmp_path}
+    options = FAST | {"recipe": replace(QUICK, optimizer=optimizer, epochs=3), "checkpoint": tmp_path}
     whole = train_zoo(TASK, network(), **(options | {"checkpoint": None}))
     monkeypatch.setattr("dwflow_lite.support.checkpoints.SAVE_EVERY_SECONDS", -1.0)
     with monkeypatch.context() as patch:
@@ -690,7 +685,7 @@ def test_an_interrupted_training_goes_on_to_the_same_zoo(tmp_path, monkeypatch, 
             train_zoo(TASK, network(), **options)
     (partial,) = tmp_path.iterdir()
     assert partial.name.endswith(".partial")
-    assert torch.load(partial)["done"] == step - 1
+    assert torch.load(partial)["state"]["under_way"]["step"] == step - 1
     with monkeypatch.context() as patch:
         counter = Interrupter(patch, -1)
         resumed = train_zoo(TASK, network(), **options)
@@ -702,18 +697,19 @@ def test_an_interrupted_training_goes_on_to_the_same_zoo(tmp_path, monkeypatch, 
 @pytest.mark.parametrize("network", [mlp, dropout])
 @pytest.mark.parametrize(("step", "finished", "done"), [(4, 0, 3), (9, 0, 8), (10, 1, None), (14, 1, 4)])
 def test_an_interrupted_chunk_goes_on_to_the_same_zoo(tmp_path, monkeypatch, network, step, finished, done):
-    options = FAST | {"members": 4, "held_out": 1, "epochs": 3, "members_at_once": 3}  # chunks of 3 and 2, of 9 steps
-    whole, bars, plain = train_zoo(TASK, network(), **options), [], training.progress_bar
+    recipe = replace(QUICK, epochs=3)
+    options = {"members": 4, "held_out": 1, "recipe": recipe, "members_at_once": 3}  # chunks of 3 and 2, of 9 steps
+    whole, bars, plain = train_zoo(TASK, network(), **options), [], batched.progress_bar
     monkeypatch.setattr("dwflow_lite.support.checkpoints.SAVE_EVERY_SECONDS", -1.0)
     with monkeypatch.context() as patch:
         Interrupter(patch, step)
         with pytest.raises(KeyboardInterrupt):
             train_zoo(TASK, network(), checkpoint=tmp_path, **options)
-    saved = torch.load(*tmp_path.iterdir())
-    assert len(saved["finished"]) == finished and saved.get("done") == done
+    state = torch.load(*tmp_path.iterdir())["state"]
+    assert len(state["finished"]) == finished and (state["under_way"] or {}).get("step") == done
     with monkeypatch.context() as patch:
         counter = Interrupter(patch, -1)
-        patch.setattr(training, "progress_bar", lambda **o: bars.append(plain(**(o | {"progress": True}))) or bars[0])
+        patch.setattr(batched, "progress_bar", lambda **o: bars.append(plain(**(o | {"progress": True}))) or bars[0])
         resumed = train_zoo(TASK, network(), checkpoint=tmp_path, **options)
     assert counter.calls == 18 - (step - 1)  # only the steps that were left
     assert (bars[0].initial, bars[0].n, bars[0].total) == (step - 1, 18, 18)
@@ -739,7 +735,7 @@ def test_an_interrupted_chunk_goes_on_to_the_same_zoo(tmp_path, monkeypatch, net
 def test_chunks_of_another_size_go_on_to_the_same_zoo(
     tmp_path, monkeypatch, before, step, after, chunks, goes_on, every
 ):
-    options = FAST | {"members": 5, "epochs": 3}
+    options = {"members": 5, "recipe": replace(QUICK, epochs=3)}
     whole = train_zoo(TASK, mlp(), **options)
     monkeypatch.setattr("dwflow_lite.support.checkpoints.SAVE_EVERY_SECONDS", every)
     with monkeypatch.context() as patch:
@@ -767,7 +763,7 @@ def interrupted(tmp_path, monkeypatch):
 def test_damaged_or_foreign_partials_are_refused(tmp_path, monkeypatch):
     partial = interrupted(tmp_path, monkeypatch)
     whole = partial.read_bytes()
-    where = whole.find(torch.load(partial)["state"]["layers.0.weight"].numpy().tobytes())
+    where = whole.find(torch.load(partial)["state"]["under_way"]["parameters"]["layers.0.weight"].numpy().tobytes())
     flipped = bytearray(whole)
     flipped[where + 2] ^= 1  # a weight: the file loads, and would go on to another zoo
     partial.write_bytes(flipped)
@@ -778,7 +774,7 @@ def test_damaged_or_foreign_partials_are_refused(tmp_path, monkeypatch):
             train_zoo(TASK, mlp(), checkpoint=tmp_path / "zoo.safetensors", **FAST)
     partial.write_bytes(whole)
     with pytest.raises(ValueError, match="belongs to another recipe"):
-        train_zoo(TASK, mlp(), checkpoint=tmp_path / "zoo.safetensors", **(FAST | {"lr": 0.5}))
+        train_zoo(TASK, mlp(), checkpoint=tmp_path / "zoo.safetensors", members=3, recipe=replace(QUICK, lr=0.5))
     train_zoo(TASK, mlp(), checkpoint=tmp_path / "zoo.safetensors", **FAST)  # control: the whole one serves
 
 

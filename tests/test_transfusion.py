@@ -6,7 +6,7 @@ from math import factorial
 import pytest
 import torch
 
-from dwflow_lite import MLP, load_task, train_zoo
+from dwflow_lite import MLP, Recipe, load_task, train_zoo
 from dwflow_lite.networks import ViT, architecture_of, build
 from dwflow_lite.symmetry import Permutation, PermutationSpec, Stretch, canonicalise, match_heads, weight_matching
 from dwflow_lite.zoo import Entry, Layout, predict
@@ -124,7 +124,7 @@ def test_exact_is_the_best_of_all_orders():
 
 def test_a_zoo_of_transformers_trains_and_aligns():
     task = load_task("digits")
-    zoo = train_zoo(task, ViT(**SMALL), members=2, epochs=1, batch_size=256, lr=3e-3)
+    zoo = train_zoo(task, ViT(**SMALL), members=2, recipe=Recipe(epochs=1, batch_size=256, lr=3e-3))
     aligned = canonicalise(zoo)
     torch.testing.assert_close(predict(aligned, task.test.x), predict(zoo, task.test.x), rtol=1e-3, atol=1e-4)
     stage = aligned.record["stages"][-1]

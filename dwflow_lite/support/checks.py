@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from math import inf
+from numbers import Real
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,3 +23,43 @@ def failing_as(message: str, kind: type[Exception] = ValueError) -> Iterator[Non
         yield
     except Exception as error:
         raise kind(f"{message} ({error})") from error
+
+
+class Range(NamedTuple):
+    """Which numbers are allowed: in words, and as a test."""
+
+    words: str
+    allows: Callable[[object], bool]
+
+
+def is_real(value: object) -> bool:
+    """Whether ``value`` is a finite real number, of Python or NumPy."""
+    return isinstance(value, Real) and -inf < value < inf
+
+
+WHOLE = Range("a whole number >= 0", is_whole)
+COUNT = Range("a whole number >= 1", lambda value: is_whole(value, 1))
+POSITIVE = Range("a number > 0", lambda value: is_real(value) and value > 0)
+NOT_NEGATIVE = Range("a number >= 0", lambda value: is_real(value) and value >= 0)
+
+
+def check_ranges(values: Mapping[str, object], ranges: Mapping[str, Range]) -> None:
+    """``ValueError`` that names every value out of its range, and what is allowed.
+
+    Args:
+        values: by name.
+        ranges: what is allowed, for each of these names.
+
+    Example:
+        >>> check_ranges({"steps": 5, "lr": 0.1}, {"steps": COUNT, "lr": POSITIVE})
+        >>> check_ranges({"steps": 0, "lr": 0.1}, {"steps": COUNT, "lr": POSITIVE})
+        Traceback (most recent call last):
+        ValueError: out of range: steps (steps must be a whole number >= 1, got 0)
+    """
+    names, reasons = [], []
+    for name, value in values.items():
+        if not ranges[name].allows(value):
+            names.append(name)
+            reasons.append(f"{name} must be {ranges[name].words}, got {value!r}")
+    if names:
+        raise ValueError(f"out of range: {', '.join(names)} ({'; '.join(reasons)})")

@@ -1,0 +1,152 @@
+"""Train some members of a zoo from start to record: the loop, the statistics of their BatchNorm, their scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from copy import deepcopy
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dwflow_lite.batchnorm import norms_with_statistics, recalibrate
+from dwflow_lite.support.checkpoints import Checkpoint
+from dwflow_lite.support.devices import one_thread, out_of_memory_as
+from dwflow_lite.tasks.task import Task
+from dwflow_lite.training.batched import train_batched
+from dwflow_lite.training.loop import train_loop
+from dwflow_lite.training.plan import Plan, no_memory_for
+from dwflow_lite.training.randomness import member_seed
+from dwflow_lite.zoo.forward import Evaluation, evaluate, together
+from dwflow_lite.zoo.layout import Layout
+from dwflow_lite.zoo.storage import append
+from dwflow_lite.zoo.zoo import Zoo
+
+SCORED_SPLITS = ("train", "validation", "test")
+ONE_THREAD_BELOW = 1_000_000  # weights of a network that trains alone: smaller ones gain nothing from a second
+
+# Starts and masks come from the generator of the process, which its threads share: jobs in threads take turns.
+_ONE_JOB_AT_A_TIME = Lock()
+
+
+def train_job(plan: Plan, members: range) -> tuple[Tensor | None, list[dict[str, Any]]]:
+    """One job, wherever it runs: train some members at once.
+
+    Returns:
+        Their weights (m, d), or None where they were written to the folder of the plan; and notes of each.
+    """
+    with _ONE_JOB_AT_A_TIME:
+        nowhere = Checkpoint(None, name="", identity="")
+        weights, notes = train_members(plan, members, members_at_once=len(members), checkpoint=nowhere)
+    if plan.folder is None:
+        return weights, notes
+    append(plan.folder, members.start, weights, notes)
+    return None, notes
+
+
+def train_members(
+    plan: Plan, members: range, *, members_at_once: int, checkpoint: Checkpoint, progress: bool = False
+) -> tuple[Tensor, list[dict[str, Any]]]:
+    """Train members, measure the statistics of their BatchNorm, and score them.
+
+    Args:
+        plan: what to train.
+        members: m neighbours.
+        members_at_once: how many in one computation.
+        checkpoint: where a half-done ``"batched"`` training is kept.
+        progress: show a bar.
+
+    Returns:
+        Weights (m, d) on the CPU, finite (a diverged member's have zeros instead of NaN and infinity); and for each
+        member the notes that a record keeps of it.
+    """
+    layout = Layout.of(plan.network)
+    parameters, history = _parameters(plan, members, members_at_once, checkpoint, progress)
+    weights = _flat(plan, layout, parameters)  # (m, d)
+    finite = torch.isfinite(weights).all(1)  # (m,)
+    zoo = Zoo(weights.nan_to_num(0.0, 0.0, 0.0), layout, deepcopy(plan.network).cpu())
+    scored_at_once = min(members_at_once, together(layout))
+    with out_of_memory_as(no_memory_for(scored_at_once)):
+        if norms_with_statistics(plan.network):
+            zoo = recalibrate(zoo, plan.task, "train", members_at_once=scored_at_once)
+        evaluations = [_evaluate(zoo, plan.task, split, scored_at_once) for split in SCORED_SPLITS]
+    for evaluation in evaluations:
+        finite &= torch.isfinite(evaluation.loss) & torch.isfinite(evaluation.score)
+    return zoo.weights, _notes(plan, members, finite, evaluations, history)
+
+
+def _parameters(
+    plan: Plan, members: range, members_at_once: int, checkpoint: Checkpoint, progress: bool
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Trained parameters by name, each (m, *shape), and mean training losses (epochs, m)."""
+    ready = plan.on_device()
+    if plan.method == "batched":
+        return train_batched(ready, members, members_at_once=members_at_once, checkpoint=checkpoint, progress=progress)
+    with one_thread(Layout.of(plan.network).size < ONE_THREAD_BELOW):
+        return train_loop(ready, members, progress=progress)
+
+
+def _flat(plan: Plan, layout: Layout, parameters: dict[str, Tensor]) -> Tensor:
+    """Weights (m, d): trained parameters beside the buffers of the template, which all members share so far."""
+    tensors = {name: parameter.detach().cpu() for name, parameter in parameters.items()}
+    members = len(next(iter(tensors.values())))
+    for name, buffer in plan.network.named_buffers():
+        tensors[name] = buffer.detach().cpu().expand(members, *buffer.shape)
+    return layout.flatten(tensors)
+
+
+def _evaluate(zoo: Zoo, task: Task, split: str, members_at_once: int) -> Evaluation:
+    """Loss and score (m,) of every member on one split, so many members at a time."""
+    losses, scores = [], []
+    for weights in zoo.weights.split(members_at_once):
+        evaluation = evaluate(Zoo(weights, zoo.layout, zoo.network), task, split)
+        losses.append(evaluation.loss)
+        scores.append(evaluation.score)
+    return Evaluation(split, torch.cat(losses), torch.cat(scores))
+
+
+def _notes(
+    plan: Plan, members: range, finite: Tensor, evaluations: list[Evaluation], history: Tensor
+) -> list[dict[str, Any]]:
+    """What the record says of each member.
+
+    Args:
+        plan: whose members they are.
+        members: m neighbours.
+        finite: (m,), whether its weights, losses and scores are.
+        evaluations: one for each split.
+        history: mean training losses (epochs, m).
+    """
+    scores = {evaluation.split: rounded(evaluation.score, 6) for evaluation in evaluations}
+    losses = {evaluation.split: rounded(evaluation.loss, 6) for evaluation in evaluations}
+    notes = []
+    for place, member in enumerate(members):
+        about = {"member": member, "seed": member_seed(plan.seed, member), "init": plan.recipe.init_of(member)}
+        if not finite[place]:
+            about["diverged"] = True
+        notes.append(
+            {
+                "members": about,
+                "scores": {split: values[place] for split, values in scores.items()},
+                "losses": {split: values[place] for split, values in losses.items()},
+                "train_loss": rounded(history[:, place], 5),
+                "held_out": member >= plan.fitted,
+            }
+        )
+    return notes
+
+
+def rounded(values: Iterable[float] | Tensor, digits: int) -> list[float | None]:
+    """Numbers to so many digits for the record; None for NaN and infinity, which JSON does not have.
+
+    Example:
+        >>> rounded([1.23456, float("nan"), 1e-9], 3)
+        [1.23, None, 1e-09]
+    """
+    numbers = []
+    for value in values:
+        number = float(value)
+        numbers.append(float(f"{number:.{digits}g}") if np.isfinite(number) else None)
+    return numbers

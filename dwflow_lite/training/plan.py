@@ -1,0 +1,72 @@
+"""All that is needed to train any members of a zoo, wherever that is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dwflow_lite.batchnorm import without_statistics
+from dwflow_lite.networks import initialise
+from dwflow_lite.tasks.task import Task
+from dwflow_lite.training.randomness import member_seed
+from dwflow_lite.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What every job of one zoo needs, and carries to another process.
+
+    Attributes:
+        task: data, loss and score.
+        network: template module.
+        recipe: how members are trained.
+        seed: of the whole zoo.
+        method: ``"batched"`` or ``"loop"``.
+        device: where members are trained.
+        fitted: so many members a generator may be fitted on; they come first.
+        total: all members, with those held out.
+        folder: where finished members are written, or None.
+    """
+
+    task: Task
+    network: nn.Module
+    recipe: Recipe
+    seed: int
+    method: str
+    device: torch.device
+    fitted: int
+    total: int
+    folder: Path | None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of one pass over the training split; the last batch may be a smaller one."""
+        return -(-len(self.task.train) // self.recipe.batch_size)
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole training."""
+        return self.recipe.epochs * self.steps_per_epoch
+
+    def start(self, member: int) -> dict[str, Tensor]:
+        """The parameters that a member starts from, by name."""
+        return initialise(self.network, self.recipe.init_of(member), member_seed(self.seed, member))
+
+    def on_device(self) -> Plan:
+        """The same plan, ready to train: data and network on the device, the network in training mode.
+
+        BatchNorm normalises by the batch at hand and keeps no running statistics; they are measured after training.
+        """
+        network = without_statistics(self.network).to(self.device).train()
+        return replace(self, task=self.task.to(self.device), network=network)
+
+
+def no_memory_for(members: int) -> str:
+    """What to do where memory runs out."""
+    return (
+        f"no memory for {members} members at once: pass a smaller members_at_once or batch_size (a checkpoint, if you "
+        "gave one, keeps the members that are finished)"
+    )
