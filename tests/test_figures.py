@@ -50,7 +50,7 @@ def every_figure(world):
         "trajectories": figures.draw_trajectories({"a": torch.randn(3, 7, 2)}, plane),
         "dispersion": figures.draw_accuracy_dispersion({"one": report, "two": report}),
         "audits": figures.draw_audit({"one": report, "two": report}),
-        "curves": figures.draw_learning_curves(zoo),
+        "curves": figures.draw_learning_curves(zoo, "test"),
         "scores": figures.draw_scores({"zoo": zoo.scores(), "one": torch.tensor([0.3])}, "title", chance=0.1),
         "barriers": figures.draw_barriers({"aligned": curve, "other": curve}),
         "matrices": figures.draw_matrices({"a": torch.randn(3, 4), "b": torch.randn(3, 4)}, "x", "y"),

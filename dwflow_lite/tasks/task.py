@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dwflow_lite.support.checks import check_options
 from dwflow_lite.tasks.arrays import (
     Reading,
     check_cut,
@@ -25,9 +24,6 @@ from dwflow_lite.tasks.arrays import (
 )
 from dwflow_lite.tasks.measures import KINDS, MEASURES, SCORES
 from dwflow_lite.tasks.splits import FRACTIONS, SPLITS, Split
-
-# What Task.from_arrays may be told besides the arrays.
-OPTIONS = ("kind", "metric", "tokens", "outputs", "fractions", "standardise", "seed", "name")
 
 
 class DataNotFoundError(FileNotFoundError):
@@ -238,20 +234,36 @@ class Task:
         return cls(name, kind, int(outputs), splits, positions, int(seed), metric)
 
     @classmethod
-    def from_npz(cls, path: str | Path, **options: object) -> Task:
+    def from_npz(  # noqa: PLR0913 - the options of from_arrays, each by its name
+        cls,
+        path: str | Path,
+        *,
+        kind: str = "classification",
+        metric: str = "",
+        tokens: bool = False,
+        outputs: int | None = None,
+        fractions: Mapping[str, float] = FRACTIONS,
+        standardise: bool = False,
+        seed: int = 0,
+        name: str | None = None,
+    ) -> Task:
         """Read an ``.npz`` in the Keras convention: ``x_train, y_train, x_test, y_test``.
 
         Args:
-            path: of the file. Its name, without suffix, is the name of the task.
-            options: those of :meth:`from_arrays` that are no arrays: ``kind``, ``metric``, ``tokens``, ``outputs``,
-                ``fractions``, ``standardise``, ``seed``, ``name``.
+            path: of the file.
+            kind: this and the others as in :meth:`from_arrays`.
+            metric: what the score is.
+            tokens: inputs are whole numbers and stay so.
+            outputs: number of classes.
+            fractions: share of ``x_train`` for each split but ``test``.
+            standardise: scale every feature as train says.
+            seed: of the cut.
+            name: what reports call the task; by default the name of the file, without suffix.
 
         Raises:
             DataNotFoundError: no such file.
-            TypeError: an option that is none of these.
             ValueError: a corrupt file, missing arrays, or arrays that :meth:`from_arrays` refuses.
         """
-        check_options("Task.from_npz", options, OPTIONS)
         path = Path(path)
         if not path.is_file():
             raise DataNotFoundError(f"no file {path}")
@@ -261,5 +273,12 @@ class Task:
             without_column_axis(arrays["y_train"]),
             x_test=arrays["x_test"],
             y_test=without_column_axis(arrays["y_test"]),
-            **({"name": path.stem} | options),
+            kind=kind,
+            metric=metric,
+            tokens=tokens,
+            outputs=outputs,
+            fractions=fractions,
+            standardise=standardise,
+            seed=seed,
+            name=path.stem if name is None else name,
         )
