@@ -83,6 +83,18 @@ def test_one_pair_is_drawn_on_the_axes_of_all(world):
     assert drawn == [4, 2]  # the repaired mean is dashed
 
 
+def test_learning_curves_stand_on_the_split_that_is_typed(world):
+    def names(figure):
+        return [text.get_text() for text in figure.axes[1].get_legend().get_texts()]
+
+    zoo = world[1]
+    assert names(figures.draw_learning_curves(zoo)) == ["train", "validation"]  # "test" is never a default
+    assert names(figures.draw_learning_curves(zoo, split="test")) == ["train", "test"]
+    assert names(figures.draw_learning_curves(zoo, split="train")) == ["train"]
+    with pytest.raises(ValueError):
+        figures.draw_learning_curves(zoo, split="dev")
+
+
 def test_images_are_titled(world):
     figure = figures.draw_images(world[0].train.x[:3], ["1", "2", "3"], columns=2)
     assert [ax.get_title() for ax in figure.axes] == ["1", "2", "3"]
