@@ -51,7 +51,7 @@ def every_figure(world):
         "trajectories": figures.draw_trajectories({"a": torch.randn(3, 7, 2)}, plane),
         "dispersion": figures.draw_accuracy_dispersion({"one": report, "two": report}),
         "audits": figures.draw_audit({"one": report, "two": report}),
-        "curves": figures.draw_learning_curves(zoo),
+        "curves": figures.draw_learning_curves(zoo, "test"),
         "scores": figures.draw_scores({"zoo": zoo.scores(), "one": torch.tensor([0.3])}, "title", chance=0.1),
         "barriers": figures.draw_barriers({"aligned": curve, "other": curve}),
         "matrices": figures.draw_matrices({"a": torch.randn(3, 4), "b": torch.randn(3, 4)}, "x", "y"),
@@ -82,6 +82,18 @@ def test_one_pair_is_drawn_on_the_axes_of_all(world):
     assert limits[0] == limits[1] == limits[2]
     drawn = [len(figures.draw_barriers({"a": curve}, pair=p).axes[0].lines) for p in (None, 0)]
     assert drawn == [4, 2]  # the repaired mean is dashed
+
+
+def test_learning_curves_stand_on_the_split_that_is_typed(world):
+    def names(figure):
+        return [text.get_text() for text in figure.axes[1].get_legend().get_texts()]
+
+    zoo = world[1]
+    assert names(figures.draw_learning_curves(zoo)) == ["train", "validation"]  # "test" is never a default
+    assert names(figures.draw_learning_curves(zoo, split="test")) == ["train", "test"]
+    assert names(figures.draw_learning_curves(zoo, split="train")) == ["train"]
+    with pytest.raises(ValueError):
+        figures.draw_learning_curves(zoo, split="dev")
 
 
 def test_images_are_titled(world):

@@ -144,6 +144,25 @@ def test_behaviour_tells_forward_passes_apart_and_not_weights():
     assert behaviour_of(one, (5,)) == []
 
 
+@pytest.mark.parametrize(
+    ("network", "shape", "outputs"),
+    [
+        (MLP([64, 5, 5, 3], "tanh"), (64,), [-0.348704, 0.770405, -0.751876, -0.186442, 0.537352, -1.02106]),
+        (
+            ResNet((4, 6), 1, channels=1, outputs=3, norm="layer"),
+            (1, 8, 8),
+            [-0.981026, -0.764278, -0.553077, -1.01088, -0.719625, -0.502301],
+        ),
+        (ViT(8, 4, 12, 2, 3, hidden=10, channels=1, outputs=2), (1, 8, 8), [-0.673362, -1.47724, -0.932892, -2.2311]),
+    ],
+)
+def test_behaviours_are_those_that_older_records_name(network, shape, outputs):
+    assert behaviour_of(network, shape) == pytest.approx(outputs, rel=1e-4)
+    assert behaviour_of(network.double(), shape, training=True) == pytest.approx(outputs, rel=1e-4)
+    other = MLP([64, 5, 5, 3])
+    assert behaviour_of(other, (64,)) != pytest.approx(outputs[:6], rel=1e-4)  # control
+
+
 # -- starts ---------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import socket
 import struct
 import urllib.error
@@ -210,6 +211,35 @@ def test_numpy_integers_are_integers():
     assert type(numpy.seed) is type(numpy.outputs) is int
 
 
+# Of seed 0, in version 0.1.0: zoos on disk name them, and an audit refuses another.
+FINGERPRINTS = {"digits": "ad431bde16b0", "iris": "2b8acc593a5f", "reviews": "81bdaba4d3e9"}
+
+
+@pytest.mark.parametrize("name", FINGERPRINTS)
+def test_the_tasks_of_the_course_are_those_of_earlier_versions(name):
+    assert load_task(name).fingerprint == FINGERPRINTS[name]
+    assert load_task(name, seed=1).fingerprint != FINGERPRINTS[name]  # control
+
+
+def test_a_task_is_equal_to_itself_alone():
+    task, again = load_task("iris"), load_task("iris")
+    assert task == task and task != again and len({task, again, task}) == 2
+    assert task.train == task.train and task.train != again.train and len({task.train, again.train}) == 2
+    assert task.fingerprint == again.fingerprint  # what to compare instead
+    with pytest.raises(RuntimeError, match="Boolean value of Tensor"):  # control: contents have no one answer
+        bool(task.train.x == again.train.x)
+
+
+def test_an_option_that_a_task_does_not_have_is_named_with_those_it_has():
+    with pytest.raises(
+        TypeError, match=r"load_task\('reviews'\) has no option 'exampels': choose from seed, examples$"
+    ):
+        load_task("reviews", exampels=500)
+    with pytest.raises(TypeError, match=r"load_task\('iris'\) has no option 'folder': choose from seed$"):
+        load_task("iris", folder="data")
+    assert sum(len(load_task("reviews", examples=500).split(s)) for s in SPLITS) == 500  # control
+
+
 def test_overlapping_indices_are_refused():
     task = Task.from_arrays(X, Y)
     rebuilt = Task("t", task.kind, task.outputs, task.splits, task.indices)  # control
@@ -219,6 +249,8 @@ def test_overlapping_indices_are_refused():
         Task("t", task.kind, task.outputs, task.splits, shared)
     with pytest.raises(ValueError, match=r"\['validation'\] are empty or missing"):
         Task("t", task.kind, 3, {s: v for s, v in task.splits.items() if s != "validation"}, task.indices)
+    with pytest.raises(ValueError, match="no task kind 'ranking': choose one of classification, regression"):
+        Task("t", "ranking", 3, task.splits, task.indices)
 
 
 def test_unknown_names():
@@ -360,6 +392,27 @@ def test_npz_that_cannot_be_read(tmp_path):
             Task.from_npz(path)
 
 
+def test_npz_takes_the_options_of_arrays_and_no_other(tmp_path):
+    def options(function):
+        return {n: p.default for n, p in inspect.signature(function).parameters.items() if p.kind == p.KEYWORD_ONLY}
+
+    arrays_options = options(Task.from_arrays)
+    assert arrays_options.pop("x_test") is arrays_options.pop("y_test") is None
+    assert options(Task.from_npz) == arrays_options | {"name": None}
+    x = arrays(90, 3)[0]
+    path = keras_file(tmp_path / "mine.npz", y_train=x[:, :2], y_test=x[:20, :2])
+    given = {"kind": "regression", "metric": "Spearman", "standardise": True, "seed": 5, "name": "n"}
+    given["fractions"] = tasks.FRACTIONS | {"train": 0.3}
+    read, same = Task.from_npz(path, **given), Task.from_arrays(x, x[:, :2], x_test=x[:20], y_test=x[:20, :2], **given)
+    assert read.fingerprint == same.fingerprint and read.name == "n" and read.seed == 5
+    assert Task.from_npz(keras_file(tmp_path / "labels.npz"), outputs=7).outputs == 7
+    tokens = np.arange(180).reshape(90, 2) % 7
+    words = keras_file(tmp_path / "tokens.npz", x_train=tokens, x_test=tokens[:20])
+    assert Task.from_npz(words, tokens=True).train.x.dtype == torch.int64
+    with pytest.raises(TypeError, match=r"from_npz.* unexpected keyword argument 'sed'"):
+        Task.from_npz(path, sed=5)
+
+
 def test_npz_never_unpickles(tmp_path):
     path = keras_file(tmp_path / "pickled.npz", x_train=np.array([{"a": 1}] * 90, dtype=object))
     with pytest.raises(ValueError, match=r"plain arrays .*allow_pickle=False"):
@@ -465,6 +518,7 @@ def test_cifar_comes_with_channels_first(tmp_path, monkeypatch):
     monkeypatch.setattr("torchvision.datasets.CIFAR10", Fake)
     task = load_task("cifar10", folder=tmp_path)
     assert task.input_shape == (3, 32, 32) and task.outputs == 10 and len(task.test) == 50
+    assert task.train.x.is_contiguous()
     assert [len(task.split(s)) for s in ("train", "calibration", "validation")] == pytest.approx([352, 8, 40], abs=6)
     kept = torch.from_numpy(Fake(None, False, False).data / 255).float()
     given, found = (t[t.flatten(1).sum(1).argsort()] for t in (kept, task.test.x))  # splits are shuffled

@@ -1,18 +1,11 @@
 """What a network is trained to do: data in four disjoint splits, a loss and a score."""
 
-from dwflow_lite.tasks.datasets import (
-    TASKS,
-    cifar10,
-    data_folders,
-    digits,
-    fashion_mnist,
-    iris,
-    load_task,
-    mnist,
-    reviews,
-    yelp,
-)
-from dwflow_lite.tasks.task import FRACTIONS, KINDS, SPLITS, DataNotFoundError, Split, Task
+from dwflow_lite.tasks.datasets import TASKS, digits, iris, load_task, reviews, yelp
+from dwflow_lite.tasks.images import cifar10, data_folders, fashion_mnist, mnist
+from dwflow_lite.tasks.measures import KINDS
+from dwflow_lite.tasks.splits import FRACTIONS, SPLITS, Split
+from dwflow_lite.tasks.task import DataNotFoundError, Task
+from dwflow_lite.tasks.text import Vocabulary, made_vocabulary, make_reviews, read_reviews
 
 __all__ = [
     "FRACTIONS",
@@ -22,13 +15,17 @@ __all__ = [
     "DataNotFoundError",
     "Split",
     "Task",
+    "Vocabulary",
     "cifar10",
     "data_folders",
     "digits",
     "fashion_mnist",
     "iris",
     "load_task",
+    "made_vocabulary",
+    "make_reviews",
     "mnist",
+    "read_reviews",
     "reviews",
     "yelp",
 ]

@@ -1,24 +1,27 @@
-"""The tasks of the course: embedded, made, downloaded, or read from files."""
+"""The tasks of the course by name: embedded in scikit-learn, made from a seed, or read from files."""
 
 from __future__ import annotations
 
-import os
+import inspect
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from dwflow_lite.support.checks import failing_as
-from dwflow_lite.tasks.task import DataNotFoundError, Split, Task
+from dwflow_lite.support.checks import check_options
+from dwflow_lite.tasks.images import cifar10, fashion_mnist, mnist
+from dwflow_lite.tasks.splits import Split
+from dwflow_lite.tasks.task import DataNotFoundError, Task
 from dwflow_lite.tasks.text import Vocabulary, made_vocabulary, make_reviews, read_reviews
 
 
 def digits(seed: int = 0) -> Task:
-    """1,797 grey images of 8 × 8 pixels, ten classes (scikit-learn, embedded)."""
+    """1,797 grey images of 8 × 8 pixels, in [0, 1], ten classes (scikit-learn, embedded)."""
     from sklearn.datasets import load_digits
 
-    images, labels = load_digits(return_X_y=True)
+    images, labels = load_digits(return_X_y=True)  # (1797, 64), from 0 to 16
     x = (images / 16).reshape(-1, 1, 8, 8)
     return Task.from_arrays(x, labels, seed=seed, name="digits")
 
@@ -32,118 +35,139 @@ def iris(seed: int = 0) -> Task:
     return Task.from_arrays(x, y, fractions=fractions, standardise=True, seed=seed, name="iris")
 
 
-def data_folders() -> list[Path]:
-    """Where downloadable data is looked for: ``$DWFLOW_DATA``, ``./data``, the repository's, the user's cache."""
-    named = [Path(os.environ["DWFLOW_DATA"])] if os.environ.get("DWFLOW_DATA") else []
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dwflow_lite"
-    return [*named, Path("data"), Path(__file__).resolve().parents[2] / "data", cache]
-
-
-def _torchvision_images(which: str, seed: int, folder: str | Path | None, download: bool) -> Task:
-    """A torchvision image set, cut; torchvision verifies the checksum of what it downloads."""
-    with failing_as(f"{which} needs torchvision; try `python -m dwflow_lite check`", RuntimeError):
-        from torchvision import datasets
-    make = getattr(datasets, which)
-    folders = [Path(folder)] if folder else data_folders()
-    for place in folders:
-        try:
-            parts = [make(root=str(place), train=train, download=False) for train in (True, False)]
-            break
-        except Exception as error:
-            if "Dataset not found" in str(error):
-                continue
-            raise ValueError(f"the {which} files in {place} are damaged ({error}); delete {which}/raw there") from error
-    else:
-        looked = ", ".join(map(str, folders))
-        if not download:
-            raise DataNotFoundError(
-                f"{which} is in none of: {looked}. Set DWFLOW_DATA to its folder or pass download=True"
-            )
-        place = Path(folder) if folder else folders[0] if os.environ.get("DWFLOW_DATA") else folders[-1]
-        try:
-            parts = [make(root=str(place), train=train, download=True) for train in (True, False)]
-        except Exception as error:
-            raise DataNotFoundError(
-                f"{which} is in none of: {looked}, and could not be downloaded to {place} ({error}). Offline? "
-                f"Copy the {which}/raw files of a machine that has them and set DWFLOW_DATA to their folder"
-            ) from error
-    (x, y), (x_test, y_test) = [(_channels_first(np.asarray(p.data)), np.asarray(p.targets)) for p in parts]
-    fractions = {"train": 0.88, "calibration": 0.02, "validation": 0.1, "test": 0.0}
-    options = {"fractions": fractions, "seed": seed, "name": which.lower(), "outputs": 10}
-    return Task.from_arrays(x, y, x_test=x_test, y_test=y_test, **options)
-
-
-def _channels_first(images: np.ndarray) -> np.ndarray:
-    return images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
-
-
-def cifar10(seed: int = 0, folder: str | Path | None = None, download: bool = True) -> Task:
-    """CIFAR-10, 3 × 32 × 32: 44,000 train / 1,000 calibration / 5,000 validation, the official 10,000 test images."""
-    return _torchvision_images("CIFAR10", seed, folder, download)
-
-
-def mnist(seed: int = 0, folder: str | Path | None = None, download: bool = True) -> Task:
-    """MNIST, 28 × 28: 52,800 train / 1,200 calibration / 6,000 validation images, the official 10,000 test images."""
-    return _torchvision_images("MNIST", seed, folder, download)
-
-
-def fashion_mnist(seed: int = 0, folder: str | Path | None = None, download: bool = True) -> Task:
-    """Fashion-MNIST, 28 × 28, cut as :func:`mnist`."""
-    return _torchvision_images("FashionMNIST", seed, folder, download)
-
-
-STARS = {"kind": "regression", "metric": "Spearman", "tokens": True}
-
-
 def reviews(seed: int = 0, examples: int = 7000) -> Task:
-    """Made reviews (:func:`dwflow_lite.reviews.make_reviews`): 13 tokens, stars from 0 to 1, scored by rank."""
+    """Made reviews (:func:`make_reviews`): 13 tokens, stars from 0 to 1, scored by rank.
+
+    Args:
+        seed: of the reviews and of the cut.
+        examples: how many reviews.
+    """
     texts, stars = make_reviews(examples, seed)
     tokens = made_vocabulary().encode(texts, 13)
-    return Task.from_arrays(tokens, (stars - 1) / 4, seed=seed, name="reviews", **STARS)
+    return Task.from_arrays(
+        tokens,
+        _from_zero_to_one(stars),
+        kind="regression",
+        metric="Spearman",
+        tokens=True,
+        seed=seed,
+        name="reviews",
+    )
 
 
 def yelp(
-    seed: int = 0, file: str | Path | None = None, test_file: str | Path | None = None, examples: int | None = None,
-    words: int = 30_000, length: int = 128,
-) -> Task:  # fmt: skip
+    seed: int = 0,
+    file: str | Path | None = None,
+    test_file: str | Path | None = None,
+    examples: int | None = None,
+    words: int = 30_000,
+    length: int = 128,
+) -> Task:
     """Reviews of a file of yours, as Yelp's: tokens, stars from 0 to 1, scored by rank.
 
     Args:
         seed: of the cut.
-        file: see :func:`dwflow_lite.reviews.read_reviews`. Of equal texts the first is kept.
-        test_file: the official test set, which becomes the test split; without it one is cut from ``file``.
+        file: see :func:`read_reviews`. Of equal texts the first is kept.
+        test_file: the official test set, which becomes the test split; without it one is cut from ``file``. No text of
+            it is trained on, should ``file`` hold it too.
         examples: read at most so many of each file.
-        words: size of the vocabulary, which the train split alone decides. length: of a text; longer ones are cut.
+        words: size of the vocabulary, which the train split alone decides.
+        length: of a text in tokens; longer ones are cut.
 
     Raises:
-        DataNotFoundError: no file is given, or it is not there. ValueError: it holds anything but reviews.
+        DataNotFoundError: no file is given, or it is not there.
+        ValueError: it holds anything but reviews.
     """
-    if file is None or (missing := [f for f in (file, test_file) if f and not Path(f).is_file()]):
-        raise DataNotFoundError(
-            f"no file {'given' if file is None else missing[0]}: get train.csv and test.csv of yelp_review_full (or "
-            "yelp_academic_dataset_review.json) and pass load_task('yelp', file='train.csv', test_file='test.csv')"
-        )
-    told: dict[str, int] = {}
-    tested = 0
-    for source in filter(None, (test_file, file)):  # a text of the test set is none to train on
-        tested = len(told)
-        for text, star in zip(*read_reviews(source, examples), strict=True):
-            told.setdefault(text, star)
-    texts, rows, y = list(told), np.arange(len(told))[:, None], (np.array(list(told.values())) - 1) / 4
-    official = {"x_test": rows[:tested], "y_test": y[:tested]} if test_file else {}
-    task = Task.from_arrays(rows[tested:], y[tested:], seed=seed, name="yelp", **official, **STARS)
-    said = {s: [texts[i] for i in v.x[:, 0]] for s, v in task.splits.items()}
-    vocabulary = Vocabulary.of(said["train"], words)
-    tokens = {s: torch.from_numpy(vocabulary.encode(texts, length)) for s, texts in said.items()}
-    return replace(task, splits={s: Split(x, task.splits[s].y) for s, x in tokens.items()})
+    _check_review_files(file, test_file)
+    stars_of: dict[str, int] = {}  # text -> stars; a text met again keeps its first
+    if test_file is not None:
+        _add_reviews(stars_of, test_file, examples)
+    tested = len(stars_of)
+    _add_reviews(stars_of, file, examples)
+    texts = list(stars_of)
+    stars = np.array(list(stars_of.values()))
+
+    # The cut comes before the words, which train alone decides: so cut the positions of the texts.
+    positions = np.arange(len(texts))[:, None]  # (n, 1)
+    targets = _from_zero_to_one(stars)
+    official = {"x_test": positions[:tested], "y_test": targets[:tested]} if test_file is not None else {}
+    task = Task.from_arrays(
+        positions[tested:],
+        targets[tested:],
+        **official,
+        kind="regression",
+        metric="Spearman",
+        tokens=True,
+        seed=seed,
+        name="yelp",
+    )
+    texts_of = {name: [texts[i] for i in split.x[:, 0]] for name, split in task.splits.items()}
+    vocabulary = Vocabulary.of(texts_of["train"], words)
+    splits = {
+        name: Split(torch.from_numpy(vocabulary.encode(texts_of[name], length)), split.y)
+        for name, split in task.splits.items()
+    }
+    return replace(task, splits=splits)
 
 
-TASKS = {"digits": digits, "iris": iris, "mnist": mnist, "fashion_mnist": fashion_mnist, "cifar10": cifar10,
-         "reviews": reviews, "yelp": yelp}  # fmt: skip
+def _from_zero_to_one(stars: np.ndarray) -> np.ndarray:
+    """Stars 1 … 5 (n,) as targets 0 … 1 (n,)."""
+    return (stars - 1) / 4
+
+
+def _check_review_files(file: str | Path | None, test_file: str | Path | None) -> None:
+    """``DataNotFoundError`` that says which files to get, unless those named are there."""
+    advice = (
+        "get train.csv and test.csv of yelp_review_full (or yelp_academic_dataset_review.json) and pass "
+        "load_task('yelp', file='train.csv', test_file='test.csv')"
+    )
+    if file is None:
+        raise DataNotFoundError(f"no file given: {advice}")
+    for path in (file, test_file):
+        if path is not None and not Path(path).is_file():
+            raise DataNotFoundError(f"no file {path}: {advice}")
+
+
+def _add_reviews(stars_of: dict[str, int], path: str | Path, limit: int | None) -> None:
+    """Add the texts of a file that are not in ``stars_of`` yet, with their stars."""
+    texts, stars = read_reviews(path, limit)
+    for text, star in zip(texts, stars, strict=True):
+        stars_of.setdefault(text, star)
+
+
+TASKS: dict[str, Callable[..., Task]] = {
+    "digits": digits,
+    "iris": iris,
+    "mnist": mnist,
+    "fashion_mnist": fashion_mnist,
+    "cifar10": cifar10,
+    "reviews": reviews,
+    "yelp": yelp,
+}
 
 
 def load_task(name: str, seed: int = 0, **options: object) -> Task:
-    """A task of the course by name (one of ``TASKS``: ``digits``, ``iris``, ``reviews``, …), cut from ``seed``."""
+    """A task of the course by name.
+
+    Args:
+        name: one of ``TASKS``: ``digits``, ``iris``, ``mnist``, ``fashion_mnist``, ``cifar10``, ``reviews``, ``yelp``.
+        seed: of the cut; one seed gives one cut, always.
+        options: of that task alone: ``folder`` and ``download`` of the image sets, ``examples`` of ``reviews``,
+            ``file`` and others of :func:`yelp`.
+
+    Raises:
+        ValueError: no task of that name.
+        TypeError: an option that the task does not have.
+        DataNotFoundError: the files of the task are not there.
+
+    Example:
+        >>> task = load_task("iris")
+        >>> task.kind, task.outputs, task.input_shape
+        ('classification', 3, (4,))
+        >>> {split: len(task.split(split)) for split in task.splits}
+        {'train': 75, 'calibration': 15, 'validation': 30, 'test': 30}
+    """
     if name not in TASKS:
         raise ValueError(f"no task {name!r}: choose one of {', '.join(TASKS)}, or build one with Task.from_arrays")
+    check_options(f"load_task({name!r})", options, list(inspect.signature(TASKS[name]).parameters))
     return TASKS[name](seed=seed, **options)

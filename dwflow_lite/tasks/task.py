@@ -1,8 +1,4 @@
-"""What a network is trained to do: arrays in four disjoint splits, a loss and a score.
-
-* ``train`` fits weights; ``calibration`` re-estimates BatchNorm statistics; ``validation`` makes choices;
-  ``test`` is read once, to report. No other room of the package ever cuts data again.
-"""
+"""What a network is trained to do: arrays in four disjoint splits, a loss and a score."""
 
 from __future__ import annotations
 
@@ -16,43 +12,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dwflow_lite.support.checks import failing_as, is_whole
-from dwflow_lite.tasks.arrays import _array, _column, _cut, _pair
-
-SPLITS = ("train", "calibration", "validation", "test")
-
-
-FRACTIONS = {"train": 0.6, "calibration": 0.05, "validation": 0.15, "test": 0.2}
-
-
-SCORES = {"classification": ("accuracy",), "regression": ("R²", "Spearman")}  # the first is the default
-
-
-KINDS = tuple(SCORES)
+from dwflow_lite.tasks.arrays import (
+    Reading,
+    check_cut,
+    check_same_scale,
+    check_same_shapes,
+    cut,
+    read_npz,
+    standardised,
+    without_column_axis,
+)
+from dwflow_lite.tasks.measures import KINDS, MEASURES, SCORES
+from dwflow_lite.tasks.splits import FRACTIONS, SPLITS, Split
 
 
 class DataNotFoundError(FileNotFoundError):
     """A data set is neither in a data folder nor to be downloaded."""
 
 
-@dataclass(frozen=True)
-class Split:
-    """One split: inputs ``x`` of shape (n, ...) and targets ``y`` of shape (n,) or (n, outputs)."""
-
-    x: Tensor
-    y: Tensor
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def inputs(self, like: Tensor) -> Tensor:
-        """``x`` on the device of ``like``, and in its dtype; whole numbers (tokens) keep theirs."""
-        return self.x.to(like.device, like.dtype if self.x.is_floating_point() else None)
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Task:
     """Data in four disjoint splits, with the loss that trains on it and the score that reports it.
+
+    Two tasks are equal (``==``, and as keys of a dict) only if they are one object, like two modules of PyTorch: the
+    tensors inside may be changed in place. Whether two tasks hold the same data, cut alike, say their
+    :attr:`fingerprint` values.
 
     Attributes:
         name: what reports call it.
@@ -63,6 +47,9 @@ class Task:
         seed: what the cut was drawn from.
         metric: which of :meth:`measures` is the score: ``"accuracy"``; ``"R²"`` (default of regression) or
             ``"Spearman"``. Empty: the default of the kind.
+
+    Raises:
+        ValueError: an unknown kind or metric, an empty or missing split, or splits that share an example.
     """
 
     name: str
@@ -74,14 +61,21 @@ class Task:
     metric: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "metric", self.metric or SCORES[self.kind][0])
-        if self.metric not in SCORES[self.kind]:
-            raise ValueError(f"no metric {self.metric!r} of {self.kind}: choose one of {', '.join(SCORES[self.kind])}")
-        if missing := [s for s in SPLITS if s not in self.splits or not len(self.splits[s])]:
+        if self.kind not in KINDS:
+            raise ValueError(f"no task kind {self.kind!r}: choose one of {', '.join(KINDS)}")
+        scores = SCORES[self.kind]
+        if not self.metric:
+            object.__setattr__(self, "metric", scores[0])
+        if self.metric not in scores:
+            raise ValueError(f"no metric {self.metric!r} of {self.kind}: choose one of {', '.join(scores)}")
+        missing = [s for s in SPLITS if s not in self.splits or len(self.splits[s]) == 0]
+        if missing:
             raise ValueError(f"task {self.name!r}: split(s) {missing} are empty or missing; all of {SPLITS} are needed")
-        parts = [np.asarray(self.indices[s]) for s in SPLITS]
-        if len(np.unique(np.concatenate(parts))) != sum(map(len, parts)):
+        positions = np.concatenate([np.asarray(self.indices[s]) for s in SPLITS])
+        if len(np.unique(positions)) != len(positions):
             raise ValueError(f"task {self.name!r}: the splits overlap; every example belongs to one split only")
+
+    # -- data ---------------------------------------------------------------------------------------------
 
     @property
     def train(self) -> Split:
@@ -105,7 +99,7 @@ class Task:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of one input."""
+        """Shape of one input, without the axis of examples."""
         return tuple(self.train.x.shape[1:])
 
     def split(self, name: str) -> Split:
@@ -116,22 +110,45 @@ class Task:
 
     def to(self, device: torch.device | str) -> Task:
         """The same task with its tensors on ``device``."""
-        return replace(self, splits={s: Split(v.x.to(device), v.y.to(device)) for s, v in self.splits.items()})
+        moved = {name: Split(split.x.to(device), split.y.to(device)) for name, split in self.splits.items()}
+        return replace(self, splits=moved)
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hexadecimal digits that change when an example, the cut or the metric changes."""
+        default = SCORES[self.kind][0]
+        metric = "" if self.metric == default else self.metric
+        digest = hashlib.sha256((self.kind + metric).encode())
+        for name in SPLITS:
+            for values in (self.splits[name].x, self.splits[name].y):
+                digest.update(np.ascontiguousarray(values.cpu().numpy()).tobytes())
+        return digest.hexdigest()[:12]
+
+    # -- loss and score -----------------------------------------------------------------------------------
 
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """Mean loss over examples: ``outputs`` (..., n, outputs), ``y`` (..., n[, outputs]) -> (...)."""
-        if self.kind == "classification":
-            y = y.expand(outputs.shape[:-1])
-            losses = F.cross_entropy(outputs.reshape(-1, self.outputs), y.reshape(-1), reduction="none")
-            return losses.view(outputs.shape[:-1]).mean(-1)
-        return (outputs - y).square().mean((-2, -1))
+        """Mean loss over examples, of one network or of many at once.
+
+        Args:
+            outputs: of the networks, (..., n, outputs).
+            y: labels (..., n) or targets (..., n, outputs); one set for all networks, or one for each.
+
+        Returns:
+            One loss for each network, (...): cross-entropy in nats, or mean squared error.
+        """
+        if self.kind == "regression":
+            return (outputs - y).square().mean((-2, -1))
+        networks_and_examples = outputs.shape[:-1]  # (..., n)
+        y = y.expand(networks_and_examples)
+        losses = F.cross_entropy(outputs.reshape(-1, self.outputs), y.reshape(-1), reduction="none")
+        return losses.view(networks_and_examples).mean(-1)
 
     def score(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """The metric of the task (1 is perfect): ``outputs`` (..., n, outputs) -> (...)."""
+        """The metric of the task (1 is perfect): shapes as in :meth:`loss`."""
         return MEASURES[self.kind][self.metric](outputs, y)
 
     def measures(self, outputs: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """Every measure of the kind, by name, each (...): ``outputs`` (..., n, outputs), ``y`` (..., n[, outputs]).
+        """Every measure of the kind, by name: shapes as in :meth:`loss`.
 
         Classification: accuracy in [0, 1]. Regression: R², mean absolute error, and Spearman's rank correlation (equal
         values share the mean of their ranks; mean over outputs; 0 where the predictions, or targets, do not vary).
@@ -143,18 +160,10 @@ class Task:
         """``"accuracy"``, ``"R²"`` or ``"Spearman"``."""
         return self.metric
 
-    @property
-    def fingerprint(self) -> str:
-        """Twelve hexadecimal digits that change when an example, the cut or the metric changes."""
-        metric = "" if self.metric == SCORES[self.kind][0] else self.metric
-        digest = hashlib.sha256((self.kind + metric).encode())
-        for name in SPLITS:
-            digest.update(np.ascontiguousarray(self.splits[name].x.cpu().numpy()).tobytes())
-            digest.update(np.ascontiguousarray(self.splits[name].y.cpu().numpy()).tobytes())
-        return digest.hexdigest()[:12]
+    # -- from a reader's data -----------------------------------------------------------------------------
 
     @classmethod
-    def from_arrays(
+    def from_arrays(  # noqa: PLR0913 - the door for a reader's own data: each option is one decision about it
         cls,
         x: np.ndarray | Tensor,
         y: np.ndarray | Tensor,
@@ -189,94 +198,87 @@ class Task:
 
         Raises:
             ValueError: shapes or dtypes that do not fit, NaN or infinite values, labels out of range, empty splits.
+
+        Example:
+            >>> x = np.random.default_rng(0).normal(size=(100, 4))
+            >>> y = (x[:, 0] > 0).astype(int)
+            >>> task = Task.from_arrays(x, y, seed=1)
+            >>> task.outputs, task.input_shape, len(task.train)
+            (2, (4,), 60)
         """
-        if kind not in KINDS:
-            raise ValueError(f"no task kind {kind!r}: choose one of {', '.join(KINDS)}")
-        if tokens and standardise:
-            raise ValueError("tokens are names, not amounts: leave standardise out")
+        # Check.
+        reading = Reading(kind, outputs, tokens, standardise)
         if (x_test is None) != (y_test is None):
             raise ValueError("give both x_test and y_test, or neither")
-        if set(fractions) != set(SPLITS) or min(fractions.values()) < 0:
-            raise ValueError(f"fractions must give a share >= 0 for each of {SPLITS}, got {dict(fractions)}")
-        if not is_whole(seed):
-            raise ValueError(f"seed must be a whole number >= 0, got {seed!r}")
-        if outputs is not None and (kind == "regression" or not is_whole(outputs, 1)):
-            raise ValueError(f"outputs is a whole number >= 1 of classes; leave it out in regression; got {outputs!r}")
-        scaled = () if tokens or x_test is None else (x, x_test)
-        if len({_array(a, "x or x_test").dtype == np.uint8 for a in scaled}) > 1:
-            raise ValueError("of x and x_test one is bytes (divided by 255), one is not: make both uint8 or both float")
-        x, y = _pair(x, y, kind, outputs, tokens, "")
-        sources = [(x, y, SPLITS if x_test is None else SPLITS[:3])]
+        check_cut(fractions, seed)
+        if x_test is not None and not tokens:
+            check_same_scale(x, x_test)
+        examples = reading.examples(x, y)
+        sources = [(examples, SPLITS)]
         if x_test is not None:
-            xt, yt = _pair(x_test, y_test, kind, outputs, tokens, "_test")
-            if xt.shape[1:] != x.shape[1:]:
-                raise ValueError(f"x_test has inputs of shape {xt.shape[1:]}, x of shape {x.shape[1:]}")
-            if yt.shape[1:] != y.shape[1:]:
-                raise ValueError(f"y_test has targets of shape {yt.shape[1:]}, y of shape {y.shape[1:]}")
-            sources.append((xt, yt, SPLITS[3:]))
-        rng, offset, splits, indices = np.random.default_rng(seed), 0, {}, {}
-        for xs, ys, names in sources:
-            for split, rows in _cut(ys, kind, {s: fractions[s] for s in names}, rng).items():
-                splits[split], indices[split] = (xs[rows], ys[rows]), rows + offset
-            offset += len(xs)
+            official = reading.examples(x_test, y_test, "_test")
+            check_same_shapes(examples, official)
+            sources = [(examples, ("train", "calibration", "validation")), (official, ("test",))]
+
+        # Cut and scale.
+        parts, positions = cut(sources, kind == "classification", fractions, seed)
         if standardise:
-            mean, std = (f(splits["train"][0], axis=0, dtype=np.float64) for f in (np.mean, np.std))
-            std[std < 1e-6 * np.maximum(1, np.abs(mean))] = 1.0
-            splits = {s: (((xs - mean) / std).astype(np.float32), ys) for s, (xs, ys) in splits.items()}
-        labels = 1 + max(ys.max() for _, ys, _ in sources)
-        outputs = y.shape[1] if kind == "regression" else int(outputs or labels)
-        tensors = {s: Split(torch.from_numpy(xs.copy()), torch.from_numpy(ys.copy())) for s, (xs, ys) in splits.items()}
-        return cls(name, kind, outputs, tensors, indices, int(seed), metric)
+            parts = standardised(parts)
+
+        # Assemble.
+        splits = {split: part.tensors() for split, part in parts.items()}
+        if kind == "regression":
+            outputs = examples.y.shape[1]
+        elif outputs is None:
+            outputs = 1 + max(source.y.max() for source, _ in sources)
+        return cls(name, kind, int(outputs), splits, positions, int(seed), metric)
 
     @classmethod
-    def from_npz(cls, path: str | Path, **options: object) -> Task:
+    def from_npz(  # noqa: PLR0913 - the options of from_arrays, each by its name
+        cls,
+        path: str | Path,
+        *,
+        kind: str = "classification",
+        metric: str = "",
+        tokens: bool = False,
+        outputs: int | None = None,
+        fractions: Mapping[str, float] = FRACTIONS,
+        standardise: bool = False,
+        seed: int = 0,
+        name: str | None = None,
+    ) -> Task:
         """Read an ``.npz`` in the Keras convention: ``x_train, y_train, x_test, y_test``.
 
-        ``options`` go to :meth:`from_arrays`. ``ValueError`` for a corrupt file or missing arrays.
+        Args:
+            path: of the file.
+            kind: this and the others as in :meth:`from_arrays`.
+            metric: what the score is.
+            tokens: inputs are whole numbers and stay so.
+            outputs: number of classes.
+            fractions: share of ``x_train`` for each split but ``test``.
+            standardise: scale every feature as train says.
+            seed: of the cut.
+            name: what reports call the task; by default the name of the file, without suffix.
+
+        Raises:
+            DataNotFoundError: no such file.
+            ValueError: a corrupt file, missing arrays, or arrays that :meth:`from_arrays` refuses.
         """
         path = Path(path)
         if not path.is_file():
             raise DataNotFoundError(f"no file {path}")
-        wanted = ("x_train", "y_train", "x_test", "y_test")
-        with failing_as(f"{path.name} is truncated or not a readable .npz of plain arrays"):
-            with np.load(path, allow_pickle=False) as archive:
-                held = archive.files
-                arrays = {k: archive[k] for k in wanted if k in held}
-        if missing := [k for k in wanted if k not in held]:
-            raise ValueError(f"{path.name} lacks {missing}; it holds {held}")
-        options = {"name": path.stem} | options
-        x, y, x_test, y_test = arrays.values()
-        return cls.from_arrays(x, _column(y), x_test=x_test, y_test=_column(y_test), **options)
-
-
-def _accuracy(outputs: Tensor, y: Tensor) -> Tensor:
-    return (outputs.argmax(-1) == y).float().mean(-1)
-
-
-def _r2(outputs: Tensor, y: Tensor) -> Tensor:
-    residual = (outputs - y).square().sum((-2, -1))
-    return 1 - residual / (y - y.mean(-2, keepdim=True)).square().sum((-2, -1)).clamp_min(1e-12)
-
-
-def _spearman(outputs: Tensor, y: Tensor) -> Tensor:
-    a, b = (_ranks(v.mT) for v in (outputs, y))
-    norms = (a.square().sum(-1) * b.square().sum(-1)).sqrt().clamp_min(1e-12)
-    return ((a * b).sum(-1) / norms).mean(-1).to(torch.promote_types(outputs.dtype, y.dtype))
-
-
-def _absolute_error(outputs: Tensor, y: Tensor) -> Tensor:
-    return (outputs - y).abs().mean((-2, -1))
-
-
-MEASURES = {
-    "classification": {"accuracy": _accuracy},
-    "regression": {"Spearman": _spearman, "R²": _r2, "MAE": _absolute_error},
-}
-
-
-def _ranks(values: Tensor) -> Tensor:
-    """Centred ranks of each row, in float64, equal values sharing the mean of theirs: (..., n) -> (..., n)."""
-    values = values.contiguous()
-    rows = values.sort(-1).values
-    below, upto = (torch.searchsorted(rows, values, right=right) for right in (False, True))
-    return (below + upto - values.shape[-1]).double()  # twice the rank, from the middle: whole, so their sums are exact
+        arrays = read_npz(path, ("x_train", "y_train", "x_test", "y_test"))
+        return cls.from_arrays(
+            arrays["x_train"],
+            without_column_axis(arrays["y_train"]),
+            x_test=arrays["x_test"],
+            y_test=without_column_axis(arrays["y_test"]),
+            kind=kind,
+            metric=metric,
+            tokens=tokens,
+            outputs=outputs,
+            fractions=fractions,
+            standardise=standardise,
+            seed=seed,
+            name=path.stem if name is None else name,
+        )

@@ -11,40 +11,37 @@ import gzip
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
-from operator import itemgetter
+from itertools import islice
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 
-PADDING, FIRST, UNKNOWN = range(3)  # as in BERT: to fill up, to start every text, for unknown words
-
+# Tokens that are no words, as in BERT.
+PADDING = 0  # fills up
+FIRST = 1  # starts every text
+UNKNOWN = 2  # stands for any word that is not known
+SPECIAL = (PADDING, FIRST, UNKNOWN)
 
 MOST = 100_000  # reviews at a time
-
 
 GOOD = {"fine": 0.4, "good": 0.7, "nice": 0.7, "clean": 0.8, "fresh": 0.8, "great": 1.2, "lovely": 1.2, "friendly": 1.2,
         "superb": 1.6, "perfect": 1.6}  # fmt: skip
 
-
 BAD = {"plain": -0.4, "bad": -0.7, "dull": -0.7, "dirty": -0.8, "stale": -0.8, "rude": -1.2, "noisy": -1.2,
        "nasty": -1.2, "horrible": -1.6, "terrible": -1.6}  # fmt: skip
 
+HERE = {"here": 1.0}
 
-HERE, ELSEWHERE = {"here": 1.0}, {"elsewhere": 0.0}
-
+ELSEWHERE = {"elsewhere": 0.0}
 
 VALUES = GOOD | BAD | HERE | ELSEWHERE
 
-
 THINGS = "room service staff bar bed view coffee breakfast dinner lobby pool garden soup wine menu bathroom".split()
 
-
 ENDS = ("", "", "", " honestly", " overall", " this time")
-
 
 # What is said of two things, how often, and what its first and its second opinion count.
 SENTENCES = (
@@ -58,29 +55,84 @@ SENTENCES = (
 )
 
 
+# -- made reviews -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two opinions in one sentence, which may change places: what the twins of a review have in common.
+
+    Attributes:
+        pattern: the sentence, with places ``{a}``, ``{b}`` for things and ``{x}``, ``{y}`` for opinions.
+        opinions: two words of ``VALUES``.
+        things: two words of ``THINGS``.
+        end: how the sentence ends.
+        shares: what the first and the second opinion of this sentence count.
+    """
+
+    pattern: str
+    opinions: tuple[str, str]
+    things: tuple[str, str]
+    end: str
+    shares: tuple[float, float]
+
+    @classmethod
+    def draw(cls, kind: int, rng: np.random.Generator) -> Pair:
+        """A sentence of this kind, a position in ``SENTENCES``, with words drawn at random."""
+        pattern, _, shares = SENTENCES[kind]
+        if "than" in pattern:
+            sides = [HERE, ELSEWHERE]
+        else:
+            sides = [GOOD, BAD]
+            if rng.random() < 0.2:  # both are good, or both are bad
+                sides = [sides[rng.integers(2)]] * 2
+        first, second = (list(side)[rng.integers(len(side))] for side in sides)
+        one, other = rng.choice(len(THINGS), 2, replace=False)
+        end = ENDS[rng.integers(len(ENDS))]
+        return cls(pattern, (first, second), (THINGS[one], THINGS[other]), end, shares)
+
+    def twins(self) -> list[tuple[str, float]]:
+        """Text and sentiment (0: three stars) of the sentence, and of the one with its opinions exchanged."""
+        a, b = self.things
+        first, second = self.opinions
+        twins = []
+        for x, y in ((first, second), (second, first)):
+            sentiment = 1.4 * (self.shares[0] * VALUES[x] + self.shares[1] * VALUES[y])
+            twins.append((self.pattern.format(a=a, b=b, x=x, y=y) + self.end, sentiment))
+        return twins
+
+
 def make_reviews(n: int, seed: int = 0) -> tuple[list[str], np.ndarray]:
-    """``n`` different reviews, each next to its twin, and their stars 1 … 5 (n,); ``ValueError`` for n above ``MOST``.
+    """``n`` different reviews, each next to its twin, and their stars.
 
     Stars are the rounded sentiment, with a little noise (standard deviation a quarter of a star) before rounding.
+
+    Args:
+        n: how many, from 1 to ``MOST``.
+        seed: of words and noise; the first reviews of a seed are the same whatever ``n``.
+
+    Returns:
+        Texts, and stars 1 … 5 of shape (n,).
+
+    Raises:
+        ValueError: ``n`` is out of range.
     """
     if not 1 <= n <= MOST:
         raise ValueError(f"the number of reviews must be from 1 to {MOST:,}, got {n!r}")
-    rng, found = np.random.default_rng(seed), {}
-    kinds = rng.choice(len(SENTENCES), 2 * MOST, p=[share for _, share, _ in SENTENCES])
+    rng = np.random.default_rng(seed)
+    kinds = rng.choice(len(SENTENCES), 2 * MOST, p=[frequency for _, frequency, _ in SENTENCES])
+    stars_of: dict[str, int] = {}  # text -> stars; a text made again keeps its first
     for kind in kinds:
-        pattern, _, (first, second) = SENTENCES[kind]
-        sides = [HERE, ELSEWHERE] if "than" in pattern else [GOOD, BAD]
-        if sides[0] is GOOD and rng.random() < 0.2:  # both are good, or both are bad
-            sides = [sides[rng.integers(2)]] * 2
-        one, other = (list(side)[rng.integers(len(side))] for side in sides)
-        a, b = (THINGS[i] for i in rng.choice(len(THINGS), 2, replace=False))
-        end = ENDS[rng.integers(len(ENDS))]
-        for x, y in ((one, other), (other, one)):
-            sentiment = 1.4 * (first * VALUES[x] + second * VALUES[y]) + 0.25 * rng.normal()
-            found.setdefault(pattern.format(a=a, b=b, x=x, y=y) + end, int(np.clip(np.rint(3 + sentiment), 1, 5)))
-        if len(found) >= n:
+        for text, sentiment in Pair.draw(kind, rng).twins():
+            noise = 0.25 * rng.normal()
+            stars = int(np.clip(np.rint(3 + sentiment + noise), 1, 5))
+            stars_of.setdefault(text, stars)
+        if len(stars_of) >= n:
             break
-    return list(found)[:n], np.array(list(found.values())[:n])
+    return list(stars_of)[:n], np.array(list(stars_of.values())[:n])
+
+
+# -- words as numbers -------------------------------------------------------------------------------------
 
 
 def words_of(text: str) -> list[str]:
@@ -95,37 +147,76 @@ class Vocabulary:
     words: tuple[str, ...]
 
     def __len__(self) -> int:
-        return len(self.words) + 3
+        return len(self.words) + len(SPECIAL)
 
     @classmethod
     def of(cls, texts: Sequence[str], size: int | None = None) -> Vocabulary:
         """The words of these texts, most frequent first (ties: by the alphabet), at most ``size`` tokens in all."""
-        if size is not None and size < 3:
+        if size is not None and size < len(SPECIAL):
             raise ValueError(f"a vocabulary has 3 tokens that are no words, so a size of {size!r} is too small")
-        counts = Counter(chain.from_iterable(map(words_of, texts)))
+        counts: Counter[str] = Counter()
+        for text in texts:
+            counts.update(words_of(text))
         ranked = sorted(counts, key=lambda word: (-counts[word], word))
-        return cls(tuple(ranked[: None if size is None else size - 3]))
+        if size is not None:
+            ranked = ranked[: size - len(SPECIAL)]
+        return cls(tuple(ranked))
 
     def encode(self, texts: Sequence[str], length: int) -> np.ndarray:
-        """Tokens (n, length) of texts, int64: cut, or filled up with zeros, at ``length`` >= 1."""
+        """Tokens of texts: cut, or filled up with zeros, at ``length``.
+
+        Args:
+            texts: n of them.
+            length: tokens of each text, at least 1.
+
+        Returns:
+            Tokens (n, length), int64. Each text starts with the token 1.
+
+        Raises:
+            ValueError: ``length`` below 1.
+
+        Example:
+            >>> Vocabulary(("good", "room")).encode(["A good room"], length=6)
+            array([[1, 2, 3, 4, 0, 0]])
+        """
         if length < 1:
             raise ValueError(f"a text has a length of at least 1 token, got {length!r}")
-        known = {word: i for i, word in enumerate(self.words, 3)}
+        token_of = {word: token for token, word in enumerate(self.words, len(SPECIAL))}
         tokens = np.full((len(texts), length), PADDING)
         for row, text in zip(tokens, texts, strict=True):
-            found = [FIRST, *(known.get(word, UNKNOWN) for word in words_of(text))][:length]
-            row[: len(found)] = found
+            encoded = [FIRST, *(token_of.get(word, UNKNOWN) for word in words_of(text))]
+            encoded = encoded[:length]
+            row[: len(encoded)] = encoded
         return tokens
 
 
 def made_vocabulary() -> Vocabulary:
     """Every word that :func:`make_reviews` can write, whatever its seed."""
     patterns = [pattern.format(a="", b="", x="", y="") for pattern, _, _ in SENTENCES]
-    return Vocabulary(tuple(sorted({w for t in (*patterns, *ENDS, *THINGS, *VALUES) for w in words_of(t)})))
+    words: set[str] = set()
+    for text in (*patterns, *ENDS, *THINGS, *VALUES):
+        words.update(words_of(text))
+    return Vocabulary(tuple(sorted(words)))
+
+
+# -- files ------------------------------------------------------------------------------------------------
+
+
+class CountedLines:
+    """The lines of a file, counted as they are read, so that an error can name its line."""
+
+    def __init__(self, file: TextIO) -> None:
+        self.file = file
+        self.number = 0
+
+    def __iter__(self) -> Iterator[str]:
+        for content in self.file:
+            self.number += 1
+            yield content
 
 
 def read_reviews(path: str | Path, limit: int | None = None) -> tuple[list[str], np.ndarray]:
-    """Texts and stars (n,) of a file of reviews: the first ``limit`` of them, or all.
+    """Texts and stars of a file of reviews: the first ``limit`` of them, or all.
 
     Args:
         path: ``.csv``: stars and text in each line, no header (``yelp_review_full``; its ``\\n`` are read as spaces);
@@ -133,36 +224,46 @@ def read_reviews(path: str | Path, limit: int | None = None) -> tuple[list[str],
             be packed, with ``.gz`` behind.
         limit: read no further.
 
+    Returns:
+        Texts, and stars 1 … 5 of shape (n,).
+
     Raises:
         FileNotFoundError: no such file.
         ValueError: another kind of file, no review in it, or a line that is none, which is named; nothing is skipped.
     """
-    path, texts, stars, line = Path(path), [], [], 0
+    path = Path(path)
     kind = Path(path.name.removesuffix(".gz")).suffix
     if kind not in (".csv", ".json", ".jsonl"):
         raise ValueError(f"{path} must end in .csv, .json or .jsonl, or one of these and .gz")
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be a whole number >= 1 or None, got {limit!r}")
-
-    def counted(file: TextIO) -> Iterator[str]:
-        nonlocal line
-        for line, content in enumerate(file, 1):  # noqa: B007
-            yield content
-
-    pick = itemgetter("stars", "text")
-    try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8", newline="") as file:
-            lines = counted(file)
-            rows = csv.reader(lines, strict=True) if kind == ".csv" else (pick(json.loads(item)) for item in lines)
-            for star, text in islice(rows, limit):
-                if float(star) not in range(1, 6) or not text.strip():
-                    raise ValueError(f"stars {star!r}, text {text[:20]!r}")
-                texts.append(text.replace("\\n", " "))
-                stars.append(int(float(star)))
-    except FileNotFoundError:
-        raise
-    except Exception as error:
-        raise ValueError(f"{path}, line {line}: no review, stars 1 … 5 and a text ({error})") from error
+    opened = gzip.open if path.suffix == ".gz" else open
+    texts: list[str] = []
+    stars: list[int] = []
+    with opened(path, "rt", encoding="utf-8", newline="") as file:
+        lines = CountedLines(file)
+        try:
+            for text, star in islice(_reviews_in(lines, kind), limit):
+                texts.append(text)
+                stars.append(star)
+        except Exception as error:
+            raise ValueError(f"{path}, line {lines.number}: no review, stars 1 … 5 and a text ({error})") from error
     if not texts:
         raise ValueError(f"{path} holds no reviews")
     return texts, np.array(stars)
+
+
+def _reviews_in(lines: Iterable[str], kind: str) -> Iterator[tuple[str, int]]:
+    """Text and stars of each review; raises whatever a line that is none makes of it."""
+    rows = csv.reader(lines, strict=True) if kind == ".csv" else _json_rows(lines)
+    for star, text in rows:
+        if float(star) not in range(1, 6) or not text.strip():
+            raise ValueError(f"stars {star!r}, text {text[:20]!r}")
+        yield text.replace("\\n", " "), int(float(star))
+
+
+def _json_rows(lines: Iterable[str]) -> Iterator[tuple[Any, Any]]:
+    """Stars and text of a JSON object in each line."""
+    for content in lines:
+        review = json.loads(content)
+        yield review["stars"], review["text"]

@@ -1,0 +1,112 @@
+"""Figures of audits: what generated networks can do, against how new and how varied they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from dwflow_lite.auditing.audit import Audit
+from dwflow_lite.figures.style import COLOURS, colour, new_figure
+
+
+def draw_audit(audits: Mapping[str, Audit]) -> Figure:
+    """Score against distance to the nearest member, each kind named at its point.
+
+    Accurate copies lie top left; top right, with the held-out networks, lie accurate *and* new ones. Squares are the
+    zoo and the trivial generators, diamonds what is being audited.
+
+    Args:
+        audits: title -> audit, one panel each, on the same axes.
+    """
+    figure, panels = new_figure(len(audits), width=6.2, height=4.6)
+    rows = [row for result in audits.values() for row in result.rows]
+    farthest = max(row.nearest for row in rows)
+    lowest = 100 * min(row.score - row.score_std for row in rows)
+    for ax, (title, result) in zip(panels, audits.items(), strict=True):
+        for i, row in enumerate(result.rows):
+            shade = colour(row.name, i)
+            ax.errorbar(
+                row.nearest,
+                100 * row.score,
+                yerr=100 * row.score_std,
+                fmt="s" if row.name in COLOURS else "D",
+                ms=6,
+                color=shade,
+                mfc="none" if row.name == "zoo" else shade,
+                mew=1.6,
+                capsize=2,
+                lw=1,
+                zorder=4 if row.name == "zoo" else 3,
+            )
+        ax.axvline(1, color="gray", ls=":", lw=1)
+        ax.set(xlabel="distance to nearest member (zoo's own = 1)", ylabel=_score_label(result), title=title)
+        ax.set(ylim=(max(lowest, 0) - 6, 104), xlim=(-0.05, 1.4 * farthest))
+        _name_points(ax, [(row.name, row.nearest, 100 * row.score) for row in result.rows])
+    return figure
+
+
+def draw_accuracy_dispersion(audits: Mapping[str, Audit], flows: str = "h=") -> Figure:
+    """Score against dispersion, one panel for each audit: flows joined in their order, everything else beside them.
+
+    Args:
+        audits: title -> audit.
+        flows: how the names of the rows begin that belong on the line.
+    """
+    figure, panels = new_figure(len(audits), width=5.6, height=4.4)
+    for ax, (title, result) in zip(panels, audits.items(), strict=True):
+        on_line = [row for row in result.rows if row.name.startswith(flows)]
+        beside = [row for row in result.rows if not row.name.startswith(flows)]
+        ax.plot(
+            [row.dispersion for row in on_line],
+            [100 * row.score for row in on_line],
+            color=COLOURS["generated"],
+            marker="o",
+            label="flows, by width h",
+        )
+        for i, row in enumerate(beside):
+            shade = colour(row.name, i)
+            ax.scatter(row.dispersion, 100 * row.score, color=shade, marker="D", s=34, label=row.name, zorder=3)
+        ax.set(xlabel="dispersion ratio (0: all at the mean, 1: as the zoo)", ylabel=_score_label(result), title=title)
+        ax.set(ylim=(-4, 106), xlim=(0, 1.55))
+        _name_points(ax, [(row.name, row.dispersion, 100 * row.score) for row in on_line], side=-1)
+    panels[-1].legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return figure
+
+
+def _score_label(audit: Audit) -> str:
+    """Which score this is, on which split."""
+    return f"{audit.score_name}, {audit.split} (%)"
+
+
+def _name_points(ax: Axes, points: Sequence[tuple[str, float, float]], side: int = 1) -> None:
+    """Name points (name, x, y), below each other where they crowd, with a line to the point.
+
+    Args:
+        ax: whose limits are final.
+        points: to name.
+        side: 1: names to the right; -1: to the left.
+    """
+    left, right = ax.get_xlim()
+    bottom, top = ax.get_ylim()
+    width, height = right - left, top - bottom
+    taken: list[tuple[float, float]] = []  # of each name so far: x of its point, y of its own
+
+    def crowded(x: float, y: float) -> bool:
+        return any(abs(x - other_x) < 0.26 * width and abs(y - other_y) < 0.042 * height for other_x, other_y in taken)
+
+    for name, x, y in sorted(points, key=lambda point: (-point[2], point[1])):  # from above, from the left
+        name_y = y
+        while crowded(x, name_y):
+            name_y -= 0.005 * height
+        taken.append((x, name_y))
+        ax.annotate(
+            name,
+            (x, y),
+            xytext=(x + side * 0.035 * width, name_y),
+            fontsize=8,
+            va="center",
+            ha="left" if side > 0 else "right",
+            arrowprops={"arrowstyle": "-", "color": "gray", "lw": 0.5, "shrinkA": 0, "shrinkB": 2},
+        )

@@ -1,0 +1,121 @@
+"""Figures for anything: images, scores, distances, matrices, lines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from dwflow_lite.figures.style import colour, new_figure
+
+
+def draw_images(images: Tensor, titles: Sequence[str], columns: int = 10, heading: str = "") -> Figure:
+    """Small grey images (n, 1, h, w) in a grid, each with a title."""
+    rows = math.ceil(len(images) / columns)
+    figure = plt.Figure(figsize=(0.9 * columns, 1.15 * rows + 0.3), layout="constrained")
+    for i, (image, title) in enumerate(zip(images, titles, strict=True)):
+        ax = figure.add_subplot(rows, columns, i + 1)
+        ax.imshow(image.squeeze(0), cmap="gray_r")
+        ax.set_title(title, fontsize=9)
+        ax.set_xticks([])
+        ax.set_yticks([])
+    figure.suptitle(heading, fontsize=11)
+    return figure
+
+
+def draw_scores(
+    groups: Mapping[str, Tensor], title: str, chance: float | None = None, xlabel: str = "accuracy (%)"
+) -> Figure:
+    """One row of dots for each group: the score of every network, and the group's mean as a bar.
+
+    Args:
+        groups: name -> scores (networks,), from 0 to 1.
+        title: of the figure.
+        chance: a score, from 0 to 1, to mark.
+        xlabel: what the scores are, in percent.
+    """
+    figure, (ax,) = new_figure(1, width=7.5, height=0.55 * len(groups) + 1.1)
+    rng = np.random.default_rng(0)
+    for i, (name, scores) in enumerate(groups.items()):
+        values = 100 * np.asarray(scores)
+        heights = i + rng.uniform(-0.25, 0.25, len(values))
+        ax.scatter(values, heights, s=10, alpha=0.5, color=colour(name, i))
+        ax.plot([values.mean()] * 2, [i - 0.38, i + 0.38], color="black", lw=2)
+    if chance is not None:
+        ax.axvline(100 * chance, color="gray", ls=":", label="chance")
+        ax.legend(frameon=False)
+    ax.set(yticks=range(len(groups)), yticklabels=list(groups), xlabel=xlabel, title=title)
+    ax.invert_yaxis()
+    return figure
+
+
+def draw_distances(distances: Mapping[str, Tensor], xlabel: str, title: str) -> Figure:
+    """Histograms of distances (n,) on one axis, each in percent of its own number."""
+    figure, (ax,) = new_figure(1, width=7)
+    highest = max(float(values.max()) for values in distances.values())
+    bins = np.linspace(0, 1.02 * highest, 60)
+    for i, (name, values) in enumerate(distances.items()):
+        shares = np.full(len(values), 100 / len(values))
+        ax.hist(values.numpy(), bins=bins, weights=shares, alpha=0.6, label=name, color=colour(name, i))
+    ax.set(xlabel=xlabel, ylabel="share (%)", title=title)
+    ax.legend(frameon=False)
+    return figure
+
+
+def draw_matrices(matrices: Mapping[str, Tensor], xlabel: str, ylabel: str, label: str = "weight") -> Figure:
+    """Matrices side by side on one colour scale, which ``label`` names."""
+    figure, panels = new_figure(len(matrices), width=3.4, height=3.2)
+    limit = max(float(matrix.abs().max()) for matrix in matrices.values())
+    for ax, (name, matrix) in zip(panels, matrices.items(), strict=True):
+        ax.grid(False)
+        image = ax.imshow(matrix, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
+        ax.set(title=name, xlabel=xlabel, ylabel=ylabel)
+        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        ax.yaxis.set_major_locator(MaxNLocator(6, integer=True))
+    figure.colorbar(image, ax=panels, label=label, shrink=0.8)
+    return figure
+
+
+def draw_lines(
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float] | Tensor]],
+    xlabel: str,
+    ylabel: str,
+    title: str,
+    *,
+    log: str = "",
+    marker: str | None = "o",
+    bottom: float | None = None,
+) -> Figure:
+    """Named lines on one pair of axes.
+
+    Args:
+        lines: name -> (x, y); ``y`` of shape (repeats, x) becomes its mean and range.
+        xlabel: what ``x`` is.
+        ylabel: what ``y`` is.
+        title: of the figure.
+        log: the logarithmic axes: ``""``, ``"x"``, ``"y"`` or ``"xy"``.
+        marker: of the points; None: none.
+        bottom: where the y axis begins.
+    """
+    figure, (ax,) = new_figure(1, width=6.6)
+    for i, (name, (x, y)) in enumerate(lines.items()):
+        y = np.asarray(y, dtype=float)
+        repeated = y.ndim == 2
+        middle = y.mean(0) if repeated else y
+        ax.plot(x, middle, color=colour(name, i), marker=marker, ms=4, label=name)
+        if repeated:
+            ax.fill_between(x, y.min(0), y.max(0), color=colour(name, i), alpha=0.15, lw=0)
+    ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    if "x" in log:
+        ax.set_xscale("log")
+    if "y" in log:
+        ax.set_yscale("log")
+    if bottom is not None:
+        ax.set_ylim(bottom=bottom)
+    ax.legend(frameon=False)
+    return figure

@@ -1,0 +1,69 @@
+"""What all figures share: colours by name, light axes, and how a figure is shown."""
+
+from __future__ import annotations
+
+import io
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# One name has one colour in every figure of the course.
+COLOURS = {
+    "zoo": "#4c566a",
+    "held-out networks": "#8fa1b3",
+    "generated": "#d1495b",
+    "aligned": "#2a7f9e",
+    "not aligned": "#e8963a",
+    "soup of 10": "#6a994e",
+    "Gaussian on codes": "#7b5ea7",
+    "pair interpolation": "#3aa6a0",
+    "zoo + noise": "#b5838d",
+    "random weights": "#a0a0a0",
+    "random permutation": "#8b5a83",
+    "retrieval": "#1b1b1b",
+    "closed-form flow": "#c9a227",
+    "Gaussian on weights": "#b39ddb",
+    "published": "#111e6c",
+    "held-out, aligned": "#2a7f9e",
+    "members, aligned": "#9cc5d6",
+    "held-out, not aligned": "#e8963a",
+    "members, not aligned": "#f3cfa0",
+    "heads matched, exact": "#2a7f9e",
+    "heads matched, spectral": "#7b5ea7",
+}
+
+
+def colour(name: str, position: int = 0) -> str:
+    """The colour that a name has in every figure; other names take Matplotlib's, by their position in the figure."""
+    return COLOURS.get(name, f"C{position}")
+
+
+def new_figure(columns: int = 1, width: float = 4.6, height: float = 3.4) -> tuple[Figure, list[Axes]]:
+    """A figure outside pyplot's memory, with the house's light axes.
+
+    Args:
+        columns: panels side by side.
+        width: of one panel, in inches.
+        height: of the figure, in inches.
+    """
+    figure = plt.Figure(figsize=(width * columns, height), layout="constrained")
+    panels = [figure.add_subplot(1, columns, i + 1) for i in range(columns)]
+    for ax in panels:
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(alpha=0.25)
+    return figure, panels
+
+
+def png(figure: Figure, dpi: int = 110) -> bytes:
+    """The figure as PNG bytes, at ``dpi`` dots an inch."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight", facecolor="white")
+    return buffer.getvalue()
+
+
+def show(figure: Figure, alt: str) -> None:
+    """Display a figure in a notebook, with a text alternative for readers who do not see it."""
+    from IPython.display import display
+
+    display({"image/png": png(figure), "text/plain": alt}, metadata={"image/png": {"alt": alt}}, raw=True)

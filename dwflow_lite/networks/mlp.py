@@ -1,0 +1,54 @@
+"""The multilayer perceptron."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+from torch import Tensor, nn
+
+ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh, "silu": nn.SiLU, "identity": nn.Identity}
+
+
+class MLP(nn.Module):
+    """A multilayer perceptron: linear layers with an elementwise activation between them.
+
+    Args:
+        sizes: widths from input to output, e.g. ``[784, 32, 32, 10]``: two hidden layers.
+        activation: ``relu``, ``gelu``, ``tanh``, ``silu`` or ``identity``.
+
+    Raises:
+        ValueError: fewer than two sizes, one that is no whole number >= 1, or an unknown activation.
+
+    Example:
+        >>> import torch
+        >>> network = MLP([64, 32, 10])
+        >>> network(torch.zeros(5, 1, 8, 8)).shape  # inputs are flattened
+        torch.Size([5, 10])
+        >>> sum(p.numel() for p in network.parameters())
+        2410
+    """
+
+    def __init__(self, sizes: Sequence[int], activation: str = "relu") -> None:
+        super().__init__()
+        if len(sizes) < 2 or any(not isinstance(size, int) or size < 1 for size in sizes):
+            raise ValueError(f"sizes must be at least two whole numbers >= 1 (input … output), got {list(sizes)}")
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"no activation {activation!r}: choose one of {', '.join(ACTIVATIONS)}")
+        self.sizes = tuple(sizes)
+        self.activation_name = activation
+        self.layers = nn.ModuleList(nn.Linear(inputs, outputs) for inputs, outputs in pairwise(sizes))
+        self.activation = ACTIVATIONS[activation]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Outputs (n, sizes[-1]) of inputs (n, ...), which are flattened to (n, sizes[0])."""
+        x = x.flatten(1)
+        for layer in self.layers[:-1]:
+            x = self.activation(layer(x))
+        return self.layers[-1](x)
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """What :func:`build` needs to make this network again."""
+        return {"class": "MLP", "sizes": list(self.sizes), "activation": self.activation_name}

@@ -1,0 +1,121 @@
+"""The image sets of torchvision: found in a data folder, or downloaded, and cut."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dwflow_lite.support.checks import failing_as
+from dwflow_lite.tasks.task import DataNotFoundError, Task
+
+
+def mnist(seed: int = 0, folder: str | Path | None = None, download: bool = True) -> Task:
+    """MNIST, 28 × 28: 52,800 train / 1,200 calibration / 6,000 validation images, the official 10,000 test images.
+
+    Args:
+        seed: of the cut.
+        folder: that holds ``MNIST/raw``; by default the first of :func:`data_folders` that does.
+        download: fetch the files if no folder has them.
+
+    Raises:
+        DataNotFoundError: the files are in no folder, and were not to be or could not be downloaded.
+        ValueError: a file is damaged.
+    """
+    return _image_task("MNIST", seed, folder, download)
+
+
+def fashion_mnist(seed: int = 0, folder: str | Path | None = None, download: bool = True) -> Task:
+    """Fashion-MNIST, 28 × 28, cut as :func:`mnist`, with its options."""
+    return _image_task("FashionMNIST", seed, folder, download)
+
+
+def cifar10(seed: int = 0, folder: str | Path | None = None, download: bool = True) -> Task:
+    """CIFAR-10, 3 × 32 × 32: 44,000 train / 1,000 calibration / 5,000 validation, the official 10,000 test images.
+
+    Options as for :func:`mnist`.
+    """
+    return _image_task("CIFAR10", seed, folder, download)
+
+
+def data_folders() -> list[Path]:
+    """Where downloadable data is looked for: ``$DWFLOW_DATA``, ``./data``, the repository's, the user's cache."""
+    repository = Path(__file__).resolve().parents[2]
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    folders = [Path("data"), repository / "data", cache / "dwflow_lite"]
+    named = os.environ.get("DWFLOW_DATA")
+    return [Path(named), *folders] if named else folders
+
+
+def _image_task(which: str, seed: int, folder: str | Path | None, download: bool) -> Task:
+    """The image set that torchvision has under this name, cut."""
+    with failing_as(f"{which} needs torchvision; try `python -m dwflow_lite check`", RuntimeError):
+        from torchvision import datasets
+    image_set = getattr(datasets, which)
+    folders = [Path(folder)] if folder else data_folders()
+    parts = _find(image_set, which, folders)
+    if parts is None:
+        searched = f"{which} is in none of: {', '.join(map(str, folders))}"
+        if not download:
+            raise DataNotFoundError(f"{searched}. Set DWFLOW_DATA to its folder or pass download=True")
+        parts = _download(image_set, which, _download_folder(folder), searched)
+    train, test = parts
+    return Task.from_arrays(
+        _channels_first(train.data),
+        np.asarray(train.targets),
+        x_test=_channels_first(test.data),
+        y_test=np.asarray(test.targets),
+        fractions={"train": 0.88, "calibration": 0.02, "validation": 0.1, "test": 0.0},
+        outputs=10,
+        seed=seed,
+        name=which.lower(),
+    )
+
+
+def _read(image_set: Any, folder: Path, download: bool) -> tuple[Any, Any]:
+    """Official train and test part in a folder; torchvision verifies the checksum of what it downloads."""
+    train = image_set(root=str(folder), train=True, download=download)
+    test = image_set(root=str(folder), train=False, download=download)
+    return train, test
+
+
+def _find(image_set: Any, which: str, folders: Sequence[Path]) -> tuple[Any, Any] | None:
+    """Train and test part of the first folder that has them; None if none has."""
+    for folder in folders:
+        try:
+            return _read(image_set, folder, download=False)
+        except Exception as error:
+            if "Dataset not found" in str(error):  # torchvision has no class for it
+                continue
+            raise ValueError(
+                f"the {which} files in {folder} are damaged ({error}); delete {which}/raw there"
+            ) from error
+    return None
+
+
+def _download(image_set: Any, which: str, folder: Path, searched: str) -> tuple[Any, Any]:
+    """Train and test part, fetched to a folder; ``searched`` says where they were not."""
+    try:
+        return _read(image_set, folder, download=True)
+    except Exception as error:
+        raise DataNotFoundError(
+            f"{searched}, and could not be downloaded to {folder} ({error}). Offline? "
+            f"Copy the {which}/raw files of a machine that has them and set DWFLOW_DATA to their folder"
+        ) from error
+
+
+def _download_folder(folder: str | Path | None) -> Path:
+    """Where a download goes: the folder asked for, else ``$DWFLOW_DATA``, else the user's cache."""
+    if folder:
+        return Path(folder)
+    folders = data_folders()
+    return folders[0] if os.environ.get("DWFLOW_DATA") else folders[-1]
+
+
+def _channels_first(images: Any) -> np.ndarray:
+    """Bytes (n, h, w) or (n, h, w, channels) to (n, channels, h, w)."""
+    images = np.asarray(images)
+    return images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)

@@ -1,0 +1,56 @@
+"""How outputs are compared with targets: accuracy, R², Spearman's rank correlation, mean absolute error.
+
+Every measure takes ``outputs`` (..., n, outputs) of networks and targets ``y`` (..., n) or (..., n, outputs), and gives
+one number for each network: (...). The leading axes are those of the networks, if there are several.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# What may be the score of each kind of task; the first is the default.
+SCORES = {"classification": ("accuracy",), "regression": ("R²", "Spearman")}
+
+KINDS = tuple(SCORES)
+
+
+def accuracy(outputs: Tensor, y: Tensor) -> Tensor:
+    """Share of examples whose largest output is that of their label, in [0, 1]."""
+    return (outputs.argmax(-1) == y).float().mean(-1)
+
+
+def r2(outputs: Tensor, y: Tensor) -> Tensor:
+    """Coefficient of determination, at most 1; the mean of the targets, as a prediction, has 0."""
+    unexplained = (outputs - y).square().sum((-2, -1))
+    total = (y - y.mean(-2, keepdim=True)).square().sum((-2, -1))
+    return 1 - unexplained / total.clamp_min(1e-12)
+
+
+def spearman(outputs: Tensor, y: Tensor) -> Tensor:
+    """Rank correlation in [-1, 1], mean over outputs; 0 where predictions, or targets, do not vary."""
+    ranks, true_ranks = centred_ranks(outputs.mT), centred_ranks(y.mT)  # (..., outputs, n)
+    products = (ranks * true_ranks).sum(-1)  # (..., outputs)
+    norms = (ranks.square().sum(-1) * true_ranks.square().sum(-1)).sqrt().clamp_min(1e-12)
+    return (products / norms).mean(-1).to(torch.promote_types(outputs.dtype, y.dtype))
+
+
+def centred_ranks(values: Tensor) -> Tensor:
+    """Centred ranks of each row, in float64, equal values sharing the mean of theirs: (..., n) -> (..., n)."""
+    values = values.contiguous()
+    ordered = values.sort(-1).values
+    below = torch.searchsorted(ordered, values, right=False)  # how many of the row are smaller
+    not_above = torch.searchsorted(ordered, values, right=True)  # how many are smaller or equal
+    # Twice the rank, from the middle: whole numbers, so their sums are exact.
+    return (below + not_above - values.shape[-1]).double()
+
+
+def absolute_error(outputs: Tensor, y: Tensor) -> Tensor:
+    """Mean absolute error over examples and outputs, in units of the targets."""
+    return (outputs - y).abs().mean((-2, -1))
+
+
+MEASURES = {
+    "classification": {"accuracy": accuracy},
+    "regression": {"Spearman": spearman, "R²": r2, "MAE": absolute_error},
+}

@@ -1,0 +1,86 @@
+"""The files for strangers: licences, citation, how to contribute, what changed, and what the workflow runs."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+ARXIV = "2601.05052"
+
+
+def read(name):
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def test_the_citation_names_the_course_and_the_paper():
+    citation = yaml.safe_load(read("CITATION.cff"))
+    required = {"cff-version", "message", "title", "authors"}  # of every file of this format
+    assert required <= citation.keys() and citation["cff-version"] == "1.2.0"
+    (paper,) = citation["references"]
+    assert {"type", "title", "authors"} <= paper.keys() and paper["year"] == 2026
+    assert ARXIV in paper["url"] and ARXIV in paper["identifiers"][0]["value"]
+    assert paper["title"] in " ".join(read("README.md").replace("*", "").split())
+    assert all("family-names" in author for author in paper["authors"])
+
+
+def test_the_licences_are_those_that_pyproject_names():
+    assert PROJECT["license"] == "MIT AND CC-BY-4.0"
+    assert PROJECT["license-files"] == ["LICENSE", "LICENSE-TEXT"]
+    code, text = map(read, PROJECT["license-files"])
+    assert code.startswith("MIT License\n") and "Copyright (c) 2026 the authors of the course" in code
+    assert "https://creativecommons.org/licenses/by/4.0/" in text and "CC-BY-4.0" in text
+    assert "MIT" in text and "creativecommons" not in code  # each says which it is
+    assert yaml.safe_load(read("CITATION.cff"))["license"] == "MIT"
+
+
+def pythons_of(workflow):
+    (job,) = workflow["jobs"].values()
+    return job["strategy"]["matrix"]["python"]
+
+
+def test_continuous_integration_runs_what_a_reader_runs_on_the_pythons_of_pyproject():
+    workflow = yaml.safe_load(read(".github/workflows/ci.yml"))
+    assert set(workflow[True]) == {"push", "pull_request"}  # YAML 1.1 reads the key "on" as true
+    pythons = pythons_of(workflow)
+    assert pythons == ["3.11", "3.12", "3.13"]
+    classified = [c.rpartition(" ")[2] for c in PROJECT["classifiers"] if re.search(r":: 3\.\d+$", c)]
+    assert pythons == classified and PROJECT["requires-python"] == f">={pythons[0]}"
+    (job,) = workflow["jobs"].values()
+    assert job["timeout-minutes"] <= 120
+    assert [step["run"] for step in job["steps"] if "run" in step] == [".ci/run"]
+    (setup,) = [step["with"] for step in job["steps"] if "setup-python" in step.get("uses", "")]
+    assert setup["cache"] == "pip" and "matrix.python" in setup["python-version"]
+    assert (ROOT / ".ci" / "run").stat().st_mode & 0o111  # it can be run
+    unquoted = yaml.safe_load(read(".github/workflows/ci.yml").replace('"3.11"', "3.10"))
+    assert pythons_of(unquoted) != classified  # control: 3.10 without quotes would be 3.1
+
+
+def test_hooks_before_a_commit_are_pinned_and_there():
+    repositories = yaml.safe_load(read(".pre-commit-config.yaml"))["repos"]
+    hooks = {hook["id"]: hook for repository in repositories for hook in repository["hooks"]}
+    assert set(hooks) == {"ruff-check", "ruff-format", "nbstripout", "check-added-large-files"}
+    pinned = re.compile(r"v?\d+\.\d+\.\d+")
+    assert all(pinned.fullmatch(repository["rev"]) for repository in repositories)
+    assert not pinned.fullmatch("main")  # control
+    (limit,) = (int(arg.removeprefix("--maxkb=")) for arg in hooks["check-added-large-files"]["args"])
+    assert max(path.stat().st_size for path in (ROOT / "data").glob("*.*")) < 1024 * limit
+
+
+def test_contributing_is_ten_points_and_names_commands_that_are_there():
+    text = read("CONTRIBUTING.md")
+    assert re.findall(r"^(\d+)\. ", text, re.MULTILINE) == [str(n) for n in range(1, 11)]
+    makefile = read("Makefile")
+    (targets,) = re.findall(r"`make ([a-z ]+)`", text)
+    assert targets == "lint test" and all(f"\n{target}:" in makefile for target in [*targets.split(), "course"])
+    assert "One claim, one control" in text
+    for name in ("notebooks/profiles.yaml", "dwflow_lite/course/exercises", "tests/test_package.py", "CHANGELOG.md"):
+        assert name in text and (ROOT / name).exists()
+
+
+def test_the_changelog_has_what_is_to_come_and_every_version():
+    headings = re.findall(r"^## \[(.+?)\](?: - (\d{4}-\d\d-\d\d))?$", read("CHANGELOG.md"), re.MULTILINE)
+    assert headings[0] == ("Unreleased", "") and ("0.1.0", "2026-11-26") in headings
+    assert all(date for _, date in headings[1:])
