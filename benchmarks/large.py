@@ -289,7 +289,7 @@ def network_section(args: argparse.Namespace) -> dict:
         row["training this time, seconds"] = round(time.perf_counter() - start, 1)
         clock = Clock()
         if (home / "aligned" / "zoo.json").is_file():  # of an interrupted run
-            aligned = Zoo.open(home / "aligned")
+            aligned = Zoo.load(home / "aligned")
         else:
             with clock("alignment"):
                 aligned = canonicalise(zoo, PermutationSpec.of(network), folder=home / "aligned", progress=True)

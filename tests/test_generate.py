@@ -336,7 +336,7 @@ LITTLE = 12 * 7 * (12 + 12 + 4)  # seven columns of the rows, components and net
 
 @pytest.fixture(scope="module")
 def on_disk(zoo, tmp_path_factory):
-    return zoo.write(tmp_path_factory.mktemp("zoo"))
+    return Zoo.load(zoo.save(tmp_path_factory.mktemp("zoo")), zoo.network)
 
 
 @pytest.fixture(scope="module")
@@ -374,7 +374,7 @@ def test_samples_are_written_as_they_are_made(tmp_path, request, which):
     made, expected = model.sample(4, seed=1, folder=tmp_path / "made"), model.sample(4, seed=1)
     assert isinstance(made.weights, Shards) and made.record == expected.record
     torch.testing.assert_close(made.in_memory().weights, expected.weights, atol=1e-6, rtol=1e-5)
-    again = Zoo.open(tmp_path / "made", verify=True)
+    again = Zoo.load(tmp_path / "made", verify=True)
     assert again.record == expected.record and len(list((tmp_path / "made").iterdir())) == 5
     before = [p.stat().st_mtime_ns for p in sorted((tmp_path / "made").iterdir())]
     model.sample(4, seed=1, folder=tmp_path / "made")  # control: the same is there already
@@ -382,7 +382,7 @@ def test_samples_are_written_as_they_are_made(tmp_path, request, which):
     for other in (lambda f: model.sample(4, seed=2, folder=f), lambda f: model.decode(torch.ones(4, 11), f)):
         with pytest.raises(ValueError, match="holds another zoo"):
             other(tmp_path / "made")
-    assert torch.equal(Zoo.open(tmp_path / "made").in_memory().weights, again.in_memory().weights)
+    assert torch.equal(Zoo.load(tmp_path / "made").in_memory().weights, again.in_memory().weights)
 
 
 def test_two_decodings_of_one_record_are_two_zoos(tmp_path, model):
@@ -392,7 +392,7 @@ def test_two_decodings_of_one_record_are_two_zoos(tmp_path, model):
 
 
 def test_a_zoo_in_bfloat16_makes_networks_in_bfloat16(tmp_path, zoo):
-    half = zoo.write(tmp_path / "zoo", "bfloat16")
+    half = Zoo.load(zoo.save(tmp_path / "zoo", "bfloat16"), zoo.network)
     model = DeepWeightFlow(flow=QUICK).fit(half, folder=tmp_path / "aligned")
     made = model.sample(3, seed=0, folder=tmp_path / "made")
     assert model.zoo_.weights.storage == made.weights.storage == "bfloat16"
@@ -400,7 +400,9 @@ def test_a_zoo_in_bfloat16_makes_networks_in_bfloat16(tmp_path, zoo):
 
 
 def test_a_generator_of_a_zoo_on_disk_is_saved_and_needs_the_zoo(tmp_path, zoo, model):
-    model = DeepWeightFlow(flow=QUICK, memory=LITTLE).fit(zoo.write(tmp_path / "zoo"), folder=tmp_path / "aligned")
+    model = DeepWeightFlow(flow=QUICK, memory=LITTLE).fit(
+        Zoo.load(zoo.save(tmp_path / "zoo"), zoo.network), folder=tmp_path / "aligned"
+    )
     path = model.save(tmp_path / "model.safetensors")
     again = DeepWeightFlow.load(path)
     assert again.memory == again.pca_.memory == LITTLE
@@ -415,7 +417,7 @@ def test_a_generator_of_a_zoo_on_disk_is_saved_and_needs_the_zoo(tmp_path, zoo, 
         lambda folder: shutil.rmtree(folder),
         lambda folder: (folder / "members-00000003.safetensors").unlink(),
         lambda folder: shutil.copy(folder / "members-00000004.safetensors", folder / "members-00000003.safetensors"),
-        lambda folder: (shutil.rmtree(folder), Zoo(zoo.weights + 1, zoo.layout, zoo.network).write(folder)),
+        lambda folder: (shutil.rmtree(folder), Zoo(zoo.weights + 1, zoo.layout, zoo.network).save(folder)),
     ):
         damage(tmp_path / "aligned")
         with pytest.raises(ZooFileError, match=message):

@@ -24,6 +24,7 @@ from dwflow_lite.compress import DualPCA
 from dwflow_lite.generate import DeepWeightFlow
 from dwflow_lite.networks import MLP
 from dwflow_lite.support.jobs import run_jobs, runs
+from dwflow_lite.support.progress import bar
 from dwflow_lite.symmetry import canonicalise
 from dwflow_lite.tasks import Task
 from dwflow_lite.training import Recipe, train_zoo
@@ -191,6 +192,17 @@ def test_positions_become_runs(positions, at_most, expected):
     assert runs(positions, at_most) == expected
 
 
+def test_a_bar_takes_what_it_names_and_shows_what_is_asked_of_it(capsys, monkeypatch):
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    for progress in (True, False):
+        assert list(bar(range(3), progress=progress, desc="counting", unit="number")) == [0, 1, 2]
+        assert ("counting" in capsys.readouterr().err) == progress
+    with bar(progress=False, total=9, initial=4) as moved:
+        assert (moved.n, moved.total) == (4, 9)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'totl'"):
+        bar(range(3), progress=True, totl=3)
+
+
 # -- stages ------------------------------------------------------------------------------------------------------
 
 
@@ -202,7 +214,7 @@ def check_stages(executor, zoo, folder):
         torch.testing.assert_close(weights(made), zoo.weights, **({"atol": 0, "rtol": 0} if i < 2 else close))
         assert made.record["members"] == zoo.record["members"] and made.held_out == zoo.held_out
         torch.testing.assert_close(made.scores("test"), zoo.scores("test"))
-    disk = Zoo.open(folder / "a", verify=True)
+    disk = Zoo.load(folder / "a", verify=True)
     here = canonicalise(zoo, rounds=1)
     for there in (
         canonicalise(zoo, rounds=1, executor=executor),
@@ -236,7 +248,7 @@ def test_a_job_carries_its_part_of_the_matrix_and_of_a_zoo_on_disk_none(tmp_path
     network = MLP([400, 100, 3])
     layout = Layout.of(network)
     zoo = Zoo(torch.randn(6, layout.size), layout, network)
-    disk, row = zoo.write(tmp_path / "zoo"), 4 * layout.size
+    disk, row = Zoo.load(zoo.save(tmp_path / "zoo"), network), 4 * layout.size
     for work, rows in (
         (lambda z, e: DualPCA(memory=12 * layout.size).fit(z.weights, executor=e), 1),
         (lambda z, e: canonicalise(z, restarts=0, executor=e, folder=tmp_path / "aligned"), 2),
@@ -302,6 +314,6 @@ def test_a_cluster_that_loses_a_worker_loses_nothing(tmp_path, cluster):
     zoo = train_zoo(TASK, Dying(up), folder=folder, executor=cluster, **FAST)
     assert not Path(up).exists()  # it did die
     assert torch.equal(weights(zoo), alone.weights) and zoo.record["members"] == alone.record["members"]
-    assert len(list(folder.iterdir())) == 7 and len(Zoo.open(folder, Dying(), verify=True)) == 6
+    assert len(list(folder.iterdir())) == 7 and len(Zoo.load(folder, Dying(), verify=True)) == 6
     results = dict(run_jobs(die_once, [(up := flag(tmp_path), n) for n in range(6)], cluster))
     assert results == {n: n for n in range(6)} and not Path(up).exists()

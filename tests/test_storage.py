@@ -37,6 +37,7 @@ from dwflow_lite.zoo import (
     evaluate,
     predict,
     read_folder,
+    saving,
     start_folder,
     write_zoo,
 )
@@ -69,6 +70,10 @@ def same(one, other):
     return torch.equal(one.in_memory().weights, other.in_memory().weights)
 
 
+def on_disk(zoo, folder, storage="float32"):
+    return Zoo.load(zoo.save(folder, storage), zoo.network)
+
+
 def names(folder):
     return sorted(p.name for p in Path(folder).iterdir())
 
@@ -76,7 +81,7 @@ def names(folder):
 def quietly_open(folder):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        return Zoo.open(folder)
+        return Zoo.load(folder)
 
 
 # -- the same zoo ------------------------------------------------------------------------------------------------
@@ -84,28 +89,28 @@ def quietly_open(folder):
 
 @pytest.mark.parametrize("storage", ["float32", "bfloat16"])
 def test_a_zoo_on_disk_is_the_zoo(tmp_path, trained, storage):
-    written = trained.write(tmp_path / "zoo", storage)
+    written = on_disk(trained, tmp_path / "zoo", storage)
     kept = trained.weights if storage == "float32" else trained.weights.bfloat16().float()
     assert not torch.equal(trained.weights, trained.weights.bfloat16().float())  # control
-    for zoo in (written, Zoo.open(tmp_path / "zoo", verify=True), pickle.loads(pickle.dumps(written))):
+    for zoo in (written, Zoo.load(tmp_path / "zoo", verify=True), pickle.loads(pickle.dumps(written))):
         assert isinstance(zoo.weights, Shards) and torch.equal(zoo.in_memory().weights, kept)
         assert zoo.record == trained.record and zoo.held_out == trained.held_out and zoo.layout == trained.layout
         assert torch.equal(zoo.module(3)(TASK.test.x), zoo.in_memory().module(3)(TASK.test.x))
     assert f"in {tmp_path / 'zoo'}" in repr(written)
-    assert same(Zoo.open(tmp_path / "zoo").write(tmp_path / "copy", storage), written)
+    assert same(on_disk(Zoo.load(tmp_path / "zoo"), tmp_path / "copy", storage), written)
 
 
 def test_bfloat16_halves_the_files(tmp_path):
     zoo = random_zoo(2, MLP([100, 500, 10]))
     sizes = []
     for storage in ("float32", "bfloat16"):
-        zoo.write(tmp_path / storage, storage)
+        zoo.save(tmp_path / storage, storage)
         sizes.append(sum(p.stat().st_size for p in (tmp_path / storage).glob("members-*")))
     assert sizes[1] == pytest.approx(sizes[0] / 2, rel=0.05)
     with pytest.raises(ValueError, match=r"members \[1\] hold NaN or infinite weights, or beyond the storage"):
         large = zoo.weights.clone()
         large[1, 0] = 3.4e38
-        Zoo(large, zoo.layout, zoo.network).write(tmp_path / "large", "bfloat16")
+        Zoo(large, zoo.layout, zoo.network).save(tmp_path / "large", "bfloat16")
 
 
 @pytest.mark.parametrize(
@@ -113,7 +118,7 @@ def test_bfloat16_halves_the_files(tmp_path):
 )
 def test_rows_are_a_view_that_reads_nothing(tmp_path, which):
     zoo = random_zoo()
-    shards = zoo.write(tmp_path / "zoo").weights
+    shards = on_disk(zoo, tmp_path / "zoo").weights
     view, expected = shards[which], zoo.weights[list(which) if isinstance(which, range) else which]
     assert torch.equal(torch.cat(list(view.split(2))), expected) and view.shape == tuple(expected.shape)
     assert torch.equal(view.columns(slice(7, 30)), expected[:, 7:30])
@@ -126,7 +131,7 @@ def test_rows_are_a_view_that_reads_nothing(tmp_path, which):
 @pytest.mark.parametrize("row", [2, -1, np.int64(3), torch.tensor(1)])
 def test_a_row_is_a_vector_of_ones_own(tmp_path, row):
     zoo = random_zoo()
-    shards = zoo.write(tmp_path / "zoo").weights
+    shards = on_disk(zoo, tmp_path / "zoo").weights
     vector = shards[row]
     assert torch.equal(vector, zoo.weights[row])
     vector.zero_()
@@ -134,7 +139,7 @@ def test_a_row_is_a_vector_of_ones_own(tmp_path, row):
 
 
 def test_members_are_chosen_as_in_memory(tmp_path, trained):
-    zoo = trained.write(tmp_path / "zoo")
+    zoo = on_disk(trained, tmp_path / "zoo")
     for choose in (lambda z: z.take([4, 0]), lambda z: z.take([True, False] * 2 + [True]), lambda z: z.fitted):
         there, here = choose(zoo), choose(trained)
         assert same(there, here) and there.record == here.record and there.held_out == here.held_out
@@ -144,7 +149,7 @@ def test_members_are_chosen_as_in_memory(tmp_path, trained):
 
 
 def test_predictions_and_scores_are_those_of_the_zoo_in_memory(tmp_path, trained):
-    zoo = trained.write(tmp_path / "zoo")
+    zoo = on_disk(trained, tmp_path / "zoo")
     torch.testing.assert_close(predict(zoo, TASK.test.x, members_at_once=2), predict(trained, TASK.test.x))
     for split in ("train", "test"):
         there, here = evaluate(zoo, TASK, split), evaluate(trained, TASK, split)
@@ -153,13 +158,13 @@ def test_predictions_and_scores_are_those_of_the_zoo_in_memory(tmp_path, trained
 
 
 def test_alignment_streams_to_the_same_zoo(tmp_path, trained):
-    zoo = trained.write(tmp_path / "zoo")
+    zoo = on_disk(trained, tmp_path / "zoo")
     for i, options in enumerate(({}, {"rounds": 2, "seed": 1}, {"reference": trained.weights[2]})):
         there = canonicalise(zoo, folder=tmp_path / f"aligned-{i}", **options)
         here = canonicalise(trained, **options)
         assert isinstance(there.weights, Shards) and same(there, here) and there.record == here.record
         assert not same(there, trained)  # control
-        assert same(Zoo.open(tmp_path / f"aligned-{i}"), here)
+        assert same(Zoo.load(tmp_path / f"aligned-{i}"), here)
 
 
 def test_statistics_are_measured_member_after_member(tmp_path):
@@ -170,29 +175,94 @@ def test_statistics_are_measured_member_after_member(tmp_path):
     other = recalibrate(zoo, task, folder=tmp_path / "new2", members_at_once=2)
     torch.testing.assert_close(other.in_memory().weights, here.weights, atol=1e-5, rtol=1e-5)
     assert not same(there, zoo)  # control
-    plain = random_zoo().write(tmp_path / "plain")
+    plain = on_disk(random_zoo(), tmp_path / "plain")
     assert same(recalibrate(plain, TASK), plain)  # no BatchNorm: nothing to write
     with pytest.raises(ValueError, match="holds another zoo"):  # of the same record, and other weights
         recalibrate(zoo, load_task("digits", seed=1), folder=tmp_path / "new")
-    assert same(Zoo.open(tmp_path / "new"), here)
+    assert same(Zoo.load(tmp_path / "new"), here)
 
 
 @pytest.mark.parametrize("stage", [canonicalise, lambda zoo: recalibrate(zoo, load_task("digits"))])
 def test_a_stage_of_a_zoo_on_disk_wants_a_folder_before_it_begins(tmp_path, monkeypatch, stage):
-    zoo = random_zoo(3, ResNet((4, 6), 1, channels=1), held_out=0).write(tmp_path / "zoo")
+    zoo = on_disk(random_zoo(3, ResNet((4, 6), 1, channels=1), held_out=0), tmp_path / "zoo")
     monkeypatch.setattr(canonical, "weight_matching", None)
     with pytest.raises(ValueError, match="lives on disk: name a folder for the result"):
         stage(zoo)
 
 
 def test_what_needs_all_weights_at_once_says_so(tmp_path):
-    zoo = random_zoo().write(tmp_path / "zoo")
+    zoo = on_disk(random_zoo(), tmp_path / "zoo")
     with pytest.raises(AttributeError, match=r"weights on disk have no 'roll': zoo\.in_memory\(\)"):
         zoo.weights.roll(1, 0)
     with pytest.raises(TypeError, match=r"cdist takes no weights on disk: zoo\.in_memory\(\)"):
         torch.cdist(zoo.weights, zoo.weights)
-    with pytest.raises(ValueError, match=r"is on disk already; zoo\.write"):
-        zoo.save(tmp_path / "zoo.safetensors")
+
+
+# -- one pair of verbs: a suffix means a file, none a folder -----------------------------------------------------
+
+
+@pytest.mark.parametrize("storage", ["float32", "bfloat16"])
+def test_a_zoo_on_disk_is_saved_to_a_file(tmp_path, trained, storage):
+    disk = on_disk(trained, tmp_path / "zoo", storage)
+    again = Zoo.load(disk.save(tmp_path / "zoo.safetensors"))
+    assert isinstance(again.weights, torch.Tensor) and same(again, disk)
+    assert again.record == disk.record == trained.record and again.held_out == disk.held_out
+    part = Zoo.load(disk.take([4, 1]).save(tmp_path / "part.safetensors", "bfloat16"))
+    assert torch.equal(part.weights, trained.weights[[4, 1]].bfloat16().float()) and part.held_out == (True, False)
+
+
+def test_a_zoo_on_disk_that_memory_cannot_hold_is_sent_to_a_folder(tmp_path, monkeypatch):
+    disk = on_disk(random_zoo(), tmp_path / "zoo")
+    needed = 2 * 4 * disk.weights.shape[0] * disk.weights.shape[1]
+    memory = saving.psutil.virtual_memory()
+    monkeypatch.setattr(saving.psutil, "virtual_memory", lambda: memory._replace(available=needed - 1))
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(MemoryError, match=r"cannot write .*x\.safetensors: .* a folder"),
+    ):
+        patch.setattr(Shards, "columns", None)  # nothing is read
+        disk.save(tmp_path / "x.safetensors")
+    assert names(tmp_path) == ["zoo"] and same(on_disk(disk, tmp_path / "copy"), disk)  # a folder takes it
+    monkeypatch.setattr(saving.psutil, "virtual_memory", lambda: memory._replace(available=needed))
+    assert same(Zoo.load(disk.save(tmp_path / "x.safetensors")), disk)  # control
+
+
+def test_a_name_of_the_other_kind_is_one_clear_sentence(tmp_path):
+    zoo = random_zoo()
+    (tmp_path / "file").write_text("a file")
+    (tmp_path / "folder.v2").mkdir()
+    is_file = (
+        r"file \(it is a file, and a name without a suffix means a folder: .* rename the file to file\.safetensors"
+    )
+    is_folder = r"folder\.v2 \(it is a folder, and a name with a suffix, here '\.v2', means a file: .*rename the folder"
+    for name, message in (("file", is_file), ("folder.v2", is_folder)):
+        with pytest.raises(OSError, match="cannot write .*" + message):
+            zoo.save(tmp_path / name)
+        with pytest.raises(OSError, match="cannot read .*" + message):
+            Zoo.load(tmp_path / name)
+    assert (tmp_path / "file").read_text() == "a file" and not names(tmp_path / "folder.v2")
+    assert (
+        len(Zoo.load(zoo.save(str(tmp_path / "folder")))) == len(Zoo.load(zoo.save(tmp_path / "a.b.c"))) == 6
+    )  # control
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_a_folder_with_a_suffix_is_refused_before_anything_is_done(tmp_path, monkeypatch, made):
+    folder = tmp_path / "lr-0.01"
+    if made:
+        folder.mkdir()
+    monkeypatch.setattr(training, "initialise", None)
+    monkeypatch.setattr(canonical, "weight_matching", None)
+    for use in (
+        lambda: train_zoo(TASK, mlp(), folder=folder, **FAST),
+        lambda: canonicalise(random_zoo(), folder=folder),
+        lambda: random_zoo().with_weights(random_zoo().weights, {}, folder=folder),
+    ):
+        with pytest.raises(
+            ValueError, match=r"lr-0\.01 could not be loaded: a name with a suffix, here '\.01', means a"
+        ):
+            use()
+    assert names(tmp_path) == ["lr-0.01"] * made
 
 
 # -- training into a folder --------------------------------------------------------------------------------------
@@ -232,7 +302,7 @@ def test_an_interrupted_training_says_what_is_there_and_goes_on(tmp_path, monkey
     with pytest.raises(KeyboardInterrupt):
         train_zoo(TASK, mlp(), folder=tmp_path / "zoo", **options)
     with pytest.warns(RuntimeWarning, match=r"holds 2 of 5 members; missing: \[2, 3, 4\]"):
-        part = Zoo.open(tmp_path / "zoo")
+        part = Zoo.load(tmp_path / "zoo")
     assert same(part, whole.take([0, 1])) and part.record["members"] == whole.record["members"][:2]
     (tmp_path / "zoo" / "members-00000000.safetensors").unlink()  # a gap is filled, too
     calls.clear()
@@ -240,7 +310,7 @@ def test_an_interrupted_training_says_what_is_there_and_goes_on(tmp_path, monkey
     assert calls == [0, 2, 3, 4] and same(again, whole) and again.record == whole.record
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # control: of a whole zoo nothing is said
-        assert same(Zoo.open(tmp_path / "zoo", verify=True), whole)
+        assert same(Zoo.load(tmp_path / "zoo", verify=True), whole)
 
 
 KILLED = """
@@ -273,7 +343,7 @@ def test_a_killed_training_loses_the_member_in_flight_at_most(tmp_path, trained,
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert any(n.endswith(".partial") for n in names(folder)) == (name == "replace")  # it died as it wrote
     with pytest.warns(RuntimeWarning, match=rf"holds {there} of 5 members; missing: \[{there}, "):
-        assert same(Zoo.open(folder, verify=True), trained.take(range(there)))
+        assert same(Zoo.load(folder, verify=True), trained.take(range(there)))
     assert same(train_zoo(TASK, mlp(), folder=folder, **FAST), trained)
     assert names(folder) == [*(f"members-{m:08d}.safetensors" for m in range(5)), "zoo.json"]
 
@@ -285,7 +355,7 @@ def test_a_killed_training_loses_the_member_in_flight_at_most(tmp_path, trained,
 def test_a_full_disk_loses_the_member_in_flight_at_most(tmp_path, monkeypatch, trained, stage):
     make = {
         "train": lambda: train_zoo(TASK, mlp(), folder=tmp_path / "zoo", **FAST),
-        "write": lambda: trained.write(tmp_path / "zoo"),
+        "write": lambda: on_disk(trained, tmp_path / "zoo"),
         "align": lambda: canonicalise(trained, folder=tmp_path / "zoo"),
     }[stage]
     plain = files_module.save_file
@@ -330,7 +400,7 @@ def test_files_that_may_not_grow(tmp_path, size, by_columns, message):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert names(tmp_path) == ["zoo.json"] * (size > 100)
-    assert same(zoo.write(tmp_path / "control"), zoo)
+    assert same(on_disk(zoo, tmp_path / "control"), zoo)
 
 
 def test_columns_in_any_order_make_the_same_zoo(tmp_path):
@@ -338,7 +408,7 @@ def test_columns_in_any_order_make_the_same_zoo(tmp_path):
     blocks = [(slice(i, i + 7), zoo.weights[:, i : i + 7]) for i in range(0, zoo.layout.size, 7)]
     for storage in ("float32", "bfloat16"):
         made = write_zoo(tmp_path / storage, blocks[::-1], zoo.layout, zoo.network, {}, zoo.held_out, storage)
-        assert same(made, random_zoo().write(tmp_path / f"{storage}-rows", storage))
+        assert same(made, on_disk(random_zoo(), tmp_path / f"{storage}-rows", storage))
     assert len(names(tmp_path / "float32")) == 7
 
 
@@ -352,7 +422,7 @@ def test_the_folder_of_another_zoo_is_left_alone(tmp_path, trained):
         with pytest.raises(ValueError, match=f"{tmp_path} holds another zoo: name another folder, or delete it"):
             train_zoo(TASK, mlp(), folder=tmp_path, **(FAST | other))
     with pytest.raises(ValueError, match="holds another zoo"):
-        trained.write(tmp_path)
+        trained.save(tmp_path)
     assert {p: p.read_bytes() for p in tmp_path.iterdir()} == before
     train_zoo(TASK, mlp(), folder=tmp_path, **FAST)  # control
 
@@ -360,14 +430,14 @@ def test_the_folder_of_another_zoo_is_left_alone(tmp_path, trained):
 @pytest.mark.parametrize("storage", ["float32", "bfloat16"])
 def test_two_zoos_of_one_record_are_two_zoos(tmp_path, storage):
     zoo, other = random_zoo(), random_zoo(seed=1)
-    first = zoo.write(tmp_path, storage)
-    assert same(zoo.write(tmp_path, storage), first)  # control
+    first = on_disk(zoo, tmp_path, storage)
+    assert same(on_disk(zoo, tmp_path, storage), first)  # control
     rounded = Zoo(zoo.weights * (1 + 1e-6), zoo.layout, zoo.network, zoo.record, zoo.held_out)
-    assert same(rounded.write(tmp_path, storage), first)
+    assert same(on_disk(rounded, tmp_path, storage), first)
     for wrong in (other, zoo.take([1, 0, 2, 3, 4, 5]), zoo.take([0, 1, 2, 4, 3, 5])):
         with pytest.raises(ValueError, match="holds another zoo"):
-            wrong.write(tmp_path, storage)
-    assert same(Zoo.open(tmp_path), first)
+            wrong.save(tmp_path, storage)
+    assert same(Zoo.load(tmp_path), first)
 
 
 def test_rows_that_are_not_as_many_or_as_long_are_refused(tmp_path):
@@ -391,7 +461,7 @@ def test_bad_places_and_storages_are_found_before_anything_is_done(tmp_path, mon
         with pytest.raises(kind, match=message):
             train_zoo(TASK, mlp(), **FAST, **options)
     with pytest.raises(ValueError, match="no storage 'int8': choose one of float32, bfloat16"):
-        random_zoo().write(tmp_path / "z", "int8")
+        random_zoo().save(tmp_path / "z", "int8")
     monkeypatch.setattr(canonical, "weight_matching", None)
     with pytest.raises(OSError, match="cannot write"):
         canonicalise(random_zoo(), folder=tmp_path / "file")
@@ -400,12 +470,12 @@ def test_bad_places_and_storages_are_found_before_anything_is_done(tmp_path, mon
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_read_only_folder_is_named_and_can_be_read(tmp_path):
-    zoo = random_zoo().write(tmp_path / "zoo")
+    zoo = on_disk(random_zoo(), tmp_path / "zoo")
     (tmp_path / "zoo").chmod(0o555)
     try:
         with pytest.raises(OSError, match=r"cannot write .*zoo\.json .*Permission denied"):
-            random_zoo().write(tmp_path / "zoo")
-        assert same(Zoo.open(tmp_path / "zoo"), zoo)
+            random_zoo().save(tmp_path / "zoo")
+        assert same(Zoo.load(tmp_path / "zoo"), zoo)
     finally:
         (tmp_path / "zoo").chmod(0o755)
 
@@ -440,7 +510,7 @@ def replace_in(path, old, new):
         (lambda f: shutil.copy(shard(f), f / "members-x.safetensors"), r"x\.safetensors holds members \[2\], which"),
         (lambda f: shutil.copy(shard(f, 0), shard(f)), r"00002\.safetensors holds members \[0\], which another"),
         (lambda f: random_zoo(seed=1).save(shard(f)), r"00002\.safetensors is of format 'dwflow_lite\.zoo/1', not"),
-        (lambda f: shutil.copy(shard(random_zoo(held_out=1, seed=1, task="x").write(f / "other").weights.folder),
+        (lambda f: shutil.copy(shard(random_zoo(held_out=1, seed=1, task="x").save(f / "other")),
                                shard(f)), r"00002\.safetensors belongs to another zoo"),
         (lambda f: (f / "zoo.json").write_text(""), r"zoo\.json is damaged; delete the folder"),
         (lambda f: os.truncate(f / "zoo.json", 100), r"zoo\.json is damaged"),
@@ -453,10 +523,10 @@ def replace_in(path, old, new):
 )  # fmt: skip
 def test_damage_is_named_when_a_zoo_is_opened_or_gone_on_with(tmp_path, damage, message):
     zoo = random_zoo()
-    zoo.write(tmp_path)
-    Zoo.open(tmp_path)  # control
+    zoo.save(tmp_path)
+    Zoo.load(tmp_path)  # control
     damage(tmp_path)
-    for use in (lambda: Zoo.open(tmp_path), lambda: zoo.write(tmp_path)):
+    for use in (lambda: Zoo.load(tmp_path), lambda: zoo.save(tmp_path)):
         with pytest.raises(ZooFileError, match=message):
             use()
 
@@ -465,15 +535,15 @@ def test_damage_is_named_when_a_zoo_is_opened_or_gone_on_with(tmp_path, damage, 
     "damage", [lambda f: change(shard(f), -3, 1), lambda f: replace_in(shard(f), b"false", b"true ")]
 )
 def test_altered_content_is_seen_when_verified(tmp_path, damage):
-    random_zoo().write(tmp_path)
-    Zoo.open(tmp_path, verify=True)  # control
+    random_zoo().save(tmp_path)
+    Zoo.load(tmp_path, verify=True)  # control
     damage(tmp_path)
     with pytest.raises(ZooFileError, match=r"00002\.safetensors was altered after it was written.*its hash does not"):
-        Zoo.open(tmp_path, verify=True)
+        Zoo.load(tmp_path, verify=True)
 
 
 def test_a_shard_that_goes_after_the_zoo_was_opened_is_named(tmp_path):
-    zoo = random_zoo().write(tmp_path)
+    zoo = on_disk(random_zoo(), tmp_path)
     os.truncate(shard(tmp_path), 150)
     for use in (lambda: zoo.weights[2], lambda: zoo.in_memory(), lambda: predict(zoo, TASK.test.x)):
         with pytest.raises(ZooFileError, match=r"cannot read .*00002\.safetensors"):
@@ -483,20 +553,38 @@ def test_a_shard_that_goes_after_the_zoo_was_opened_is_named(tmp_path):
 
 def test_missing_members_are_named(tmp_path):
     zoo = random_zoo()
-    zoo.write(tmp_path)
+    zoo.save(tmp_path)
     for member in (1, 4):
         shard(tmp_path, member).unlink()
     with pytest.warns(RuntimeWarning, match=rf"{tmp_path} holds 4 of 6 members; missing: \[1, 4\]"):
-        assert same(Zoo.open(tmp_path), zoo.take([0, 2, 3, 5]))
+        assert same(Zoo.load(tmp_path), zoo.take([0, 2, 3, 5]))
     assert quietly_open(tmp_path).held_out == (False, False, False, True)
     for path in tmp_path.glob("members-*"):
         path.unlink()
     with pytest.raises(FileNotFoundError, match="holds 0 of 6 members"):
-        Zoo.open(tmp_path)
+        Zoo.load(tmp_path)
     (tmp_path / "zoo.json").unlink()
     for nothing in (tmp_path, tmp_path / "absent"):
         with pytest.raises(FileNotFoundError, match=f"no zoo in {nothing}: it has no zoo.json"):
-            Zoo.open(nothing)
+            Zoo.load(nothing)
+
+
+def test_rows_and_notes_stay_together_whatever_files_are_called(tmp_path):
+    zoo = random_zoo(scores={"validation": [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]})
+    zoo.save(tmp_path)
+    shard(tmp_path, 0).rename(tmp_path / "aside")
+    shard(tmp_path, 5).rename(shard(tmp_path, 0))  # a held-out member
+    (tmp_path / "aside").rename(shard(tmp_path, 5))
+    again = Zoo.load(tmp_path, verify=True)
+    assert same(again, zoo) and again.record == zoo.record and again.held_out == zoo.held_out
+    assert torch.equal(again.fitted.in_memory().weights, zoo.fitted.weights)
+
+
+def test_what_stages_say_of_members_that_are_missing_is_left_out(tmp_path, trained):
+    aligned = canonicalise(trained, folder=tmp_path / "zoo")
+    shard(tmp_path / "zoo", 1).unlink()
+    stages = [zoo.record["stages"][-1] for zoo in (aligned.take([0, 2, 3, 4]), quietly_open(tmp_path / "zoo"))]
+    assert stages[0] == stages[1] and len(stages[0]["objective_after"]) == 4
 
 
 class Own(nn.Module):
@@ -509,17 +597,17 @@ class Own(nn.Module):
 
 
 def test_a_network_that_does_not_fit_is_refused(tmp_path):
-    random_zoo().write(tmp_path / "mlp")
+    random_zoo().save(tmp_path / "mlp")
     with pytest.raises(ZooFileError, match="mlp does not fit the network"):
-        Zoo.open(tmp_path / "mlp", MLP([4, 7, 3]))
+        Zoo.load(tmp_path / "mlp", MLP([4, 7, 3]))
     with pytest.raises(ZooFileError, match=r"mlp holds .*'relu'.* networks, not .*'tanh'"):
-        Zoo.open(tmp_path / "mlp", MLP([4, 6, 3], "tanh"))
+        Zoo.load(tmp_path / "mlp", MLP([4, 6, 3], "tanh"))
     zoo = train_zoo(TASK, Own(), folder=tmp_path / "own", **FAST)
     with pytest.raises(ValueError, match=r"cannot rebuild a 'Own' network .*network="):
-        Zoo.open(tmp_path / "own")
+        Zoo.load(tmp_path / "own")
     with pytest.raises(ZooFileError, match="own holds networks of another forward pass"):
-        Zoo.open(tmp_path / "own", Own(torch.relu))
-    assert same(Zoo.open(tmp_path / "own", Own()), zoo)  # control
+        Zoo.load(tmp_path / "own", Own(torch.relu))
+    assert same(Zoo.load(tmp_path / "own", Own()), zoo)  # control
 
 
 def test_diverged_members_are_named_or_dropped(tmp_path, monkeypatch):
@@ -535,7 +623,7 @@ def test_diverged_members_are_named_or_dropped(tmp_path, monkeypatch):
     zoo = train_zoo(TASK, mlp(), folder=tmp_path, on_diverged="drop", **FAST)
     assert [m["member"] for m in zoo.record["members"]] == [0, 2, 3, 4] and zoo.record["diverged"] == [1]
     with pytest.warns(RuntimeWarning, match=r"members \[1\] of .* diverged in training and hold no networks"):
-        assert len(Zoo.open(tmp_path)) == 5
+        assert len(Zoo.load(tmp_path)) == 5
 
 
 def test_a_folder_of_many_rows_a_file_in_any_order(tmp_path):

@@ -17,8 +17,7 @@ from torch import nn
 from dwflow_lite.networks import MLP, initialise
 from dwflow_lite.support import files as files_module
 from dwflow_lite.tasks import load_task
-from dwflow_lite.zoo import Layout, Zoo, ZooFileError, batched_forward, evaluate, predict
-from dwflow_lite.zoo import zoo as zoo_module
+from dwflow_lite.zoo import Layout, Zoo, ZooFileError, batched_forward, evaluate, predict, saving
 
 
 class Own(nn.Module):
@@ -47,7 +46,7 @@ def make_zoo(members=5, network=None, **record):
             for name, value in initialise(network, seed=seed).items():
                 module.get_parameter(name).copy_(value)
         modules.append(module)
-    return Zoo.from_modules(modules, **record)
+    return Zoo.from_modules(modules, record=record)
 
 
 def with_record(held_out=2):
@@ -83,9 +82,23 @@ def test_fitted_and_unseen_part_the_members():
     zoo = with_record(held_out=2)
     assert torch.equal(torch.cat([zoo.fitted.weights, zoo.unseen.weights]), zoo.weights)
     assert len(zoo.fitted) == 3 and not any(zoo.fitted.held_out) and all(zoo.unseen.held_out)
-    torch.testing.assert_close(zoo.unseen.scores(), torch.tensor([0.3, 0.4]))
+    torch.testing.assert_close(zoo.unseen.scores("test"), torch.tensor([0.3, 0.4]))
     assert zoo.fitted.unseen is None and make_zoo().unseen is None
     assert "5 MLP networks x 51 weights, 2 held out" in repr(zoo)
+
+
+def test_what_stages_say_of_members_follows_them():
+    zoo = with_record()
+    stage = {"stage": "canonicalise", "objective_before": [0, 1, 2, 3, 4], "objective_after": [5, 6, 7, 8, 9]}
+    stage |= {"spread": [0.5, 0.4, 0.3, 0.2, 0.1]}  # of each round, as many as there are members
+    zoo = zoo.with_weights(zoo.weights, {"stage": "first"}).with_weights(zoo.weights, stage)
+    first, taken = zoo.take([4, 0, -2]).record["stages"]
+    assert first == {"stage": "first"}
+    assert (taken["objective_before"], taken["objective_after"]) == ([4, 0, 3], [9, 5, 8])
+    assert taken["spread"] == stage["spread"] and zoo.record["stages"][1] == stage
+    again = zoo.take([4, 0, -2]).take([1]).record["stages"][1]
+    assert again["objective_after"] == [5]
+    assert [len(part.record["stages"][1]["objective_after"]) for part in (zoo.fitted, zoo.unseen)] == [3, 2]
 
 
 @pytest.mark.parametrize("members", [[], [5], [-6], slice(9, 12)])
@@ -111,6 +124,64 @@ def test_a_mask_is_a_mask():
 def test_scores_that_are_not_there():
     with pytest.raises(ValueError, match="no recorded validation scores; call evaluate"):
         with_record().scores("validation")
+
+
+def test_a_member_that_diverged_has_no_score():
+    zoo = make_zoo(3, scores={"validation": [0.5, None, 0.25]})
+    assert zoo.scores().isnan().tolist() == [False, True, False] and zoo.scores()[2] == 0.25
+    assert zoo.take([1]).scores().isnan().all()
+    assert zoo.take(~zoo.scores().isnan()).scores().tolist() == [0.5, 0.25]
+
+
+def test_the_split_is_validation_unless_it_is_named():
+    zoo = make_zoo(2, scores={"validation": [0.5, 0.25], "test": [0.75, 1.0]})
+    assert zoo.scores().tolist() == [0.5, 0.25]
+    assert zoo.scores("test").tolist() == [0.75, 1.0]
+
+
+def test_a_zoo_equals_itself_and_can_be_a_key(tmp_path):
+    zoo, other = make_zoo(2), make_zoo(2)
+    with pytest.raises(RuntimeError, match="Boolean value"):
+        bool(zoo.weights == other.weights)  # control: so compares what it holds
+    assert zoo == zoo and zoo != other and zoo != "zoo" and hash(zoo) == hash(zoo)
+    assert {zoo: 1, other: 2}[zoo] == 1 and other in [zoo, other] and zoo not in [other]
+    disk = Zoo.load(zoo.save(tmp_path / "zoo"))
+    assert disk == disk and disk != zoo and len({disk, zoo}) == 2
+    task = load_task("iris")
+    result = evaluate(zoo, task)
+    assert result == result and result != evaluate(zoo, task) and len({result}) == 1
+
+
+# -- a reader's own networks ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "held_out",
+    [[1, -1], (1, 4), np.array([4, 1]), torch.tensor([1, 4]), slice(1, 5, 3), [False, True, False, False, True]],
+)
+def test_networks_of_a_reader_are_held_out(held_out):
+    modules = [MLP([4, 3]) for _ in range(5)]
+    zoo = Zoo.from_modules(modules, held_out=held_out, record={"note": "mine"})
+    plain = Zoo.from_modules(modules)
+    assert zoo.held_out == (False, True, False, False, True) and zoo.record["note"] == "mine"
+    assert torch.equal(zoo.fitted.weights, plain.weights[[0, 2, 3]])
+    assert torch.equal(zoo.unseen.weights, plain.weights[[1, 4]])
+    assert plain.fitted is plain and plain.unseen is None and "held_out" not in zoo.record  # control
+
+
+def test_what_from_modules_does_not_name_is_refused():
+    modules = [MLP([4, 3]) for _ in range(3)]
+    for typo in ({"heldout": [1]}, {"held_outs": [1]}, {"seed": 0}, {"scores": {}}):
+        with pytest.raises(TypeError, match="unexpected keyword argument"):
+            Zoo.from_modules(modules, **typo)
+    for held_out in (1, [True], [0.5], ["1"], [[0]], [None]):
+        with pytest.raises(ValueError, match="hold out members by whole-number positions or by 3 booleans, got"):
+            Zoo.from_modules(modules, held_out=held_out)
+    for held_out in ([3], [-4]):
+        with pytest.raises(ValueError, match=r"cannot hold out members \[.*\] of a zoo of 3"):
+            Zoo.from_modules(modules, held_out=held_out)
+    for nobody in ([], (), [False] * 3, np.array([])):
+        assert not any(Zoo.from_modules(modules, held_out=nobody).held_out)
 
 
 def test_what_is_no_zoo():
@@ -162,7 +233,7 @@ def test_a_stage_makes_a_new_zoo():
     assert torch.equal(zoo.weights, kept) and json.dumps(zoo.record) == record
     assert [s["stage"] for s in new.record["stages"]] == ["shift", "back"]
     assert "scores" not in new.record and new.held_out == zoo.held_out
-    assert zoo.with_weights(zoo.weights, {}, keep_scores=True).scores().tolist() == zoo.scores().tolist()
+    assert zoo.with_weights(zoo.weights, {}, keep_scores=True).scores("test").tolist() == zoo.scores("test").tolist()
     with pytest.raises(AttributeError):
         zoo.weights = kept
 
@@ -294,6 +365,27 @@ def test_other_precisions_keep_their_bits(tmp_path, dtype):
     assert again.weights.dtype == dtype and torch.equal(again.weights, zoo.weights)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_file_in_bfloat16_is_half_as_large_and_read_as_the_zoo_is(tmp_path, dtype):
+    zoo = make_zoo(3, MLP([4, 60, 3]).to(dtype))
+    half = zoo.save(tmp_path / "half.safetensors", "bfloat16")
+    again = Zoo.load(half, zoo.network)
+    assert again.weights.dtype == (torch.bfloat16 if dtype == torch.bfloat16 else torch.float32)
+    assert torch.equal(again.weights.bfloat16(), zoo.weights.bfloat16()) and again.record == zoo.record
+    whole = zoo.save(tmp_path / "whole.safetensors")
+    assert torch.equal(Zoo.load(whole, zoo.network).weights, zoo.weights)  # control
+    saved = 2 * zoo.weights.numel() * (dtype.itemsize / 2 - 1)
+    assert whole.stat().st_size - half.stat().st_size == pytest.approx(saved, abs=8)
+    with pytest.raises(ValueError, match="no storage 'int8': choose one of float32, bfloat16"):
+        zoo.save(tmp_path / "int8.safetensors", "int8")
+    large = zoo.weights.clone()
+    large[1, 0] = 3.4e38
+    if dtype != torch.bfloat16:
+        with pytest.raises(ValueError, match=r"members \[1\] hold NaN or infinite weights, or beyond the storage"):
+            Zoo(large, zoo.layout, zoo.network).save(tmp_path / "large.safetensors", "bfloat16")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["half.safetensors", "whole.safetensors"]
+
+
 def test_a_readers_own_class_needs_its_module(tmp_path):
     zoo = make_zoo(3, Own())
     path = zoo.save(tmp_path / "own.safetensors")
@@ -352,16 +444,18 @@ def test_an_unreadable_file_is_not_called_truncated(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=rf"cannot read {path}: permission denied"):
         Zoo.load(path)
     with pytest.raises(FileNotFoundError, match="no file"):
-        Zoo.load(tmp_path)
+        Zoo.load(tmp_path / "absent.safetensors")
 
 
 def test_places_that_cannot_be_written_are_named(tmp_path):
     (tmp_path / "file").write_text("a file")
     below = tmp_path / "file" / "zoo.safetensors"
-    for path, why in ((below, "file"), (tmp_path, "it is a folder"), (Path("."), "it is a folder")):
+    (tmp_path / "folder.v2").mkdir()
+    for path, why in ((below, "file"), (tmp_path / "folder.v2", "it is a folder")):
         with pytest.raises(OSError, match=rf"cannot write {path} \(.*{why}"):
             make_zoo().save(path)
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder.v2"]
+    assert not list((tmp_path / "folder.v2").iterdir())
 
 
 @pytest.mark.parametrize("where", [0, 500, -1])
@@ -392,7 +486,7 @@ def test_other_formats_are_refused(tmp_path):
         with pytest.raises(ZooFileError, match=r"is of format .*, not 'dwflow_lite\.zoo/1'"):
             Zoo.load(path)
     for name in ("weights", "something"):
-        save_file({name: torch.zeros(2, 3)}, path, metadata={"format": zoo_module.FORMAT})
+        save_file({name: torch.zeros(2, 3)}, path, metadata={"format": saving.FORMAT})
         with pytest.raises(ZooFileError, match="was altered"):
             Zoo.load(path)
     path.write_text("no safetensors at all")

@@ -3,11 +3,12 @@
 from dwflow_lite.support.files import ZooFileError
 from dwflow_lite.zoo.forward import Evaluation, batched_forward, evaluate, forward_all, predict, together
 from dwflow_lite.zoo.layout import Entry, Layout
-from dwflow_lite.zoo.record import folder_header, join_record, split_record
-from dwflow_lite.zoo.storage import Shards, append, read_folder, rows_of_columns, start_folder
+from dwflow_lite.zoo.record import folder_header, join_record, record_of_members, split_record
+from dwflow_lite.zoo.storage import FOLDER, Shards, append, read_folder, read_header, rows_of_columns, start_folder
 from dwflow_lite.zoo.zoo import Zoo, write_zoo
 
 __all__ = [
+    "FOLDER",
     "Entry",
     "Evaluation",
     "Layout",
@@ -22,6 +23,8 @@ __all__ = [
     "join_record",
     "predict",
     "read_folder",
+    "read_header",
+    "record_of_members",
     "rows_of_columns",
     "split_record",
     "start_folder",

@@ -21,6 +21,11 @@ class Entry:
     dtype: str
     role: str = "parameter"
 
+    @classmethod
+    def of(cls, name: str, tensor: Tensor, role: str) -> Entry:
+        """The entry of a tensor that a network has."""
+        return cls(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), role)
+
     @property
     def size(self) -> int:
         """Number of weights."""
@@ -33,41 +38,60 @@ class Layout:
 
     Policy for buffers: floating-point ones (running mean and variance) have columns of their own, with the role
     ``buffer``; whole-number ones (BatchNorm's batch counter) are not weights and keep the template's value.
+
+    Example:
+        >>> network = nn.Linear(3, 2)
+        >>> layout = Layout.of(network)
+        >>> layout.size, layout.slices
+        (8, {'weight': slice(0, 6, None), 'bias': slice(6, 8, None)})
+        >>> weights = layout.flatten(network.state_dict())
+        >>> weights.shape
+        torch.Size([8])
+        >>> torch.equal(layout.unflatten(weights)["weight"], network.weight)
+        True
+        >>> layout.unflatten(torch.zeros(5, 8))["weight"].shape  # five networks at once
+        torch.Size([5, 2, 3])
     """
 
     entries: tuple[Entry, ...]
 
     def __post_init__(self) -> None:
-        names = [e.name for e in self.entries]
-        if len(set(names)) != len(names) or not names:
+        names = [entry.name for entry in self.entries]
+        if not names or len(set(names)) != len(names):
             raise ValueError(f"a layout needs at least one tensor and each name once, got {names}")
 
     @classmethod
     def of(cls, network: nn.Module) -> Layout:
         """The layout of a module: parameters in their own order, then floating-point buffers."""
-        named = [(n, p, "parameter") for n, p in network.named_parameters()]
-        named += [(n, b, "buffer") for n, b in network.named_buffers() if b.is_floating_point()]
-        return cls(tuple(Entry(n, tuple(p.shape), str(p.dtype).removeprefix("torch."), role) for n, p, role in named))
+        entries = []
+        for name, parameter in network.named_parameters():
+            entries.append(Entry.of(name, parameter, "parameter"))
+        for name, buffer in network.named_buffers():
+            if buffer.is_floating_point():
+                entries.append(Entry.of(name, buffer, "buffer"))
+        return cls(tuple(entries))
 
     @cached_property
     def slices(self) -> dict[str, slice]:
         """Tensor name -> its columns in the flat vector."""
-        slices, start = {}, 0
+        slices = {}
+        start = 0
         for entry in self.entries:
-            slices[entry.name] = slice(start, start + entry.size)
-            start += entry.size
+            stop = start + entry.size
+            slices[entry.name] = slice(start, stop)
+            start = stop
         return slices
 
     @property
     def size(self) -> int:
         """Length d of the flat vector."""
-        return sum(e.size for e in self.entries)
+        return sum(entry.size for entry in self.entries)
 
     def __getitem__(self, name: str) -> Entry:
         for entry in self.entries:
             if entry.name == name:
                 return entry
-        raise KeyError(f"no tensor {name!r}; the layout has {[e.name for e in self.entries]}")
+        raise KeyError(f"no tensor {name!r}; the layout has {[entry.name for entry in self.entries]}")
 
     def flatten(self, state: Mapping[str, Tensor]) -> Tensor:
         """Named tensors, each (..., *shape), to flat weights (..., d). Extra whole-number tensors are left out.
@@ -75,27 +99,40 @@ class Layout:
         Raises:
             ValueError: a tensor is missing, unknown, or has another shape.
         """
-        known = {e.name for e in self.entries}
+        self._check_names(state)
+        parts = []  # of each tensor (..., size)
+        for entry in self.entries:
+            tensor = state[entry.name]
+            batch_axes = tensor.ndim - len(entry.shape)
+            batch = tuple(tensor.shape[:batch_axes])
+            shape = tuple(tensor.shape[batch_axes:])
+            if batch_axes < 0 or shape != entry.shape:
+                raise ValueError(
+                    f"tensor {entry.name!r} has shape {tuple(tensor.shape)}, the layout wants (..., {entry.shape})"
+                )
+            part = tensor.reshape(*batch, entry.size)
+            if parts and batch != parts[0].shape[:-1]:
+                raise ValueError(f"tensor {entry.name!r} is batched {batch}, the first {tuple(parts[0].shape[:-1])}")
+            parts.append(part)
+        return torch.cat(parts, -1)
+
+    def _check_names(self, state: Mapping[str, Tensor]) -> None:
+        """``ValueError`` unless ``state`` has every tensor of the layout, and beside them only whole numbers."""
+        known = {entry.name for entry in self.entries}
         missing = known - set(state)
-        unknown = {n for n in set(state) - known if state[n].is_floating_point()}
+        unknown = {name for name in set(state) - known if state[name].is_floating_point()}
         if missing or unknown:
             raise ValueError(f"tensors do not fit the layout: missing {sorted(missing)}, unknown {sorted(unknown)}")
-        parts = []
-        for e in self.entries:
-            t = state[e.name]
-            batch = t.shape[: t.ndim - len(e.shape)]
-            if tuple(t.shape[len(batch) :]) != e.shape:
-                raise ValueError(f"tensor {e.name!r} has shape {tuple(t.shape)}, the layout wants (..., {e.shape})")
-            if parts and batch != parts[0].shape[:-1]:
-                raise ValueError(f"tensor {e.name!r} is batched {tuple(batch)}, the first {tuple(parts[0].shape[:-1])}")
-            parts.append(t.reshape(*batch, e.size))
-        return torch.cat(parts, -1)
 
     def unflatten(self, weights: Tensor) -> dict[str, Tensor]:
         """Flat weights (..., d) to named tensors (..., *shape): views, in the weights' own dtype."""
         self.check(weights)
         batch = weights.shape[:-1]
-        return {e.name: weights[..., self.slices[e.name]].reshape((*batch, *e.shape)) for e in self.entries}
+        state = {}
+        for entry in self.entries:
+            part = weights[..., self.slices[entry.name]]  # (..., size)
+            state[entry.name] = part.reshape(*batch, *entry.shape)
+        return state
 
     def check(self, weights: Tensor) -> None:
         """``ValueError`` unless the last axis of ``weights`` is d long."""
@@ -127,9 +164,10 @@ class Layout:
 
     def to_json(self) -> list[dict[str, Any]]:
         """Plain lists and dictionaries, for a record."""
-        return [asdict(e) for e in self.entries]
+        return [asdict(entry) for entry in self.entries]
 
     @classmethod
     def from_json(cls, items: list[dict[str, Any]]) -> Layout:
         """The layout that :meth:`to_json` described."""
-        return cls(tuple(Entry(i["name"], tuple(i["shape"]), i["dtype"], i["role"]) for i in items))
+        entries = [Entry(item["name"], tuple(item["shape"]), item["dtype"], item["role"]) for item in items]
+        return cls(tuple(entries))

@@ -7,31 +7,92 @@ from typing import Any
 
 from dwflow_lite.zoo.layout import Layout
 
+# Entries with one item a member: a list, or (scores and losses) a list for each split, or (train_loss) for each epoch.
 PER_MEMBER = ("members", "scores", "losses", "train_loss")
+PER_SPLIT = ("scores", "losses")
+PER_EPOCH = "train_loss"
+# What a stage of the pipeline may say of each member.
+PER_MEMBER_IN_STAGES = ("objective_before", "objective_after")
 
 
 def split_record(record: Mapping[str, Any], members: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """A record without, and for each member with, what it says of single members; :func:`join_record` undoes it."""
+    """A record without what it says of single members, and that apart, for each member.
 
-    def of(member: int, value: Any, key: str) -> Any:
-        if isinstance(value, Mapping):
-            return {name: each[member] for name, each in value.items()}
-        return [epoch[member] for epoch in value] if key == "train_loss" else value[member]
+    :func:`join_record` undoes it.
 
-    notes = [{k: of(m, record[k], k) for k in PER_MEMBER if record.get(k)} for m in range(members)]
-    return {k: v for k, v in record.items() if not (k in PER_MEMBER and v)}, notes
+    Args:
+        record: of a zoo.
+        members: how many networks the zoo has.
+
+    Returns:
+        What is common to all, and one dictionary of notes for each member.
+
+    Example:
+        >>> common, notes = split_record({"seed": 0, "scores": {"test": [0.8, 0.9]}}, members=2)
+        >>> common, notes
+        ({'seed': 0}, [{'scores': {'test': 0.8}}, {'scores': {'test': 0.9}}])
+        >>> join_record(common, notes[1:])
+        {'seed': 0, 'scores': {'test': [0.9]}}
+    """
+    per_member = [key for key in PER_MEMBER if record.get(key)]
+    common = {key: value for key, value in record.items() if key not in per_member}
+    notes = []
+    for member in range(members):
+        note = {key: _of_member(key, record[key], member) for key in per_member}
+        notes.append(note)
+    return common, notes
+
+
+def _of_member(key: str, value: Any, member: int) -> Any:
+    """What one per-member entry of a record says of one member."""
+    if key in PER_SPLIT:
+        return {split: values[member] for split, values in value.items()}
+    if key == PER_EPOCH:
+        return [losses[member] for losses in value]
+    return value[member]
 
 
 def join_record(common: Mapping[str, Any], notes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The record of the members with these notes."""
+    """The record of the members with these notes; a key that some notes lack is left out."""
     record = dict(common)
-    for key in (k for k in PER_MEMBER if all(k in note for note in notes)):
-        values = [note[key] for note in notes]
-        if key in ("scores", "losses"):
-            record[key] = {name: [value[name] for value in values] for name in values[0]}
-        else:
-            record[key] = [list(epoch) for epoch in zip(*values, strict=True)] if key == "train_loss" else values
+    for key in PER_MEMBER:
+        if all(key in note for note in notes):
+            record[key] = _of_all(key, [note[key] for note in notes])
     return record
+
+
+def _of_all(key: str, values: list[Any]) -> Any:
+    """One per-member entry of a record, from what the notes of the members say of it."""
+    if key in PER_SPLIT:
+        splits = values[0]
+        return {split: [value[split] for value in values] for split in splits}
+    if key == PER_EPOCH:
+        return [list(losses) for losses in zip(*values, strict=True)]  # epochs of members, not members of epochs
+    return values
+
+
+def record_of_members(record: Mapping[str, Any], positions: Sequence[int], members: int) -> dict[str, Any]:
+    """What the record of a zoo of ``members`` networks says of those at these positions, in this order."""
+    common, notes = split_record(record, members)
+    taken = join_record(common, [notes[position] for position in positions])
+    return cut_stages(taken, positions, members)
+
+
+def cut_stages(record: Mapping[str, Any], positions: Sequence[int], members: int) -> dict[str, Any]:
+    """A record whose stages say of the members at these positions what they said of all ``members`` of them."""
+    if "stages" not in record:
+        return dict(record)
+    stages = [_cut_stage(stage, positions, members) for stage in record["stages"]]
+    return dict(record) | {"stages": stages}
+
+
+def _cut_stage(stage: Mapping[str, Any], positions: Sequence[int], members: int) -> dict[str, Any]:
+    stage = dict(stage)
+    for key in PER_MEMBER_IN_STAGES:
+        values = stage.get(key, [])
+        if len(values) == members:
+            stage[key] = [values[position] for position in positions]
+    return stage
 
 
 def folder_header(layout: Layout, common: Mapping[str, Any], members: int) -> dict[str, Any]:

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from io import FileIO
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from torch import Tensor
@@ -20,18 +23,23 @@ from torch import Tensor
 from dwflow_lite.support.checks import failing_as
 from dwflow_lite.support.files import (
     ZooFileError,
+    check_format,
     check_writable,
     digest,
+    is_own_format,
     json_hash,
     read_safetensors,
     write_safetensors,
     written_whole,
 )
+from dwflow_lite.support.versions import __version__
 
 FOLDER, SHARD = "dwflow_lite.folder/1", "dwflow_lite.shard/1"
-
-
+HEADER_KEYS = {"identity", "layout", "members", "record", "size", "storage"}
 STORAGE = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+# -- the matrix --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -42,8 +50,11 @@ class Shards:
     or list of rows is a view that reads nothing. What is read is float32, on ``device``, and the caller's own.
 
     Attributes:
-        folder: where the files are. rows: for each row its file, and its place in it. size: d.
+        folder: where the files are.
+        rows: for each row its file, and its place in it.
+        size: number of columns d.
         storage: ``"float32"`` or ``"bfloat16"``, how numbers are kept on disk.
+        device: onto which rows are read.
     """
 
     folder: Path
@@ -63,17 +74,19 @@ class Shards:
         return len(self.rows)
 
     def __getitem__(self, which: int | slice | Sequence[int]) -> Tensor | Shards:
-        which = which.tolist() if hasattr(which, "tolist") else which
+        if hasattr(which, "tolist"):  # of NumPy or torch: a number, or an array of them
+            which = which.tolist()
         if isinstance(which, int):
-            return self._read([self.rows[which]], slice(0, self.size))[0]
-        rows = self.rows[which] if isinstance(which, slice) else tuple(self.rows[i] for i in which)
-        return replace(self, rows=rows)
+            return self._read([self.rows[which]], slice(0, self.size))[0]  # (d,)
+        if isinstance(which, slice):
+            return replace(self, rows=self.rows[which])
+        return replace(self, rows=tuple(self.rows[row] for row in which))
 
     def __getattr__(self, name: str) -> None:
         raise AttributeError(f"weights on disk have no {name!r}: zoo.in_memory() reads them into a tensor")
 
     @classmethod
-    def __torch_function__(cls, function: Any, *_: Any) -> None:
+    def __torch_function__(cls, function: Callable, *_: Any) -> None:
         raise TypeError(f"{function.__name__} takes no weights on disk: zoo.in_memory() reads them into a tensor")
 
     def split(self, at_once: int) -> Iterator[Tensor]:
@@ -90,74 +103,136 @@ class Shards:
         return replace(self, device=torch.device(device))
 
     def _read(self, rows: Sequence[tuple[str, int]], columns: slice, dtype: torch.dtype = torch.float32) -> Tensor:
+        """These rows and columns as a tensor (rows, columns); each file is opened once for rows in a row."""
         start, stop, _ = columns.indices(self.size)
         block = torch.empty(len(rows), stop - start, dtype=dtype, device=self.device)
-        for name, places in groupby(enumerate(rows), key=lambda item: item[1][0]):
+        next_row = 0
+        for name, rows_of_file in groupby(rows, key=itemgetter(0)):
             path = self.folder / name
             with failing_as(f"cannot read {path}", ZooFileError), safe_open(path, framework="pt") as file:
-                stored = file.get_slice("weights")
-                for i, (_, place) in places:
-                    block[i] = stored[place : place + 1, start:stop][0]
+                stored = file.get_slice("weights")  # (rows of the file, d), not read yet
+                for _, place in rows_of_file:
+                    block[next_row] = stored[place : place + 1, start:stop][0]
+                    next_row += 1
         return block
 
     def fingerprint(self) -> str:
         """What tells these rows from others: a hash of their places and of the hashes of their files."""
-        files = sorted({name for name, _ in self.rows})
-        hashes = [read_safetensors(self.folder / name, SHARD, ())[1]["sha256"] for name in files]
+        names = sorted({name for name, _ in self.rows})
+        hashes = []
+        for name in names:
+            _, metadata = read_safetensors(self.folder / name, SHARD, only=())
+            hashes.append(metadata["sha256"])
         return json_hash([self.rows, hashes])
+
+
+# -- how numbers are kept ----------------------------------------------------------------------------------------
+
+
+def check_storage(storage: str) -> None:
+    """``ValueError`` unless ``storage`` is a name in ``STORAGE``."""
+    if storage not in STORAGE:
+        raise ValueError(f"no storage {storage!r}: choose one of {', '.join(STORAGE)}")
+
+
+def check_finite(rows: Tensor, first: int = 0) -> None:
+    """``ValueError`` that names the members whose rows (m, d) are not finite; ``first`` is the position of row 0."""
+    finite = rows.isfinite().all(1)  # (m,)
+    members = [first + row for row, is_finite in enumerate(finite.tolist()) if not is_finite]
+    if members:
+        raise ValueError(f"members {members} hold NaN or infinite weights, or beyond the storage")
+
+
+# -- the folder --------------------------------------------------------------------------------------------------
+
+
+class FolderContent(NamedTuple):
+    """What is in a folder: its header, the matrix of the members that are there, and position -> notes of each."""
+
+    header: dict[str, Any]
+    weights: Shards
+    notes: dict[int, dict[str, Any]]
+
+
+def check_folder(folder: str | Path) -> None:
+    """Make the folder of a zoo.
+
+    Raises:
+        ValueError: its name has a suffix, which would make it the name of a file.
+        OSError: nothing can be written there.
+    """
+    folder = Path(folder)
+    if folder.suffix:
+        raise ValueError(
+            f"a zoo in {folder} could not be loaded: a name with a suffix, here {folder.suffix!r}, means a file; name "
+            "(or rename) the folder without one"
+        )
+    check_writable(folder / "zoo.json")
 
 
 def start_folder(folder: str | Path, header: Mapping[str, Any], storage: str, identity: str = "") -> None:
     """Make a folder for shards, or find the same one begun before.
 
     Args:
-        header: see ``folder_header`` of the zoo's room. storage: a name in ``STORAGE``.
+        folder: a name without suffix.
+        header: see ``folder_header`` of the zoo's room.
+        storage: a name in ``STORAGE``.
         identity: what tells this zoo from others; by default a hash of the header.
 
     Raises:
-        ValueError: the folder holds another zoo, or ``storage`` is unknown.
+        ValueError: the folder holds another zoo, its name has a suffix, or ``storage`` is unknown.
         OSError: it cannot be written.
     """
     folder = Path(folder)
-    if storage not in STORAGE:
-        raise ValueError(f"no storage {storage!r}: choose one of {', '.join(STORAGE)}")
+    check_storage(storage)
+    check_folder(folder)
     header = dict(header) | {"storage": storage}
-    identity = f"{identity or json_hash(header)[:16]}-{storage}"
-    check_writable(folder / "zoo.json")
-    if (folder / "zoo.json").is_file():
-        if read_header(folder)["identity"] != identity:
-            raise ValueError(f"{folder} holds another zoo: name another folder, or delete it")
-    else:
-        write_header(folder, header | {"identity": identity})
+    own_identity = identity or json_hash(header)[:16]
+    header["identity"] = f"{own_identity}-{storage}"
+    if not (folder / "zoo.json").is_file():
+        write_header(folder, header)
+    elif read_header(folder)["identity"] != header["identity"]:
+        raise ValueError(f"{folder} holds another zoo: name another folder, or delete it")
     sweep(folder)
 
 
 def sweep(folder: str | Path) -> None:
     """Remove what processes that died as they wrote have left."""
-    for left in Path(folder).glob(".members-*.partial"):
-        left.unlink(missing_ok=True)
+    for partial in Path(folder).glob(".members-*.partial"):
+        partial.unlink(missing_ok=True)
 
 
 def write_header(folder: Path, header: Mapping[str, Any]) -> None:
     """Write ``zoo.json``, at once or not at all."""
-    path, header = folder / "zoo.json", dict(header) | {"format": FOLDER}
+    path = folder / "zoo.json"
+    header = dict(header) | {"format": FOLDER, "version": __version__}
+    text = json.dumps(header | {"sha256": json_hash(header)}, sort_keys=True)
     with failing_as(f"cannot write {path}", OSError), written_whole(path) as partial:
-        partial.write_text(json.dumps(header | {"sha256": json_hash(header)}, sort_keys=True))
+        partial.write_text(text)
 
 
 def read_header(folder: str | Path) -> dict[str, Any]:
-    """What ``zoo.json`` says; ``FileNotFoundError`` or :class:`ZooFileError` where it is not there, or damaged."""
+    """What ``zoo.json`` says.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ZooFileError: it is damaged, or of a format that this version does not know.
+    """
     path = Path(folder) / "zoo.json"
     if not path.is_file():
         raise FileNotFoundError(f"no zoo in {folder}: it has no zoo.json")
-    with failing_as(f"{path} is damaged; delete the folder, or put the file back", ZooFileError):
+    damaged = f"{path} is damaged; delete the folder, or put the file back"
+    with failing_as(damaged, ZooFileError):
         header = json.loads(path.read_text())
-        known = header.pop("sha256", None)
-        if header["format"] != FOLDER:
+        written_hash = header.pop("sha256", None)
+        if not is_own_format(header["format"]):
             raise ValueError(f"its format is {header['format']!r}, not {FOLDER!r}")
-        if missing := {"identity", "layout", "members", "record", "size", "storage"} - set(header):
+    check_format(path, header, FOLDER)  # what another version wrote is not damaged, and not to be deleted
+    with failing_as(damaged, ZooFileError):
+        missing = HEADER_KEYS - set(header)
+        if missing:
             raise ValueError(f"it lacks {sorted(missing)}")
-        if known != json_hash(header):
+        if written_hash != json_hash(header):
             raise ValueError("its hash does not match")
     return header
 
@@ -166,40 +241,84 @@ def append(folder: str | Path, first: int, rows: Tensor, notes: Sequence[Mapping
     """Add members ``first``, ``first`` + 1, … to a folder: one file, written whole or not at all.
 
     Args:
-        rows: (m, d), finite. notes: what is known of each, JSON-able.
+        folder: begun by :func:`start_folder`.
+        first: position of the first row.
+        rows: (m, d), finite.
+        notes: what is known of each, JSON-able.
+
+    Raises:
+        ValueError: rows of another size, or numbers that are not finite as they are kept.
+        OSError: the file cannot be written.
     """
     header = read_header(folder)
     if rows.shape != (len(notes), header["size"]):
         raise ValueError(f"{len(notes)} members of {header['size']} weights are no rows of {tuple(rows.shape)}")
     rows = rows.detach().to("cpu", STORAGE[header["storage"]]).contiguous()
-    if bad := (~rows.isfinite().all(1)).nonzero().flatten().tolist():
-        raise ValueError(f"members {[first + i for i in bad]} hold NaN or infinite weights, or beyond the storage")
+    check_finite(rows, first)
     text = json.dumps(list(notes), allow_nan=False)
-    metadata = {"format": SHARD, "zoo": header["identity"], "first": str(first), "notes": text}
-    metadata["sha256"] = digest({"weights": rows.view(torch.uint8)}, text)
+    metadata = {
+        "format": SHARD,
+        "zoo": header["identity"],
+        "first": str(first),
+        "notes": text,
+        "sha256": _shard_digest({"weights": rows}, text),
+    }
     write_safetensors({"weights": rows}, Path(folder) / f"members-{first:08d}.safetensors", metadata)
 
 
-def read_folder(folder: str | Path, verify: bool = False) -> tuple[dict[str, Any], Shards, dict[int, Any]]:
-    """Header, matrix and notes (position -> notes) of the members that are there, in order.
+def read_folder(folder: str | Path, verify: bool = False) -> FolderContent:
+    """The members that are there, in order of their positions.
 
-    Every file is checked to be complete; ``verify`` reads all of them and compares their hashes.
+    Args:
+        folder: begun by :func:`start_folder`.
+        verify: read everything and compare hashes; otherwise every file is only checked to be complete.
+
+    Raises:
+        FileNotFoundError: no zoo there.
+        ZooFileError: a file is damaged, of an unknown format, of another zoo, or holds members that another holds.
     """
-    folder, header, rows, notes = Path(folder).resolve(), read_header(folder), [], {}
+    folder = Path(folder).resolve()
+    header = read_header(folder)
+    places: dict[int, tuple[str, int]] = {}  # position -> file, and row in it
+    notes: dict[int, dict[str, Any]] = {}
     for path in sorted(folder.glob("members-*.safetensors")):
-        tensors, metadata = read_safetensors(path, SHARD, only=None if verify else ())
-        with failing_as(f"{path} was altered after it was written. Delete it", ZooFileError):
-            text, first, owner, written = (metadata[key] for key in ("notes", "first", "zoo", "sha256"))
-            if verify and digest({k: t.view(torch.uint8) for k, t in tensors.items()}, text) != written:
-                raise ValueError("its hash does not match")
-            members = {int(first) + place: note for place, note in enumerate(json.loads(text))}
-        if owner != header["identity"]:
-            raise ZooFileError(f"{path} belongs to another zoo than {folder / 'zoo.json'}. Move it away")
-        if twice := sorted(notes.keys() & members.keys()):
+        first, notes_of_file = _read_shard(path, header["identity"], verify)
+        positions = range(first, first + len(notes_of_file))
+        twice = [position for position in positions if position in notes]
+        if twice:
             raise ZooFileError(f"{path} holds members {twice}, which another file in the folder holds too. Delete one")
-        notes |= members
-        rows += [(path.name, place) for place in range(len(members))]
-    return header, Shards(folder, tuple(rows), header["size"], header["storage"]), notes
+        for row, position in enumerate(positions):
+            places[position] = (path.name, row)
+            notes[position] = notes_of_file[row]
+    order = sorted(places)  # by position, whatever the files are called
+    rows = tuple(places[position] for position in order)
+    weights = Shards(folder, rows, header["size"], header["storage"])
+    return FolderContent(header, weights, {position: notes[position] for position in order})
+
+
+def _read_shard(path: Path, identity: str, verify: bool) -> tuple[int, list[dict[str, Any]]]:
+    """Position of the first member of a file, and the notes of each."""
+    tensors, metadata = read_safetensors(path, SHARD, only=None if verify else ())
+    with failing_as(f"{path} was altered after it was written. Delete it", ZooFileError):
+        text = metadata["notes"]
+        first = int(metadata["first"])
+        owner = metadata["zoo"]
+        written_hash = metadata["sha256"]
+        if verify and _shard_digest(tensors, text) != written_hash:
+            raise ValueError("its hash does not match")
+        notes = json.loads(text)
+    if owner != identity:
+        raise ZooFileError(f"{path} belongs to another zoo than {path.parent / 'zoo.json'}. Move it away")
+    return first, notes
+
+
+def _shard_digest(tensors: Mapping[str, Tensor], text: str) -> str:
+    """The digest of a file of members: of its rows as bytes, and of its notes."""
+    as_bytes = {name: tensor.view(torch.uint8) for name, tensor in tensors.items()}
+    return digest(as_bytes, text)
+
+
+# -- columns to rows ---------------------------------------------------------------------------------------------
 
 
 def rows_of_columns(folder: str | Path, members: int, blocks: Iterable[tuple[slice, Tensor]]) -> Iterator[Tensor]:
@@ -207,24 +326,44 @@ def rows_of_columns(folder: str | Path, members: int, blocks: Iterable[tuple[sli
 
     Columns of many rows are far apart in files of rows; they pass through one scratch file of the whole matrix, which
     has no name, and so is gone whatever happens.
+
+    Args:
+        folder: begun by :func:`start_folder`; the scratch file lies on its disk.
+        members: number of rows N.
+        blocks: all columns, each once.
+
+    Raises:
+        OSError: the disk is full.
     """
     header = read_header(folder)
-    dtype, width = STORAGE[header["storage"]], STORAGE[header["storage"]].itemsize * header["size"]
+    dtype = STORAGE[header["storage"]]
+    row_bytes = dtype.itemsize * header["size"]
     full = f"cannot write {members} members to {folder}"
     with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
         with failing_as(full, OSError):
-            file.truncate(members * width)
+            file.truncate(members * row_bytes)
         for columns, block in blocks:
+            numbers = block.to("cpu", dtype).contiguous()  # (N, columns)
             with failing_as(full, OSError):
-                for row, part in enumerate(block.to("cpu", dtype).contiguous()):
-                    file.seek(row * width + columns.start * dtype.itemsize)
-                    left = part.view(torch.uint8).numpy()
-                    while len(left):  # a disk that is nearly full takes a part of it
-                        left = left[file.write(left) :]
-        for row in range(members):
+                for member in range(len(numbers)):
+                    file.seek(member * row_bytes + columns.start * dtype.itemsize)
+                    _write_all(file, numbers[member].view(torch.uint8).numpy())
+        for member in range(members):
             weights = torch.empty(1, header["size"], dtype=dtype)
-            file.seek(row * width)
-            left = weights[0].view(torch.uint8).numpy()
-            while len(left):
-                left = left[file.readinto(left) :]
+            file.seek(member * row_bytes)
+            _read_all(file, weights[0].view(torch.uint8).numpy())
             yield weights
+
+
+def _write_all(file: FileIO, content: np.ndarray) -> None:
+    """Write all bytes: a disk that is nearly full takes a part of them, and refuses the rest."""
+    written = 0
+    while written < len(content):
+        written += file.write(content[written:])
+
+
+def _read_all(file: FileIO, buffer: np.ndarray) -> None:
+    """Fill a buffer with the bytes that come next, which may arrive in parts."""
+    filled = 0
+    while filled < len(buffer):
+        filled += file.readinto(buffer[filled:])

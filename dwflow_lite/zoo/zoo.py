@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import warnings
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dwflow_lite.networks import architecture_of, behaviour_of, build
-from dwflow_lite.support.files import ZooFileError, check_writable, read_safetensors, write_safetensors
+from dwflow_lite.networks import architecture_of
+from dwflow_lite.support.checks import failing_as
+from dwflow_lite.support.files import names_folder
 from dwflow_lite.zoo.layout import Layout
-from dwflow_lite.zoo.record import folder_header, join_record, split_record
-from dwflow_lite.zoo.storage import Shards, append, read_folder, rows_of_columns, start_folder
+from dwflow_lite.zoo.members import positions_of
+from dwflow_lite.zoo.record import record_of_members
+from dwflow_lite.zoo.saving import read_file, read_members, write_file, write_folder
+from dwflow_lite.zoo.storage import Shards, check_folder
+from dwflow_lite.zoo.template import template_for
 
-FORMAT = "dwflow_lite.zoo/1"
+CHECKED_AT_ONCE = 1 << 24  # weights
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Zoo:
     """Networks of one architecture, as data. Immutable: every stage takes a zoo and returns a new one.
 
+    A zoo equals itself only, as a module does: ``zoo == other`` asks whether they are one object, and reads no weights.
+    Whether two zoos hold the same networks is ``torch.equal(zoo.weights, other.weights)``.
+
     Attributes:
-        weights: (N, d), one network a row: a tensor, or :class:`~dwflow_lite.storage.Shards` on disk.
+        weights: (N, d), one network a row: a tensor, or :class:`~dwflow_lite.zoo.storage.Shards` on disk.
         layout: which columns are which tensor.
         network: a template module of the architecture; its own weights mean nothing.
         record: JSON-able account of how the zoo was made (recipe, seeds, versions, per-member scores, stages).
@@ -39,68 +42,141 @@ class Zoo:
 
     weights: Tensor | Shards = field(repr=False)
     layout: Layout = field(repr=False)
-    network: nn.Module = field(repr=False, compare=False)
+    network: nn.Module = field(repr=False)
     record: Mapping[str, Any] = field(default_factory=dict, repr=False)
     held_out: tuple[bool, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
-        if self.weights.ndim != 2 or not len(self.weights):
+        if self.weights.ndim != 2 or len(self.weights) == 0:
             raise ValueError(f"a zoo needs weights of shape (members >= 1, d), got {tuple(self.weights.shape)}")
         self.layout.check(self.weights)
-        if not self.held_out:
-            object.__setattr__(self, "held_out", (False,) * len(self.weights))
-        if len(self.held_out) != len(self.weights):
-            raise ValueError(f"held_out has {len(self.held_out)} entries for {len(self.weights)} members")
-        if isinstance(self.weights, Shards):
-            return  # each row was checked when it was written
-        rows = max(1, (1 << 24) // self.layout.size)  # at a time: no second zoo in memory
-        parts = self.weights.split(rows)
-        bad = (~torch.cat([part.abs().amax(1) for part in parts]).isfinite()).nonzero().flatten().tolist()
-        if bad:
-            raise ValueError(f"members {bad} hold NaN or infinite weights; leave them out (zoo.take) or retrain them")
+        held_out = self.held_out if len(self.held_out) else (False,) * len(self)
+        if len(held_out) != len(self):
+            raise ValueError(f"held_out has {len(held_out)} entries for {len(self)} members")
+        object.__setattr__(self, "held_out", tuple(bool(held) for held in held_out))
+        if isinstance(self.weights, Tensor):  # rows on disk were checked when they were written
+            self._check_finite()
+
+    def _check_finite(self) -> None:
+        rows_at_once = max(1, CHECKED_AT_ONCE // self.layout.size)  # no second zoo in memory
+        largest = torch.cat([rows.abs().amax(1) for rows in self.weights.split(rows_at_once)])  # (N,)
+        members = (~largest.isfinite()).nonzero().flatten().tolist()
+        if members:
+            raise ValueError(
+                f"members {members} hold NaN or infinite weights; leave them out (zoo.take) or retrain them"
+            )
+
+    @classmethod
+    def from_modules(
+        cls,
+        modules: Sequence[nn.Module],
+        *,
+        held_out: Sequence[int] | Sequence[bool] = (),
+        record: Mapping[str, Any] | None = None,
+    ) -> Zoo:
+        """A zoo of a reader's own trained modules, all of one architecture.
+
+        Args:
+            modules: the networks; they are copied.
+            held_out: which of them no generator may be fitted on: positions, or one boolean a module.
+            record: what else is to be known of them, JSON-able.
+
+        Raises:
+            ValueError: no module, modules that differ in more than their weights, or ``held_out`` that names none.
+
+        Example:
+            >>> zoo = Zoo.from_modules([nn.Linear(3, 2) for _ in range(5)], held_out=[4])
+            >>> zoo
+            Zoo(5 Linear networks x 8 weights, 1 held out)
+            >>> len(zoo.fitted), len(zoo.unseen)
+            (4, 1)
+        """
+        if not modules:
+            raise ValueError("a zoo needs at least one module")
+        layout = Layout.of(modules[0])
+        architecture = architecture_of(modules[0])
+        for i, module in enumerate(modules):
+            if Layout.of(module) != layout:
+                raise ValueError(f"module {i} differs from module 0: {layout.difference(module)}")
+            if type(module) is not type(modules[0]) or architecture_of(module) != architecture:
+                raise ValueError(f"module {i} differs from module 0: {architecture_of(module)}, not {architecture}")
+        held_out_positions = set(positions_of(held_out, len(modules), "hold out"))
+        rows = []
+        for module in modules:
+            state = dict(module.named_parameters()) | dict(module.named_buffers())
+            rows.append(layout.flatten(state).detach())  # (d,)
+        return cls(
+            torch.stack(rows),
+            layout,
+            deepcopy(modules[0]),
+            {"architecture": architecture} | dict(record or {}),
+            tuple(position in held_out_positions for position in range(len(modules))),
+        )
 
     def __len__(self) -> int:
         return len(self.weights)
 
     def __repr__(self) -> str:
-        name, held = self.record.get("architecture", {}).get("class", "?"), sum(self.held_out)
+        name = self.record.get("architecture", {}).get("class", "?")
         where = f", in {self.weights.folder}" if isinstance(self.weights, Shards) else ""
-        return f"Zoo({len(self)} {name} networks x {self.layout.size:,} weights, {held} held out{where})"
+        held_out = sum(self.held_out)
+        return f"Zoo({len(self)} {name} networks x {self.layout.size:,} weights, {held_out} held out{where})"
 
     # -- choosing members ----------------------------------------------------------------------------------------
 
     def take(self, members: Sequence[int] | Sequence[bool] | slice) -> Zoo:
-        """The zoo of these members: positions, in the order given, or a mask of one boolean a member."""
-        if isinstance(members, slice):
-            members = range(len(self))[members]
-        chosen = members.cpu().numpy() if isinstance(members, Tensor) else np.asarray(members)
-        mask = chosen.dtype == bool
-        if chosen.ndim != 1 or (mask and len(chosen) != len(self)) or (len(chosen) and chosen.dtype.kind not in "iub"):
-            raise ValueError(f"take members by whole-number positions or by {len(self)} booleans, got {members!r}")
-        rows = (np.flatnonzero(chosen) if mask else chosen).tolist()
-        if not rows or max(rows) >= len(self) or min(rows) < -len(self):
-            raise ValueError(f"cannot take members {rows} of a zoo of {len(self)}")
-        common, notes = split_record(self.record, len(self))
-        record = join_record(common, [notes[r] for r in rows])
-        return replace(self, weights=self.weights[rows], record=record, held_out=tuple(self.held_out[r] for r in rows))
+        """The zoo of some members; what the record says of each comes along.
+
+        Args:
+            members: positions, in the order given, or a mask of one boolean a member.
+
+        Raises:
+            ValueError: no members, or members that are not there.
+
+        Example:
+            >>> modules = [nn.Linear(3, 2) for _ in range(5)]
+            >>> zoo = Zoo.from_modules(modules, record={"scores": {"test": [0.5, 0.25, 0.75, 0.5, 1.0]}})
+            >>> zoo.take([4, 0]).scores("test")
+            tensor([1.0000, 0.5000])
+            >>> zoo.take(slice(3))
+            Zoo(3 Linear networks x 8 weights, 0 held out)
+            >>> zoo.take(zoo.scores("test") > 0.6).scores("test")
+            tensor([0.7500, 1.0000])
+        """
+        positions = positions_of(members, len(self), "take")
+        if not positions:
+            raise ValueError(f"cannot take members [] of a zoo of {len(self)}")
+        return replace(
+            self,
+            weights=self.weights[positions],
+            record=record_of_members(self.record, positions, len(self)),
+            held_out=tuple(self.held_out[position] for position in positions),
+        )
 
     @property
     def fitted(self) -> Zoo:
         """The members a generator may be fitted on."""
         if not any(self.held_out):
             return self
-        return self.take([i for i, held in enumerate(self.held_out) if not held])
+        return self.take([not held for held in self.held_out])
 
     @property
     def unseen(self) -> Zoo | None:
         """The held-out members, or None where there are none."""
-        rows = [i for i, held in enumerate(self.held_out) if held]
-        return self.take(rows) if rows else None
+        if not any(self.held_out):
+            return None
+        return self.take(self.held_out)
+
+    # -- stages of the pipeline ----------------------------------------------------------------------------------
 
     def with_weights(
-        self, weights: Tensor | Shards | Iterable[Tensor], stage: Mapping[str, Any], keep_scores: bool = False, *,
+        self,
+        weights: Tensor | Shards | Iterable[Tensor],
+        stage: Mapping[str, Any],
+        keep_scores: bool = False,
+        *,
         folder: str | Path | None = None,
-    ) -> Zoo:  # fmt: skip
+    ) -> Zoo:
         """The same members after a stage of the pipeline, which is added to the record.
 
         Args:
@@ -112,9 +188,11 @@ class Zoo:
         Raises:
             ValueError: rows of a zoo that lives on disk, and no folder; or a folder with another zoo.
         """
-        record = dict(self.record) | {"stages": [*self.record.get("stages", []), dict(stage)]}
+        record = dict(self.record)
+        record["stages"] = [*self.record.get("stages", []), dict(stage)]
         if not keep_scores:
-            record.pop("scores", None), record.pop("losses", None)
+            record.pop("scores", None)
+            record.pop("losses", None)
         if folder is not None:
             storage = self.weights.storage if isinstance(self.weights, Shards) else "float32"
             return write_zoo(folder, weights, self.layout, self.network, record, self.held_out, storage)
@@ -124,11 +202,26 @@ class Zoo:
         return replace(self, weights=weights, record=record)
 
     def check_room(self, folder: str | Path | None) -> None:
-        """Before a stage begins: ``ValueError`` for a zoo on disk and no folder, ``OSError`` where none can be made."""
+        """Before a stage begins, whether its result has a place.
+
+        Raises:
+            ValueError: a zoo on disk and no folder, or a folder whose name has a suffix.
+            OSError: the folder cannot be made.
+        """
         if folder is not None:
-            check_writable(Path(folder) / "zoo.json")
+            check_folder(folder)
         elif isinstance(self.weights, Shards):
             raise ValueError(f"{self!r} lives on disk: name a folder for the result, or take zoo.in_memory()")
+
+    def in_memory(self) -> Zoo:
+        """The same zoo with its weights in one tensor."""
+        if isinstance(self.weights, Tensor):
+            return self
+        return replace(self, weights=self.weights.columns(slice(None)))
+
+    def to(self, device: torch.device | str) -> Zoo:
+        """The same zoo with its weights on ``device``, or read onto it."""
+        return replace(self, weights=self.weights.to(device))
 
     # -- back to networks ----------------------------------------------------------------------------------------
 
@@ -136,160 +229,110 @@ class Zoo:
         """Member ``member`` as a plain module in eval mode, independent of the zoo."""
         return self.layout.load_into(deepcopy(self.network), self.weights[member]).eval()
 
-    def scores(self, split: str = "test") -> Tensor:
-        """Recorded score of each member on a split, (N,); ``ValueError`` where the record has none."""
-        if split not in (self.record.get("scores") or {}):
+    def scores(self, split: str = "validation") -> Tensor:
+        """Recorded score of each member on a split, (N,); NaN for a member that diverged in training.
+
+        Raises:
+            ValueError: the record has no scores on this split.
+        """
+        recorded = self.record.get("scores") or {}
+        if split not in recorded:
             raise ValueError(f"no recorded {split} scores; call evaluate(zoo, task, {split!r})")
-        return torch.tensor(self.record["scores"][split])
+        return torch.tensor([math.nan if score is None else score for score in recorded[split]])
 
     # -- files ---------------------------------------------------------------------------------------------------
 
-    def save(self, path: str | Path) -> Path:
-        """Write one safetensors file with its record, at once or not at all. (On disk: :meth:`write`.)"""
-        if isinstance(self.weights, Shards):
-            raise ValueError(f"{self!r} is on disk already; zoo.write(folder) copies it, zoo.in_memory() reads it")
-        record = dict(self.record) | {"layout": self.layout.to_json(), "held_out": list(self.held_out)}
-        weights = self.weights.detach().cpu().contiguous()
-        text = json.dumps(record, sort_keys=True, allow_nan=False)
-        metadata = {"format": FORMAT, "record": text, "sha256": _digest(weights, text)}
-        return write_safetensors({"weights": weights}, path, metadata)
+    def save(self, path: str | Path, storage: str = "float32") -> Path:
+        """Write the zoo with its record: to a file at once or not at all, to a folder member after member.
 
-    @classmethod
-    def load(cls, path: str | Path, network: nn.Module | None = None) -> Zoo:
-        """Read a zoo and verify it.
+        A zoo that lives on disk can be saved too: to a folder a row at a time, to a file if it fits in memory. In a
+        folder that holds a part of the same zoo, members that are there stay as they are.
 
         Args:
-            path: file written by :meth:`save`.
+            path: a name with a suffix is a safetensors file, one without a suffix a folder.
+            storage: ``"float32"``, or ``"bfloat16"`` (half the size, three digits), which is read as float32 again.
+                A file keeps a zoo of another precision as it is, unless it is told ``"bfloat16"``.
+
+        Returns:
+            The path, for :meth:`load`.
+
+        Raises:
+            OSError: it cannot be written (what was there before is as it was), or the path has a suffix and is a
+                folder, or has none and is a file.
+            ValueError: the folder holds another zoo, ``storage`` is unknown, or the record is not JSON-able.
+            MemoryError: a zoo on disk does not fit in memory, and ``path`` is a file.
+
+        Example:
+            >>> import tempfile
+            >>> zoo = Zoo.from_modules([nn.Linear(3, 2) for _ in range(5)])
+            >>> with tempfile.TemporaryDirectory() as home:
+            ...     file = zoo.save(f"{home}/linear.safetensors")
+            ...     folder = zoo.save(f"{home}/linear")
+            ...     print(sorted(path.name for path in folder.iterdir())[-2:])
+            ...     torch.equal(Zoo.load(file, nn.Linear(3, 2)).weights, zoo.weights)
+            ['members-00000004.safetensors', 'zoo.json']
+            True
+        """
+        path = Path(path)
+        with failing_as(f"cannot write {path}", OSError):
+            in_folder = names_folder(path)
+        if in_folder:
+            write_folder(path, self.weights, self.layout, self.record, self.held_out, storage)
+        else:
+            write_file(path, self.weights, self.layout, self.record, self.held_out, storage)
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path, network: nn.Module | None = None, *, verify: bool = False) -> Zoo:
+        """Read a zoo: from a file into memory, or from a folder, where a row is read when it is asked for.
+
+        Warns if a folder is not complete (of an interrupted training, say), and has the members that are there; and
+        of members that diverged.
+
+        Args:
+            path: written by :meth:`save`, ``train_zoo(folder=...)`` or a stage; a name without a suffix is a folder.
             network: template module; needed for a reader's own class, otherwise checked against the record.
+            verify: of a folder, read everything and compare hashes; otherwise its files are only checked to be
+                complete. (A file is always verified.)
 
         Raises:
-            FileNotFoundError: no such file.
+            FileNotFoundError: no such file, no zoo in the folder, or none of its members.
             ZooFileError: truncated, altered, of another format, or not the weights of ``network``.
+            OSError: it cannot be read, or the path has a suffix and is a folder, or has none and is a file.
         """
-        tensors, metadata = read_safetensors(path, FORMAT)
-        text, weights = metadata.get("record", ""), tensors.get("weights")
-        if weights is None or metadata.get("sha256") != _digest(weights, text):
-            raise ZooFileError(f"{path} was altered after it was written: its hash does not match. Delete it")
-        record = json.loads(text)
-        layout, held_out = Layout.from_json(record.pop("layout")), tuple(record.pop("held_out"))
-        return cls(weights, layout, _fitting(path, record, layout, network), record, held_out)
-
-    # -- folders: zoos that need not fit in memory ----------------------------------------------------------------
-
-    def write(self, folder: str | Path, storage: str = "float32") -> Zoo:
-        """A copy on disk, one file a member, in ``"float32"`` or ``"bfloat16"`` (half the size, three digits)."""
-        return write_zoo(folder, self.weights, self.layout, self.network, self.record, self.held_out, storage)
-
-    @classmethod
-    def open(cls, folder: str | Path, network: nn.Module | None = None, *, verify: bool = False) -> Zoo:
-        """A zoo that lives in a folder; a row is read when it is asked for.
-
-        Warns if it is not complete (of an interrupted training, say), and has the members that are there; and of
-        members that diverged.
-
-        Args:
-            folder: written by :meth:`write`, ``train_zoo(folder=...)`` or a stage. network: as in :meth:`load`.
-            verify: read everything and compare hashes; otherwise files are only checked to be complete.
-
-        Raises:
-            FileNotFoundError: no zoo there, or none of its members.
-            ZooFileError: as :meth:`load`.
-        """
-        header, weights, notes = read_folder(folder, verify)
-        if missing := [i for i in range(header["members"]) if i not in notes]:
-            said = f"{folder} holds {len(notes)} of {header['members']} members; missing: {missing}"
-            if not notes:
-                raise FileNotFoundError(said)
-            warnings.warn(said, RuntimeWarning, stacklevel=2)
-        members = [dict(notes[position]) for position in sorted(notes)]
-        held_out = tuple(member.pop("held_out") for member in members)
-        if diverged := [i for i, member in enumerate(members) if member.get("members", {}).get("diverged")]:
-            said = f"members {diverged} of {folder} diverged in training and hold no networks; zoo.take the others"
-            warnings.warn(said, RuntimeWarning, stacklevel=2)
-        layout, record = Layout.from_json(header["layout"]), join_record(header["record"], members)
-        return cls(weights, layout, _fitting(folder, record, layout, network), record, held_out)
-
-    def in_memory(self) -> Zoo:
-        """The same zoo with its weights in one tensor."""
-        whole = self.weights.columns(slice(None)) if isinstance(self.weights, Shards) else self.weights
-        return replace(self, weights=whole)
-
-    def to(self, device: torch.device | str) -> Zoo:
-        """The same zoo with its weights on ``device``, or read onto it."""
-        return replace(self, weights=self.weights.to(device))
-
-    @classmethod
-    def from_modules(cls, modules: Sequence[nn.Module], **record: Any) -> Zoo:
-        """A zoo of a reader's own trained modules, all of one architecture."""
-        if not modules:
-            raise ValueError("a zoo needs at least one module")
-        layout, first = Layout.of(modules[0]), architecture_of(modules[0])
-        for i, module in enumerate(modules):
-            if Layout.of(module) != layout:
-                raise ValueError(f"module {i} differs from module 0: {layout.difference(module)}")
-            if type(module) is not type(modules[0]) or architecture_of(module) != first:
-                raise ValueError(f"module {i} differs from module 0: {architecture_of(module)}, not {first}")
-        states = [dict(m.named_parameters()) | dict(m.named_buffers()) for m in modules]
-        weights = torch.stack([layout.flatten(s) for s in states]).detach()
-        record = {"architecture": first} | record
-        return cls(weights, layout, deepcopy(modules[0]), record)
-
-
-def _fitting(path: str | Path, record: Mapping[str, Any], layout: Layout, network: nn.Module | None) -> nn.Module:
-    """The template for weights of a record: built, or a copy of ``network``; ``ZooFileError`` unless it fits."""
-    written, probe = record.get("architecture", {}), record.get("behaviour")
-    network = build(written) if network is None else network
-    if Layout.of(network) != layout:
-        raise ZooFileError(f"{path} does not fit the network: {layout.difference(network)}")
-    if not written.items() <= architecture_of(network).items():
-        raise ZooFileError(f"{path} holds {written} networks, not {architecture_of(network)}")
-    if probe:
-        known, found = np.array(probe["outputs"]), np.array(behaviour_of(network, probe["input"]))
-        if known.shape != found.shape or (np.abs(found - known) > 2e-3 * np.abs(known).max(initial=0.0)).any():
-            raise ZooFileError(f"{path} holds networks of another forward pass than this {type(network).__name__}")
-    return deepcopy(network)
+        path = Path(path)
+        with failing_as(f"cannot read {path}", OSError):
+            in_folder = names_folder(path)
+        saved = read_members(path, verify) if in_folder else read_file(path)
+        template = template_for(path, saved.record, saved.layout, network)
+        return cls(saved.weights, saved.layout, template, saved.record, saved.held_out)
 
 
 def write_zoo(
-    folder: str | Path, weights: Tensor | Shards | Iterable, layout: Layout, network: nn.Module,
-    record: Mapping[str, Any], held_out: Sequence[bool], storage: str,
-) -> Zoo:  # fmt: skip
+    folder: str | Path,
+    weights: Tensor | Shards | Iterable[Tensor] | Iterable[tuple[slice, Tensor]],
+    layout: Layout,
+    network: nn.Module,
+    record: Mapping[str, Any],
+    held_out: Sequence[bool],
+    storage: str,
+) -> Zoo:
     """Write a zoo to a folder as its rows come, and give the zoo that is there.
 
-    Args:
-        weights: (N, d); or its rows in order, some at a time; or its columns, as blocks (slice, (N, columns)).
-        storage: ``"float32"`` or ``"bfloat16"``. The others: as of a :class:`Zoo`.
-
     Where the folder holds part of the same zoo, members that are there stay as they are.
+
+    Args:
+        folder: a name without suffix.
+        weights: (N, d); or its rows in order, some at a time; or its columns, as blocks (slice, (N, columns)).
+        layout: as of a :class:`Zoo`, like ``network``, ``record`` and ``held_out``.
+        network: the template.
+        record: JSON-able.
+        held_out: for each member.
+        storage: ``"float32"`` or ``"bfloat16"``.
 
     Raises:
         ValueError: the folder holds another zoo, or ``storage`` is unknown.
         OSError: it cannot be written; what was finished is there.
     """
-    members = len(held_out)
-    common, notes = split_record(record, members)
-    notes = [note | {"held_out": held} for note, held in zip(notes, held_out, strict=True)]
-    start_folder(folder, folder_header(layout, common, members), storage)
-    _, kept, known = read_folder(folder)
-    places = {position: place for place, position in enumerate(known)}
-    parts = iter(weights.split(1) if isinstance(weights, Tensor | Shards) else weights)
-    first = next(parts)
-    parts = chain([first], parts)
-    parts = rows_of_columns(folder, members, parts) if isinstance(first, tuple) else parts
-    rows = (row for part in parts for row in part.split(1))
-    for position, (row, note) in enumerate(zip(rows, notes, strict=True)):
-        if position not in places:
-            append(folder, position, row, [note])
-            continue
-        same, tolerance = kept[places[position]], 1e-4 * float(row.abs().max())  # rows may have been rounded otherwise
-        known_note = json.loads(json.dumps(note)) == known[position]
-        if not known_note or not torch.allclose(same, row[0].to(same), rtol=1e-2, atol=tolerance):
-            raise ValueError(f"{folder} holds another zoo (see member {position}): name another folder, or delete it")
-    return Zoo(read_folder(folder)[1], layout, network, record, tuple(held_out))
-
-
-def _digest(weights: Tensor, text: str) -> str:
-    digest = hashlib.sha256(text.encode())
-    digest.update(str((weights.dtype, tuple(weights.shape))).encode())
-    digest.update(weights.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    shards = write_folder(folder, weights, layout, record, held_out, storage)
+    return Zoo(shards, layout, network, record, tuple(held_out))

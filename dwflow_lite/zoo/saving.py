@@ -1,0 +1,176 @@
+"""A zoo on disk: one file that is written at once, or a folder that is written member after member."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+import torch
+from torch import Tensor
+
+from dwflow_lite.support.files import ZooFileError, check_writable, digest, read_safetensors, write_safetensors
+from dwflow_lite.zoo.layout import Layout
+from dwflow_lite.zoo.record import cut_stages, folder_header, join_record, split_record
+from dwflow_lite.zoo.storage import (
+    STORAGE,
+    Shards,
+    append,
+    check_finite,
+    check_storage,
+    read_folder,
+    rows_of_columns,
+    start_folder,
+)
+
+FORMAT = "dwflow_lite.zoo/1"
+
+
+class SavedZoo(NamedTuple):
+    """What a file or a folder says of a zoo; the template of its networks is not in it."""
+
+    weights: Tensor | Shards
+    layout: Layout
+    record: dict[str, Any]
+    held_out: tuple[bool, ...]
+
+
+# -- one file ----------------------------------------------------------------------------------------------------
+
+
+def write_file(
+    path: Path,
+    weights: Tensor | Shards,
+    layout: Layout,
+    record: Mapping[str, Any],
+    held_out: Sequence[bool],
+    storage: str,
+) -> None:
+    """Write a zoo to one safetensors file, whole or not at all; arguments and errors as of :meth:`Zoo.save`."""
+    check_storage(storage)
+    if isinstance(weights, Shards):
+        check_writable(path)
+        _check_memory(path, weights)
+        weights = weights.columns(slice(None))
+    weights = weights.detach().cpu().contiguous()
+    if storage == "bfloat16":
+        weights = weights.to(STORAGE[storage])
+        check_finite(weights)
+    content = dict(record) | {"layout": layout.to_json(), "held_out": list(held_out)}
+    text = json.dumps(content, sort_keys=True, allow_nan=False)
+    metadata = {"format": FORMAT, "record": text, "sha256": digest(weights, text)}
+    write_safetensors({"weights": weights}, path, metadata)
+
+
+def _check_memory(path: Path, weights: Shards) -> None:
+    """``MemoryError`` unless weights fit in memory twice: as numbers, and as the bytes that are written."""
+    members, size = weights.shape
+    needed = 2 * members * size * weights.dtype.itemsize
+    free = psutil.virtual_memory().available
+    if needed > free:
+        raise MemoryError(
+            f"cannot write {path}: a file is written at once, which takes {needed / 1e9:.1f} GB of memory for the zoo "
+            f"in {weights.folder}, and {free / 1e9:.1f} GB are free; save it to a folder, a name without a suffix"
+        )
+
+
+def read_file(path: Path) -> SavedZoo:
+    """Read a file of :func:`write_file` and verify it; errors as of :meth:`Zoo.load`."""
+    tensors, metadata = read_safetensors(path, FORMAT)
+    weights = tensors.get("weights")
+    text = metadata.get("record", "")
+    if weights is None or metadata.get("sha256") != digest(weights, text):
+        raise ZooFileError(f"{path} was altered after it was written: its hash does not match. Delete it")
+    record = json.loads(text)
+    layout = Layout.from_json(record.pop("layout"))
+    held_out = tuple(record.pop("held_out"))
+    if weights.dtype == torch.bfloat16 and layout.entries[0].dtype != "bfloat16":
+        weights = weights.float()  # networks of another precision, rounded when they were saved
+    return SavedZoo(weights, layout, record, held_out)
+
+
+# -- a folder ----------------------------------------------------------------------------------------------------
+
+
+def write_folder(
+    folder: str | Path,
+    weights: Tensor | Shards | Iterable[Tensor] | Iterable[tuple[slice, Tensor]],
+    layout: Layout,
+    record: Mapping[str, Any],
+    held_out: Sequence[bool],
+    storage: str,
+) -> Shards:
+    """Write a zoo to a folder as its rows come, one file a member; members that are there stay as they are.
+
+    Arguments and errors as of ``write_zoo``. Gives the matrix that is there.
+    """
+    members = len(held_out)
+    common, notes = split_record(record, members)
+    start_folder(folder, folder_header(layout, common, members), storage)
+    before = read_folder(folder)
+    kept_rows = {position: row for row, position in enumerate(before.notes)}
+    rows = _rows_of(weights, folder, members)
+    for position, (row, note, held) in enumerate(zip(rows, notes, held_out, strict=True)):
+        note["held_out"] = bool(held)
+        if position not in kept_rows:
+            append(folder, position, row, [note])
+            continue
+        kept_row = before.weights[kept_rows[position]]  # (d,)
+        if not _same_member(row[0], note, kept_row, before.notes[position]):
+            raise ValueError(f"{folder} holds another zoo (see member {position}): name another folder, or delete it")
+    return read_folder(folder).weights
+
+
+def _rows_of(
+    weights: Tensor | Shards | Iterable[Tensor] | Iterable[tuple[slice, Tensor]], folder: str | Path, members: int
+) -> Iterator[Tensor]:
+    """Rows in order, each (1, d), of weights in any of the forms that ``write_zoo`` takes."""
+    if isinstance(weights, Tensor | Shards):
+        yield from weights.split(1)
+        return
+    parts = iter(weights)
+    first = next(parts, None)
+    if first is None:
+        return
+    parts = chain([first], parts)
+    if isinstance(first, tuple):
+        parts = rows_of_columns(folder, members, parts)
+    for part in parts:  # (some rows, d)
+        yield from part.split(1)
+
+
+def _same_member(row: Tensor, note: Mapping[str, Any], kept_row: Tensor, kept_note: Mapping[str, Any]) -> bool:
+    """Whether a member (d,) is the one that is kept, which may have been rounded otherwise."""
+    note_as_kept = json.loads(json.dumps(note))  # tuples become lists
+    if note_as_kept != kept_note:
+        return False
+    tolerance = 1e-4 * float(row.abs().max())
+    return torch.allclose(kept_row, row.to(kept_row), rtol=1e-2, atol=tolerance)
+
+
+def read_members(folder: Path, verify: bool) -> SavedZoo:
+    """The members that a folder has; warns of those it lacks or that diverged. Errors as of :meth:`Zoo.load`."""
+    header, weights, notes = read_folder(folder, verify)
+    total = header["members"]
+    missing = [position for position in range(total) if position not in notes]
+    if missing:
+        incomplete = f"{folder} holds {len(notes)} of {total} members; missing: {missing}"
+        if not notes:
+            raise FileNotFoundError(incomplete)
+        warnings.warn(incomplete, RuntimeWarning, stacklevel=3)
+    positions = list(notes)
+    own_notes = [dict(note) for note in notes.values()]
+    held_out = tuple(note.pop("held_out") for note in own_notes)
+    diverged = [i for i, note in enumerate(own_notes) if note.get("members", {}).get("diverged")]
+    if diverged:
+        warnings.warn(
+            f"members {diverged} of {folder} diverged in training and hold no networks; zoo.take the others",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    record = cut_stages(join_record(header["record"], own_notes), positions, total)
+    return SavedZoo(weights, Layout.from_json(header["layout"]), record, held_out)
