@@ -27,9 +27,11 @@ import torch
 from dwflow_lite import MLP, PermutationSpec, Recipe, Task, Zoo, load_task, train_zoo
 from dwflow_lite.networks import ResNet, ViT
 from dwflow_lite.symmetry import (
+    Matching,
     Permutation,
     activation_matching,
     fix_gauge,
+    identity_matching,
     linear_barrier,
     match_heads,
     match_neighbours,
@@ -59,36 +61,38 @@ def networks(channels: int, side: int) -> dict[str, tuple[torch.nn.Module, dict]
     return found
 
 
-def spectral(a: torch.Tensor, b: torch.Tensor, spec: PermutationSpec) -> Permutation:
+def spectral(a: torch.Tensor, b: torch.Tensor, spec: PermutationSpec) -> Matching:
     """TransFusion as published: heads by their spectra, one order inside them; hidden units by weight matching."""
-    found, states = dict(weight_matching(a, b, spec).permutation.indices), [spec.parameters(w) for w in (a, b)]
-    for block in spec.heads:
-        found |= match_heads(*states, spec, block, "spectral")
-    return Permutation(found)
+    matching = weight_matching(a, b, spec)
+    indices = dict(matching.permutation.indices)
+    for block, (_, groups) in spec.heads.items():
+        in_block = match_heads(a, b, spec, block, "spectral").permutation.indices
+        indices |= {group: in_block[group] for group in groups}
+    return replace(matching, permutation=Permutation(indices))
 
 
 def ways(zoo: Zoo, task, steps: int) -> dict[str, tuple[Zoo, PermutationSpec, object]]:
     """Name -> the zoo to match in, its spec, and how to match b to a."""
     spec, network, x = PermutationSpec.of(zoo.network), zoo.network, task.train.x[:2048]
-    found = {"naive": (zoo, spec, lambda a, b, s: s.identity())}
+    found = {"naive": (zoo, spec, identity_matching)}
     if spec.heads:
         found["heads spectral, as published"] = (zoo, spec, spectral)
-    found["weights"] = (zoo, spec, lambda a, b, s: weight_matching(a, b, s).permutation)
+    found["weights"] = (zoo, spec, weight_matching)
     if spec.tied:
-        found["weights, no restarts"] = (zoo, spec, lambda a, b, s: weight_matching(a, b, s, restarts=0).permutation)
+        found["weights, no restarts"] = (zoo, spec, lambda a, b, s: weight_matching(a, b, s, restarts=0))
     if spec.heads:
         free = PermutationSpec.of(network, stream=True)
-        found["weights, stream as well"] = (zoo, free, lambda a, b, s: weight_matching(a, b, s).permutation)
+        found["weights, stream as well"] = (zoo, free, weight_matching)
         found["activations, stream as well"] = (zoo, free, lambda a, b, s: activation_matching(a, b, s, network, x))
     found["activations"] = (zoo, spec, lambda a, b, s: activation_matching(a, b, s, network, x))
     try:
-        found["gauge, then weights"] = (fix_gauge(zoo), spec, lambda a, b, s: weight_matching(a, b, s).permutation)
+        found["gauge, then weights"] = (fix_gauge(zoo), spec, weight_matching)
     except ValueError:
         pass  # this network has none
     if steps:
 
-        def refined(a: torch.Tensor, b: torch.Tensor, s: PermutationSpec) -> Permutation:
-            return straight_through_matching(a, b, s, network, task, steps=steps)[0]
+        def refined(a: torch.Tensor, b: torch.Tensor, s: PermutationSpec) -> Matching:
+            return straight_through_matching(a, b, s, network, task, steps=steps)
 
         found["straight-through"] = (zoo, spec, refined)
         if spec.heads:

@@ -2,7 +2,7 @@
 
     python benchmarks/matching_speed.py [--members 100] [--threads 1]
 
-Pairs are a network with its initial weights and a renamed copy of it under noise (planted: both descents have a common
+Pairs are a network with its initial weights and a permuted copy of it under noise (planted: both descents have a common
 answer), or another initialisation (strangers: local optima). The transcription follows algorithm 1 of Git Re-Basin:
 sweep over the groups in random order; for each, permute every tensor that knows it, one matrix product a tensor, one
 assignment; until a whole sweep gains nothing. For transformers it follows TransFusion: singular values afresh for every
@@ -31,8 +31,7 @@ from scipy.optimize import linear_sum_assignment
 
 from dwflow_lite import PermutationSpec, Zoo
 from dwflow_lite.networks import ResNet, ViT, initialise
-from dwflow_lite.symmetry import canonicalise, matching, weight_matching
-from dwflow_lite.symmetry.spec import Permutation, permute_axes
+from dwflow_lite.symmetry import Permutation, canonicalise, matching, permute_axes, weight_matching
 from dwflow_lite.zoo import Layout
 
 

@@ -38,9 +38,9 @@ def every_figure(world):
     steps, plane = [], torch.randn(7, 2)
     a, b = (zoo.layout.unflatten(w.double()) for w in model.zoo_.weights[:2])
     spec = PermutationSpec.of(zoo.network)
-    _, objective = coordinate_descent(
+    objective = coordinate_descent(
         a, b, spec, spec.random(torch.Generator().manual_seed(0)), torch.Generator(), watch=lambda *u: steps.append(u)
-    )
+    ).objective
     first = next(s for s in steps if "hidden0" in s[0])
     return {
         "pair": figures.draw_barriers({"aligned": curve, "other": curve}, pair=1, strong="other"),

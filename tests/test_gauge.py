@@ -136,7 +136,7 @@ def test_a_zoo_keeps_its_dtype_record_and_tensors(kind):
 
 
 @pytest.mark.parametrize("kind", ["mlp", "resnet"])
-def test_it_commutes_with_renaming(kind):
+def test_it_commutes_with_permuting(kind):
     zoo = random_zoo(NETWORKS[kind]())
     spec = PermutationSpec.of(zoo.network)
     move = spec.random(rng(5))

@@ -24,8 +24,7 @@ from dwflow_lite.networks import (
     build,
     initialise,
 )
-from dwflow_lite.symmetry import Permutation, PermutationSpec, derive_spec
-from dwflow_lite.symmetry.spec import permute_axes
+from dwflow_lite.symmetry import Permutation, PermutationSpec, derive_spec, permute_axes
 from dwflow_lite.zoo import Entry, Layout, batched_forward
 
 

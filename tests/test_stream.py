@@ -1,5 +1,7 @@
 """The stream of a transformer: folded norms, rotations, and a planted basis that is found again."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -9,10 +11,12 @@ from dwflow_lite.symmetry import (
     PermutationSpec,
     basis_of,
     best_rotation,
+    coordinate_descent,
     fold_norms,
     linear_barrier,
     match_stream,
     rotate_stream,
+    unit_similarity,
     weight_matching,
 )
 from dwflow_lite.zoo import predict
@@ -90,25 +94,69 @@ def test_a_planted_basis_is_found_again(zoo, spec):
     a = folded.weights[0]
     hidden = turned(folded, spec, rotation(2)).weights[0]
     hidden = spec.fix("stream").apply(spec.fix("stream").random(rng(0)), hidden)
-    found = match_stream(a, hidden, spec)
+    matching = match_stream(a, hidden, spec)
+    found = matching.apply(spec, hidden)
     pair = Zoo(torch.stack([a, hidden, found]), zoo.layout, zoo.network)
     outputs = predict(pair, X)
     torch.testing.assert_close(outputs[2], outputs[0], rtol=1e-7, atol=1e-8)
     cosine = float(torch.cosine_similarity(a, found, 0))
-    renumbered = spec.apply(weight_matching(a, hidden, spec).permutation, hidden)
-    assert cosine > 0.9 and cosine > float(torch.cosine_similarity(a, renumbered, 0)) + 0.1
+    permuted = weight_matching(a, hidden, spec).apply(spec, hidden)
+    assert cosine > 0.9 and cosine > float(torch.cosine_similarity(a, permuted, 0)) + 0.1
 
 
 def test_matching_the_stream_never_lowers_similarity(zoo, spec):
     folded = fold_norms(zoo)
     a, b = folded.weights[:2]
     start = weight_matching(a, b, spec).permutation
-    renumbered = spec.apply(start, b)
-    found = match_stream(a, b, spec, start)
-    assert float(a @ found) > float(a @ renumbered) > float(a @ b)
+    permuted = spec.apply(start, b)
+    matching = match_stream(a, b, spec, start)
+    found = matching.apply(spec, b)
+    assert float(a @ found) > float(a @ permuted) > float(a @ b)
+    history = torch.tensor(matching.objective, dtype=torch.float64)
+    assert history[0] == pytest.approx(float(a @ permuted)) and history[-1] == pytest.approx(float(a @ found))
+    assert (history.diff() >= -1e-9 * history[-1]).all() and len(history) > 3
     after = Zoo(torch.stack([b, found]), zoo.layout, zoo.network)
     outputs = predict(after, X)
     torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-7, atol=1e-8)
+
+
+def written_out(a, b, spec, start, seed):
+    """What match_stream did to the tensors, step by step, before it returned a matching."""
+    fixed, generator = spec.fix("stream"), rng(seed)
+    one, other = spec.parameters(a), spec.permute(spec.parameters(b), start)
+    best = -torch.inf
+    while True:
+        other = rotate_stream(other, spec, best_rotation(unit_similarity(one, other, spec, "stream")))
+        descent = coordinate_descent(one, other, fixed, fixed.identity(), generator)
+        other = fixed.permute(other, descent.permutation)
+        if descent.objective[-1] <= best + 1e-9 * float(a @ a):
+            return spec.layout.flatten(other)
+        best = descent.objective[-1]
+
+
+@pytest.mark.parametrize("begin", ["identity", "random"])
+def test_one_rotation_and_one_permutation_say_all_that_was_done(zoo, spec, begin):
+    """Each acts on other axes than the other, so all rotations make one, the order of the stream at the start too."""
+    a, b = fold_norms(zoo).weights[:2]
+    start = spec.identity() if begin == "identity" else spec.random(rng(8))
+    matching = match_stream(a, b, spec, start, seed=3)
+    expected = written_out(a, b, spec, start, seed=3)
+
+    def distance(weights):
+        return float((weights - expected).norm() / expected.norm())
+
+    assert distance(matching.apply(spec, b)) < 1e-12
+    assert distance(matching.apply(spec, torch.stack([a, b]))[1]) < 1e-12  # row by row
+    eye = torch.eye(12, dtype=torch.float64)
+    torch.testing.assert_close(matching.rotation @ matching.rotation.T, eye)
+    assert torch.equal(matching.permutation.indices["stream"], torch.arange(12))
+    other_order = rotate_stream(spec.layout.unflatten(b), spec, matching.rotation)
+    assert distance(spec.apply(matching.permutation, spec.layout.flatten(other_order))) < 1e-12  # they commute
+    # controls: either one left out
+    assert distance(spec.apply(matching.permutation, b)) > 0.1
+    assert distance(replace(matching, permutation=spec.identity()).apply(spec, b)) > 0.1
+    with pytest.raises(ValueError, match="holds the stream fixed"):
+        rotate_stream(spec.layout.unflatten(b), spec.fix("stream"), matching.rotation)
 
 
 def test_a_line_to_a_rotated_self_is_flat_only_when_matched():
@@ -116,7 +164,7 @@ def test_a_line_to_a_rotated_self_is_flat_only_when_matched():
     zoo = fold_norms(train_zoo(task, network, members=2, recipe=Recipe(epochs=4, lr=4e-3)))
     free = PermutationSpec.of(network, stream=True)
     twin = turned(zoo, free, rotation(4)).weights[0]
-    mended = match_stream(zoo.weights[0], twin, free)
+    mended = match_stream(zoo.weights[0], twin, free).apply(free, twin)
     lines = Zoo(torch.stack([zoo.weights[0], twin, mended]), zoo.layout, network)
     curve = linear_barrier(lines, [(0, 1), (0, 2)], task, points=5, repaired=False)
     assert float(curve.loss_barrier[1]) < 0.05 < float(curve.loss_barrier[0])

@@ -1,4 +1,4 @@
-"""Symmetry: renaming units changes no function, matching undoes a renaming, one basin, and the barrier."""
+"""Symmetry: permuting units changes no function, matching undoes a permutation, one basis, and the barrier."""
 
 from __future__ import annotations
 
@@ -19,15 +19,19 @@ from dwflow_lite.symmetry import (
     canonicalise,
     coordinate_descent,
     fix_gauge,
+    identity_matching,
     interpolate,
     linear_barrier,
+    match_all,
     match_each,
+    match_neighbours,
+    permute_all,
+    permute_axes,
     weight_matching,
 )
-from dwflow_lite.symmetry.spec import permute_axes
 from dwflow_lite.tasks import load_task
 from dwflow_lite.training import Recipe, train_zoo
-from dwflow_lite.zoo import Layout, Zoo, evaluate, predict
+from dwflow_lite.zoo import Entry, Layout, Zoo, evaluate, predict
 
 
 class Pooled(nn.Module):
@@ -129,7 +133,7 @@ def case(name):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_renaming_units_changes_no_output(name):
+def test_permuting_units_changes_no_output(name):
     network, spec, x = case(name)
     w = random_weights(spec, 0, 0.5)
     for seed in range(5):
@@ -162,8 +166,8 @@ def test_moving_one_tensor_alone_changes_outputs(name):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_renaming_units_changes_no_output_in_training_mode(name):
-    """BatchNorm normalises by the batch there, and its running statistics come out renamed as well."""
+def test_permuting_units_changes_no_output_in_training_mode(name):
+    """BatchNorm normalises by the batch there, and its running statistics come out permuted as well."""
     network, spec, x = case(name)
     network, w = deepcopy(network).train(), random_weights(spec, 0, 0.5)
     permutation = spec.random(random_state(1))
@@ -172,10 +176,10 @@ def test_renaming_units_changes_no_output_in_training_mode(name):
     torch.testing.assert_close(after, before, rtol=1e-9, atol=1e-10)
     measured = [spec.layout.flatten(state) for state in states]
     torch.testing.assert_close(measured[1], spec.apply(permutation, measured[0]), rtol=1e-9, atol=1e-10)
-    assert not torch.allclose(measured[1], measured[0])  # control: not the same without renaming
+    assert not torch.allclose(measured[1], measured[0])  # control: not the same without permuting
 
 
-def test_a_batch_is_renamed_row_by_row():
+def test_a_batch_is_permuted_row_by_row():
     _, spec, _ = case("relu")
     batch = torch.stack([random_weights(spec, s) for s in range(3)])
     permutation = spec.random(random_state(0))
@@ -310,7 +314,7 @@ def test_running_statistics_have_no_say(name):
     found = weight_matching(a, b, spec).permutation
     assert same(weight_matching(a, shifted, spec).permutation, found)
     if spec.layout.entries[-1].role == "buffer":
-        assert not torch.equal(spec.apply(found, shifted), shifted)  # but they are renamed
+        assert not torch.equal(spec.apply(found, shifted), shifted)  # but they are permuted
 
 
 def test_streams_are_restarted_and_plain_layers_not():
@@ -325,17 +329,27 @@ def test_streams_are_restarted_and_plain_layers_not():
         weight_matching(a, b, spec, restarts=-1)
 
 
-def test_a_noisy_plant_in_a_stream_needs_restarts():
-    """Git Re-Basin's issue 8: a stream tied over many blocks leaves local optima even where the truth is known."""
-    spec = PermutationSpec.of(ResNet((5,), 3, channels=1, outputs=2, norm="layer"))
-    found = {0: 0, 4: 0}
-    for seed in range(20):
+def planted_and_found(spec, restarts, noise=3.0, seeds=20):
+    """How many permutations of some networks, hidden under noise, are found again whole."""
+    found = 0
+    for seed in range(seeds):
         a, hidden = random_weights(spec, seed), spec.random(random_state(seed))
-        b = spec.apply(hidden, a + 1.2 * random_weights(spec, seed + 100))
-        for restarts in found:
-            back = weight_matching(a, b, spec, restarts=restarts, seed=seed).permutation
-            found[restarts] += back.compose(hidden).is_identity
-    assert found[4] >= found[0] > 0
+        b = spec.apply(hidden, a + noise * random_weights(spec, seed + 100))
+        back = weight_matching(a, b, spec, restarts=restarts, seed=seed).permutation
+        found += back.compose(hidden).is_identity
+    return found
+
+
+def test_a_noisy_plant_in_a_stream_needs_restarts():
+    """Git Re-Basin's issue 8: a tied stream leaves local optima even where the truth is known."""
+    spec = PermutationSpec.of(ResNet((16,), 1, channels=1, outputs=2, norm="layer"))
+    assert spec.tied and spec.groups == {"stage0.block0": 16, "stream0": 16}
+    # Of 60 seeds 35 and 57 are found. The default is as many restarts as here.
+    assert planted_and_found(spec, restarts=0) <= 14
+    assert planted_and_found(spec, restarts=4) >= 17
+    # control: the stream alone is one assignment, solved exactly: nothing is left for restarts to find
+    alone = spec.fix("stage0.block0")
+    assert planted_and_found(alone, restarts=0) == planted_and_found(alone, restarts=4) == 20
 
 
 def test_groups_can_be_held_fixed():
@@ -350,6 +364,16 @@ def test_groups_can_be_held_fixed():
     assert torch.equal(moved[:16], halves.layout.unflatten(w)["qkv.weight"][:16])  # queries and keys stay
     with pytest.raises(ValueError, match=r"no groups \['hidden'\]"):
         free.fix("hidden")
+
+
+def test_a_block_of_heads_on_two_axes_of_one_tensor_is_refused():
+    """Its two groups could not be solved apart, whichever axes they are."""
+    layout = Layout(tuple(Entry(n, s, "float64") for n, s in (("mix", (5, 4, 4)), ("read", (4, 3)), ("write", (3, 4)))))
+    axes = {"mix": (None, "one", "other"), "read": ("one", None), "write": (None, "other")}
+    assert PermutationSpec(layout, axes).count() == 24**2  # two free groups may
+    PermutationSpec(layout, axes | {"mix": (None, "one", None)}, {"block": (2, ("one", "other"))})
+    with pytest.raises(ValueError, match="'mix' runs over its groups twice"):
+        PermutationSpec(layout, axes, {"block": (2, ("one", "other"))})
 
 
 def test_stretches_must_fill_their_axis():
@@ -441,9 +465,8 @@ def test_weights_that_cannot_be_matched():
 def test_a_watched_descent_shows_every_update():
     spec, a, b = hard_pair(1)
     tensors, updates = [spec.layout.unflatten(w) for w in (a, b)], []
-    permutation, objective = coordinate_descent(
-        *tensors, spec, spec.identity(), random_state(0), watch=lambda *u: updates.append(u)
-    )
+    descent = coordinate_descent(*tensors, spec, spec.identity(), random_state(0), watch=lambda *u: updates.append(u))
+    permutation, objective = descent.permutation, descent.objective
     assert len(updates) == len(objective) - 1
     state = dict(spec.identity().indices)
     for (similarities, orders), early, late in zip(updates, objective, objective[1:], strict=False):
@@ -468,6 +491,45 @@ def test_networks_matched_together_come_out_as_alone():
         match_each(lambda w: weight_matching(a, w, spec), [rows[0], rows[1] * float("nan")])
 
 
+def test_a_matching_moves_weights_by_itself():
+    spec, a, b = hard_pair(0)
+    matching = weight_matching(a, b, spec, restarts=2)
+    assert torch.equal(matching.apply(spec, b), spec.apply(matching.permutation, b))
+    rows = torch.stack([a, b])
+    assert torch.equal(matching.apply(spec, rows)[1], matching.apply(spec, b))
+    assert not torch.equal(matching.apply(spec, b), b) and matching.rotation is None
+    assert matching.objective[-1] == max(matching.starts) == pytest.approx(inner(a, matching.apply(spec, b)))
+
+
+def test_the_matcher_that_moves_nothing():
+    spec, a, b = hard_pair(0)
+    nothing = identity_matching(a, b, spec)
+    assert nothing.permutation.is_identity and torch.equal(nothing.apply(spec, b), b)
+    assert nothing.objective == weight_matching(a, b, spec).objective[:1] == [pytest.approx(inner(a, b))]
+    with pytest.raises(ValueError, match="b must be one finite"):
+        identity_matching(a, b * float("nan"), spec)
+
+
+def test_a_matching_for_every_row_and_for_every_neighbour():
+    spec, a, _ = hard_pair(0)
+    rows = torch.stack([random_weights(spec, s) for s in range(4)])
+    together = match_all(a, rows, spec, restarts=1, seed=3)
+    moved = permute_all(together, spec, rows)
+    for row, new, matching in zip(rows, moved, together, strict=True):
+        alone = weight_matching(a, row, spec, restarts=1, seed=3)
+        assert same(matching.permutation, alone.permutation) and torch.equal(new, alone.apply(spec, row))
+    with pytest.raises(ValueError, match="3 matchings do not fit 4 rows"):
+        permute_all(together[:3], spec, rows)
+
+    zoo = Zoo(rows, spec.layout, MLP([3, 8, 8, 8, 2]))
+    lines, pairs = match_neighbours(zoo, spec, lambda one, other: weight_matching(one, other, spec))
+    assert pairs == [(0, 1), (2, 3), (4, 5), (6, 7)] and torch.equal(lines.weights[::2], rows)
+    assert torch.equal(lines.weights[7], weight_matching(rows[3], rows[0], spec).apply(spec, rows[0]))
+    plain, _ = match_neighbours(zoo, spec, lambda one, other: identity_matching(one, other, spec))
+    assert torch.equal(plain.weights[1::2], rows.roll(-1, 0))  # control: nobody moved
+    assert (rows * lines.weights[1::2]).sum() > (rows * plain.weights[1::2]).sum()
+
+
 # -- a whole zoo ----------------------------------------------------------------------------------------
 
 
@@ -487,7 +549,7 @@ def aligned(trained):
 
 
 def near_zoo(noise=0.05):
-    """Six networks close to one: their best renaming is not in doubt."""
+    """Six networks close to one: their best permutation is not in doubt."""
     network = MLP([8, 6, 6, 3])
     spec = PermutationSpec.of(network)
     centre = random_weights(spec, 0).float()
@@ -517,31 +579,31 @@ def test_the_record_of_alignment(trained, aligned):
     assert before == pytest.approx([inner(target, w) for w in trained.weights])
 
 
-def test_alignment_forgets_how_units_were_named():
+def test_alignment_forgets_in_which_order_units_stood():
     zoo, spec = near_zoo()
     shuffled = zoo.weights.clone()
     for member in range(1, 6):
         shuffled[member] = spec.apply(spec.random(random_state(member)), shuffled[member])
     assert not torch.equal(shuffled, zoo.weights)
-    renamed = Zoo(shuffled, zoo.layout, zoo.network, zoo.record)
-    assert torch.equal(canonicalise(renamed).weights, canonicalise(zoo).weights)
-    assert torch.equal(canonicalise(renamed).weights, zoo.weights)
-    assert torch.equal(canonicalise(renamed, reference=zoo.weights[0]).weights, zoo.weights)
-    other = canonicalise(renamed, reference=3)  # another reference, another basis
+    permuted = Zoo(shuffled, zoo.layout, zoo.network, zoo.record)
+    assert torch.equal(canonicalise(permuted).weights, canonicalise(zoo).weights)
+    assert torch.equal(canonicalise(permuted).weights, zoo.weights)
+    assert torch.equal(canonicalise(permuted, reference=zoo.weights[0]).weights, zoo.weights)
+    other = canonicalise(permuted, reference=3)  # another reference, another basis
     assert torch.equal(other.weights[3], shuffled[3]) and not torch.equal(other.weights, zoo.weights)
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_canonical_form_forgets_names_in_every_architecture(name):
+def test_the_canonical_form_forgets_the_order_in_every_architecture(name):
     network, spec, _ = case(name)
     centre = random_weights(spec, 0)
     near = centre + 0.05 * torch.stack([random_weights(spec, s) for s in range(1, 5)])
     shuffled = torch.stack([near[0]] + [spec.apply(spec.random(random_state(m)), near[m]) for m in range(1, 4)])
-    zoo, renamed = (Zoo(w, spec.layout, network) for w in (near, shuffled))
+    zoo, permuted = (Zoo(w, spec.layout, network) for w in (near, shuffled))
     assert not torch.equal(shuffled, near)
     for rounds in (0, 3):  # small groups: a descent may end elsewhere, five more do not
         plain = canonicalise(zoo, spec, rounds=rounds, restarts=5).weights
-        assert torch.equal(canonicalise(renamed, spec, rounds=rounds, restarts=5).weights, plain)
+        assert torch.equal(canonicalise(permuted, spec, rounds=rounds, restarts=5).weights, plain)
     assert torch.equal(plain, near)
 
 
@@ -653,7 +715,7 @@ def test_alignment_lowers_the_barrier(trained, aligned, digits):
     naive, better = (linear_barrier(z, PAIRS, digits, points=11) for z in (trained, aligned))
     assert better.loss_barrier.mean() < naive.loss_barrier.mean()
     assert better.score_barrier.mean() < naive.score_barrier.mean()
-    # a member and its renamed self: a barrier that alignment removes altogether
+    # a member and its permuted self: a barrier that alignment removes altogether
     spec = PermutationSpec.of(trained.network)
     twin = spec.apply(spec.random(random_state(2)), trained.weights[0])
     pair = Zoo(torch.stack([trained.weights[0], twin]), trained.layout, trained.network)

@@ -9,8 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dwflow_lite.networks import MLP, ResNet, ViT
-from dwflow_lite.symmetry import PermutationSpec, Stretch, derive_spec, weight_matching
-from dwflow_lite.symmetry.spec import permute_axes
+from dwflow_lite.symmetry import PermutationSpec, Stretch, derive_spec, permute_axes, weight_matching
 from dwflow_lite.zoo import Layout
 
 

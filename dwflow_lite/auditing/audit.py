@@ -10,7 +10,7 @@ from dwflow_lite.auditing.measures import nearest_distance, rematched_distance, 
 from dwflow_lite.flow import dispersion_ratio
 from dwflow_lite.generate.simple import TRIVIAL, Generator
 from dwflow_lite.networks import architecture_of
-from dwflow_lite.symmetry import PermutationSpec, basis_of, match_all
+from dwflow_lite.symmetry import PermutationSpec, basis_of, match_all, permute_all
 from dwflow_lite.tasks.task import Task
 from dwflow_lite.zoo.forward import evaluate
 from dwflow_lite.zoo.storage import Shards
@@ -159,7 +159,8 @@ def audit(
     # What everything is measured by, from the fitted members themselves.
     of_zoo, own_renamed = evaluate(fitted, task, split), None
     if rematch:
-        based = match_all(fitted.weights[0], fitted.weights, spec, restarts=0, seed=seed)
+        matchings = match_all(fitted.weights[0], fitted.weights, spec, restarts=0, seed=seed)
+        based = permute_all(matchings, spec, fitted.weights)
         renaming = partial(rematched_distance, zoo=fitted.weights, spec=spec, based=based, seed=seed)
         own_renamed = renaming(fitted.weights, skip_self=True)
         renamed_unit = float(own_renamed.median())

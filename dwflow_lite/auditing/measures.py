@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dwflow_lite.symmetry import PermutationSpec, match_all, match_each, weight_matching
+from dwflow_lite.symmetry import PermutationSpec, match_all, match_each, permute_all, weight_matching
 
 
 def nearest_distance(weights: Tensor, zoo: Tensor, *, skip_self: bool = False) -> Tensor:
@@ -37,15 +37,17 @@ def rematched_distance(
     that asks about several sets of ``weights``.
     """
     plain = _distances(weights, zoo, skip_self)
-    based = match_all(zoo[0], zoo, spec, restarts=0, seed=seed) if based is None else based
-    in_basis = _distances(match_all(zoo[0], weights, spec, restarts=0, seed=seed), based, skip_self)
+    if based is None:
+        based = permute_all(match_all(zoo[0], zoo, spec, restarts=0, seed=seed), spec, zoo)
+    permuted = permute_all(match_all(zoo[0], weights, spec, restarts=0, seed=seed), spec, weights)
+    in_basis = _distances(permuted, based, skip_self)
     nearest = [d.topk(min(candidates, len(zoo)), largest=False).indices for d in (plain, in_basis)]
     pairs = {(i, j) for near in nearest for i, row in enumerate(near.tolist()) for j in row}
     pairs = sorted((i, j) for i, j in pairs if not (skip_self and i == j))
 
     def match(pair: tuple[int, int]) -> Tensor:
         found = weight_matching(weights[pair[0]], zoo[pair[1]], spec, restarts=0, seed=seed)
-        return (weights[pair[0]] - spec.apply(found.permutation, zoo[pair[1]])).norm()
+        return (weights[pair[0]] - found.apply(spec, zoo[pair[1]])).norm()
 
     best = plain.min(1).values.tolist()
     for (i, _), distance in zip(pairs, match_each(match, pairs), strict=True):

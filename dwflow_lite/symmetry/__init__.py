@@ -1,29 +1,36 @@
-"""Remove the permutation symmetry of a zoo: what moves together, matching, one basin, and the barrier that shows it."""
+"""Remove the permutation symmetry of a zoo: what moves together, matching, one basis, and the barrier that shows it."""
 
+from dwflow_lite.symmetry.activations import activation_matching
+from dwflow_lite.symmetry.axes import Stretch, Use, permute_axes, positions
 from dwflow_lite.symmetry.barrier import BarrierCurve, interpolate, linear_barrier
-from dwflow_lite.symmetry.canonical import basis_of, canonicalise, match_all, match_each, match_neighbours
+from dwflow_lite.symmetry.canonical import basis_of, canonicalise
 from dwflow_lite.symmetry.gauge import fix_gauge
 from dwflow_lite.symmetry.heads import match_heads, spectral_distance
+from dwflow_lite.symmetry.many import match_all, match_each, match_neighbours, permute_all
 from dwflow_lite.symmetry.matching import (
-    MatchingResult,
+    Matching,
     best_orders,
     coordinate_descent,
     head_scores,
+    identity_matching,
     unit_similarity,
     weight_matching,
 )
-from dwflow_lite.symmetry.repairing import activation_matching, repair, unit_statistics
-from dwflow_lite.symmetry.spec import Permutation, PermutationSpec, Stretch
+from dwflow_lite.symmetry.permutation import Permutation
+from dwflow_lite.symmetry.repairing import repair, unit_statistics
+from dwflow_lite.symmetry.rotation import best_rotation, rotate_stream
+from dwflow_lite.symmetry.spec import PermutationSpec
 from dwflow_lite.symmetry.straight_through import straight_through_matching
-from dwflow_lite.symmetry.stream import best_rotation, fold_norms, match_stream, rotate_stream
+from dwflow_lite.symmetry.stream import fold_norms, match_stream
 from dwflow_lite.symmetry.tracing import derive_spec
 
 __all__ = [
     "BarrierCurve",
-    "MatchingResult",
+    "Matching",
     "Permutation",
     "PermutationSpec",
     "Stretch",
+    "Use",
     "activation_matching",
     "basis_of",
     "best_orders",
@@ -34,6 +41,7 @@ __all__ = [
     "fix_gauge",
     "fold_norms",
     "head_scores",
+    "identity_matching",
     "interpolate",
     "linear_barrier",
     "match_all",
@@ -41,6 +49,9 @@ __all__ = [
     "match_heads",
     "match_neighbours",
     "match_stream",
+    "permute_all",
+    "permute_axes",
+    "positions",
     "repair",
     "rotate_stream",
     "spectral_distance",

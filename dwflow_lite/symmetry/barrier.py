@@ -21,8 +21,14 @@ class BarrierCurve:
 
     Attributes:
         t: positions on the line (T,), from 0 (first network) to 1 (second).
-        loss: (pairs, T). score: (pairs, T).
-        repaired: the same lines, the statistics of whose networks were mended (see :func:`linear_barrier`).
+        loss: (pairs, T).
+        score: (pairs, T).
+        repaired: the same lines, the statistics of whose networks were repaired (see :func:`linear_barrier`).
+
+    Example:
+        >>> curve = BarrierCurve(torch.linspace(0, 1, 3), torch.tensor([[1.0, 5.0, 3.0]]), torch.ones(1, 3))
+        >>> curve.loss_barrier  # halfway the loss is 5, the line between the two ends 2
+        tensor([3.])
     """
 
     t: Tensor
@@ -42,11 +48,19 @@ class BarrierCurve:
 
 
 def _chord(values: Tensor, t: Tensor) -> Tensor:
+    """The line between the first and the last of values (..., T), at the same positions."""
     return (1 - t) * values[..., :1] + t * values[..., -1:]
 
 
 def interpolate(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
-    """Points (1 - t) a + t b on the line from ``a`` (..., d) to ``b`` (..., d): (..., T, d) for ``t`` of shape (T,)."""
+    """Points (1 - t) a + t b on the line from ``a`` (..., d) to ``b`` (..., d): (..., T, d) for ``t`` of shape (T,).
+
+    Example:
+        >>> interpolate(torch.tensor([0.0, 8.0]), torch.tensor([4.0, 0.0]), torch.tensor([0.0, 0.25, 1.0]))
+        tensor([[0., 8.],
+                [1., 6.],
+                [4., 0.]])
+    """
     return torch.lerp(a.unsqueeze(-2), b.unsqueeze(-2), t.unsqueeze(-1))
 
 
@@ -72,30 +86,44 @@ def linear_barrier(
         pairs: positions (i, j) of members.
         task: gives loss and score.
         split: where they are measured.
-        points: networks on each line, both ends included (an odd number has the midpoint).
+        points: T networks on each line, both ends included (an odd number has the midpoint).
         repaired: False spares the second measurement.
-        spec: names the hidden units that :func:`repair` mends; by default that of the zoo's network.
+        spec: names the hidden units that :func:`repair` corrects; by default that of the zoo's network.
+
+    Raises:
+        ValueError: no pair, or fewer than three points.
     """
     if points < 3 or not pairs:
         raise ValueError("a barrier needs at least one pair and three points")
     t = torch.linspace(0, 1, points)
-    ends = [zoo.weights[[p[end] for p in pairs]] for end in (0, 1)]
-    line = Zoo(interpolate(*ends, t.to(zoo.weights)).flatten(0, 1), zoo.layout, zoo.network)
+    first = zoo.weights[[pair[0] for pair in pairs]]  # (pairs, d)
+    second = zoo.weights[[pair[1] for pair in pairs]]
+    weights = interpolate(first, second, t.to(zoo.weights)).flatten(0, 1)  # (pairs, T, d) -> (pairs T, d)
+    line = Zoo(weights, zoo.layout, zoo.network)
+    loss, score = _loss_and_score(line, task, split, points)
     if not repaired:
-        return _measure(line, task, split, t)
+        return BarrierCurve(t, loss, score)
+
     if norms_with_statistics(zoo.network):
-        mended = recalibrate(line, task)
+        repaired_line = recalibrate(line, task)
     else:
         spec = PermutationSpec.of(zoo.network) if spec is None else spec
-        known = [unit_statistics(Zoo(w, zoo.layout, zoo.network), task, spec) for w in ends]
-        targets = interpolate(*(s.flatten(1) for s in known), t.to(zoo.weights)).flatten(0, 1)
-        mended = repair(line, targets.unflatten(1, (2, -1)), task, spec)
-    return _measure(line, task, split, t, _measure(mended, task, split, t))
+        ends = [Zoo(weights, zoo.layout, zoo.network) for weights in (first, second)]
+        targets = _statistics_between(*ends, t, task, spec)
+        repaired_line = repair(line, targets, task, spec)
+    repaired_loss, repaired_score = _loss_and_score(repaired_line, task, split, points)
+    return BarrierCurve(t, loss, score, BarrierCurve(t, repaired_loss, repaired_score))
 
 
-def _measure(
-    line: Zoo, task: Task, split: str, t: Tensor, repaired: BarrierCurve | None = None
-) -> BarrierCurve:  # fmt: skip
-    result = evaluate(line, task, split)
-    loss, score = (v.view(-1, len(t)).cpu() for v in (result.loss, result.score))
-    return BarrierCurve(t, loss, score, repaired)
+def _loss_and_score(line: Zoo, task: Task, split: str, points: int) -> tuple[Tensor, Tensor]:
+    """Of networks (pairs T, d): loss and score (pairs, T), on the CPU."""
+    evaluation = evaluate(line, task, split)
+    return evaluation.loss.view(-1, points).cpu(), evaluation.score.view(-1, points).cpu()
+
+
+def _statistics_between(first: Zoo, second: Zoo, t: Tensor, task: Task, spec: PermutationSpec) -> Tensor:
+    """Statistics (pairs T, 2, units) on the lines between those of the networks at the two ends."""
+    start = unit_statistics(first, task, spec).flatten(1)  # (pairs, 2 units)
+    end = unit_statistics(second, task, spec).flatten(1)
+    between = interpolate(start, end, t.to(first.weights)).flatten(0, 1)  # (pairs T, 2 units)
+    return between.unflatten(1, (2, -1))

@@ -1,4 +1,4 @@
-"""Continuous symmetries, which renaming units leaves: scales, signs and bases that change no output.
+"""Continuous symmetries, which permuting units leaves: scales, signs and bases that change no output.
 
 Each is fixed by choosing one network among all that compute the same: for every member at once, in float64, without
 a reference. Do it before matching, whose scores are weighted by scale.
@@ -47,24 +47,39 @@ def balance_relu(zoo: Zoo, tolerance: float = 1e-9, max_sweeps: int = 1000) -> Z
     Raises:
         ValueError: another network. RuntimeError: ``max_sweeps`` were not enough.
     """
-    network, state = zoo.network, _state(zoo)
+    network = zoo.network
     if type(network) is not MLP or type(network.activation) is not nn.ReLU:
         name = f"MLP with {type(network.activation).__name__}" if type(network) is MLP else type(network).__name__
         raise ValueError(f"only a plain MLP with ReLU has a scale for every unit, not {name}")
+    state = _state(zoo)
     largest = float("inf")
     for sweep in range(1, max_sweeps + 1):
         largest = 0.0
         for i in range(len(network.layers) - 1):
-            weight, bias, after = (state[f"layers.{n}"] for n in (f"{i}.weight", f"{i}.bias", f"{i + 1}.weight"))
-            inward, outward = torch.cat([weight, bias[..., None]], -1).norm(dim=-1), after.norm(dim=-2)
-            c = torch.where((inward > 0) & (outward > 0), outward / inward, 1.0).sqrt()  # (N, units)
-            weight *= c[..., None]
-            bias *= c
-            after /= c[:, None]
-            largest = max(largest, float(c.log().abs().max()))
+            weight, bias = state[f"layers.{i}.weight"], state[f"layers.{i}.bias"]
+            change = _balance_layer(weight, bias, state[f"layers.{i + 1}.weight"])
+            largest = max(largest, change)
         if largest < tolerance:
             return _fixed(zoo, state, "balance relu", tolerance=tolerance, sweeps=sweep)
     raise RuntimeError(f"not balanced after {max_sweeps} sweeps: the last had |log c| up to {largest:.2g}")
+
+
+def _balance_layer(weight: Tensor, bias: Tensor, after: Tensor) -> float:
+    """Balance the units of one layer, in place: the largest |log c| by which one was scaled.
+
+    Args:
+        weight: (N, units, inputs) of the layer.
+        bias: (N, units) of the layer.
+        after: (N, outputs, units), the weight of the next layer.
+    """
+    inward = torch.cat([weight, bias[..., None]], -1).norm(dim=-1)  # (N, units)
+    outward = after.norm(dim=-2)
+    is_used = (inward > 0) & (outward > 0)
+    c = torch.where(is_used, outward / inward, 1.0).sqrt()
+    weight *= c[..., None]
+    bias *= c
+    after /= c[:, None]
+    return float(c.log().abs().max())
 
 
 @torch.no_grad()
@@ -87,25 +102,40 @@ def normalise_filters(zoo: Zoo) -> Zoo:
     Raises:
         ValueError: another network, or a running variance below zero.
     """
-    network, state = zoo.network, _state(zoo)
-    convs = [name for name, m in network.named_modules() if isinstance(m, nn.Conv2d) and m.bias is None]
-    norms = [name.replace("conv", "norm").replace("stem", "stem_norm").replace("cut.0", "cut.1") for name in convs]
-    found = norms_with_statistics(network)
-    if type(network) is not ResNet or set(norms) != set(found):
+    network = zoo.network
+    norms = norms_with_statistics(network)
+    norm_after = {
+        convolution: _norm_after(convolution)
+        for convolution, module in network.named_modules()
+        if isinstance(module, nn.Conv2d) and module.bias is None
+    }
+    if type(network) is not ResNet or set(norm_after.values()) != set(norms):
         name = f"ResNet with norm={network.options['norm']!r}" if type(network) is ResNet else type(network).__name__
         raise ValueError(f"only a plain ResNet with BatchNorm (and its statistics) has free filters, not {name}")
-    for conv, norm in zip(convs, norms, strict=True):
-        weight, eps = state[f"{conv}.weight"], found[norm].eps  # (N, filters, inputs, k, k)
+    state = _state(zoo)
+    for convolution, norm in norm_after.items():
+        weight = state[f"{convolution}.weight"]  # (N, filters, inputs, k, k)
         gain, mean, variance = (state[f"{norm}.{part}"] for part in ("weight", "running_mean", "running_var"))
         if (variance < 0).any():
             raise ValueError(f"{norm} has running variances below zero: recalibrate(zoo, task) first")
-        size = weight.flatten(2).norm(dim=-1)
-        factor = torch.where(size > 0, torch.where(gain < 0, -1, 1) / size, 1.0)  # (N, filters)
+        length = weight.flatten(2).norm(dim=-1)  # (N, filters)
+        sign = torch.where(gain < 0, -1, 1)
+        factor = torch.where(length > 0, sign / length, 1.0)
+        eps = norms[norm].eps
         gain *= ((variance * factor**2 + eps) / (variance + eps)).sqrt() / factor
         weight *= factor[..., None, None, None]
         mean *= factor
         variance *= factor**2
     return _fixed(zoo, state, "normalise filters")
+
+
+def _norm_after(convolution: str) -> str:
+    """The name of the norm that reads a convolution of a ResNet: stem, conv1, conv2 or shortcut.0."""
+    if convolution == "stem":
+        return "stem_norm"
+    if convolution.endswith("shortcut.0"):
+        return convolution.removesuffix("0") + "1"
+    return convolution.replace("conv", "norm")
 
 
 @torch.no_grad()
@@ -130,36 +160,53 @@ def fix_circuits(zoo: Zoo) -> Zoo:
     Raises:
         ValueError: another network.
     """
-    network, state = zoo.network, _state(zoo)
+    network = zoo.network
     if type(network) is not ViT:
         raise ValueError(f"only a ViT has attention circuits, not {type(network).__name__}")
+    state = _state(zoo)
     for i, block in enumerate(network.blocks):
-        name, heads = f"blocks.{i}", (block.heads, -1)
-        value_bias = state[f"{name}.value.bias"]
-        state[f"{name}.project.bias"] += (state[f"{name}.project.weight"] @ value_bias[..., None])[..., 0]
-        value_bias.zero_()
-        state[f"{name}.key.bias"].zero_()
-        query, key, value = (
-            torch.cat([state[f"{name}.{layer}.weight"], state[f"{name}.{layer}.bias"][..., None]], -1)
-            .unflatten(1, heads).mT for layer in ("query", "key", "value")
-        )  # fmt: skip
-        project = state[f"{name}.project.weight"].unflatten(2, heads).transpose(1, 2)  # (N, heads, dim, units)
+        name = f"blocks.{i}"
+        _drop_biases(state, name)
+        query, key, value = (_by_head(state, f"{name}.{layer}", block.heads) for layer in ("query", "key", "value"))
+        project = state[f"{name}.project.weight"]  # (N, dim, heads units)
+        project = project.unflatten(2, (block.heads, -1)).transpose(1, 2)  # (N, heads, dim, units)
         query, key = _share_singular_values(query, key)
         project, value = _share_singular_values(project, value)
         state[f"{name}.project.weight"] = project.transpose(1, 2).flatten(2)
-        for layer, rows in (("query", query), ("key", key), ("value", value)):
-            rows = rows.mT.flatten(1, 2)  # (N, dim, dim + 1)
-            state[f"{name}.{layer}.weight"], state[f"{name}.{layer}.bias"] = rows[..., :-1], rows[..., -1]
+        for layer, units in (("query", query), ("key", key), ("value", value)):
+            rows = units.mT.flatten(1, 2)  # (N, heads, dim + 1, units) -> (N, heads units, dim + 1)
+            state[f"{name}.{layer}.weight"] = rows[..., :-1]
+            state[f"{name}.{layer}.bias"] = rows[..., -1]
     return _fixed(zoo, state, "fix circuits")
 
 
+def _drop_biases(state: dict[str, Tensor], block: str) -> None:
+    """Take the key and the value bias out of one block, in place; what the latter adds, the projection adds now."""
+    project, value_bias = state[f"{block}.project.weight"], state[f"{block}.value.bias"]
+    state[f"{block}.project.bias"] += (project @ value_bias[..., None])[..., 0]
+    value_bias.zero_()
+    state[f"{block}.key.bias"].zero_()
+
+
+def _by_head(state: dict[str, Tensor], layer: str, heads: int) -> Tensor:
+    """What a layer's units read, with its bias as one more input: (N, heads, dim + 1, units)."""
+    weight, bias = state[f"{layer}.weight"], state[f"{layer}.bias"]  # (N, dim, dim), (N, dim)
+    rows = torch.cat([weight, bias[..., None]], -1)
+    return rows.unflatten(1, (heads, -1)).mT
+
+
 def _share_singular_values(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """Factors (..., m, r), (..., n, r) of left @ rightᵀ = U S Vᵀ as U √S and V √S, from matrices of r columns only."""
-    (a, r), (b, s) = torch.linalg.qr(left), torch.linalg.qr(right)
-    u, values, vt = torch.linalg.svd(r @ s.mT)
-    u, v = a @ u, b @ vt.mT
-    largest = u.gather(-2, u.abs().argmax(-2, keepdim=True))
-    roots = torch.where(largest < 0, -1, 1) * values.sqrt()[..., None, :]
+    """Factors (..., m, r), (..., n, r) of left @ rightᵀ = U S Vᵀ as U √S and V √S.
+
+    The product (m, n) is never formed: with left = Q₁ R₁ and right = Q₂ R₂ it is Q₁ (R₁ R₂ᵀ) Q₂ᵀ, the middle r x r.
+    """
+    q1, r1 = torch.linalg.qr(left)
+    q2, r2 = torch.linalg.qr(right)
+    u, values, vt = torch.linalg.svd(r1 @ r2.mT)
+    u, v = q1 @ u, q2 @ vt.mT
+    largest = u.gather(-2, u.abs().argmax(-2, keepdim=True))  # (..., 1, r): of each column the largest entry
+    sign = torch.where(largest < 0, -1, 1)
+    roots = sign * values.sqrt()[..., None, :]
     return u * roots, v * roots
 
 

@@ -1,54 +1,137 @@
-"""Weight matching by coordinate descent (Git Re-Basin, arXiv 2209.04836, algorithm 1)."""
+"""Weight matching by coordinate descent (Git Re-Basin, arXiv 2209.04836, algorithm 1).
+
+A network, a permuted copy of it, and the matching that permutes it back:
+
+>>> from dwflow_lite.networks import MLP
+>>> spec, rng = PermutationSpec.of(MLP([3, 4, 2])), torch.Generator().manual_seed(0)
+>>> a = torch.randn(spec.layout.size, generator=rng)
+>>> b = spec.apply(spec.random(rng), a)
+>>> torch.equal(b, a), torch.equal(weight_matching(a, b, spec).apply(spec, b), a)
+(False, True)
+
+From top to bottom: what every matcher returns; how alike units are; which order of units has the most likeness; and the
+descent that settles one group of units after the other. Throughout, ``a`` is the reference that stays and ``b`` what is
+permuted; named tensors ("state") of both have a row of the similarity matrix for each unit of ``a``, a column for each
+unit of ``b``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from dwflow_lite.symmetry.spec import Permutation, PermutationSpec, Use
+from dwflow_lite.symmetry.axes import Use
+from dwflow_lite.symmetry.permutation import Permutation
+from dwflow_lite.symmetry.rotation import rotate_stream
+from dwflow_lite.symmetry.spec import PermutationSpec
 
 TIED_RESTARTS = 4
 
+State = Mapping[str, Tensor]  # the named tensors of one network
+Products = dict[Use, Tensor]  # for a place in a tensor: inner products (n, n) of its rows in a with those in b
 
-def assignment(similarity: Tensor) -> Tensor:
-    """The partner (n,) of every row: each column once, with the largest sum of similarities (n, n)."""
-    return torch.from_numpy(linear_sum_assignment(similarity.numpy(), maximize=True)[1])
+
+# -- what every matcher returns ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Matching:
+    """How one network is brought close to another, and what was gained by it.
+
+    Attributes:
+        permutation: moves the units of ``b`` onto those of ``a``.
+        objective: history of what the matcher improves, first before its first step, last what was reached. The
+            matcher says what it is: the inner product <a, permuted b>, a sum of correlations, a loss.
+        starts: of a matcher with restarts, what each start reached (the first is from the identity).
+        rotation: of the residual stream (dim, dim), where it was rotated and not only permuted.
+    """
+
+    permutation: Permutation
+    objective: list[float]
+    starts: Sequence[float] = ()
+    rotation: Tensor | None = None
+
+    def apply(self, spec: PermutationSpec, weights: Tensor) -> Tensor:
+        """The weights (..., d) of ``b``, or of others that move like it, in the order and the basis of ``a``."""
+        permuted = spec.apply(self.permutation, weights)
+        if self.rotation is None:
+            return permuted
+        # In double precision, as the rotation was found. (It acts on the stream, the permutation on all other groups.)
+        state = spec.layout.unflatten(permuted.to(self.rotation))
+        return spec.layout.flatten(rotate_stream(state, spec, self.rotation)).to(weights)
+
+
+def identity_matching(a: Tensor, b: Tensor, spec: PermutationSpec) -> Matching:
+    """The matcher that moves nothing, as a control; its objective is <a, b>."""
+    return Matching(spec.identity(), [inner_product(*checked_states(a, b, spec))])
+
+
+# -- how alike units are -----------------------------------------------------------------------------------------------
+
+
+def inner_product(a: State, b: State) -> float:
+    """Sum over tensors of <A, B>, in float64."""
+    return float(sum((a[name] * b[name]).sum(dtype=torch.float64) for name in a))
 
 
 def unit_similarity(
-    a: Mapping[str, Tensor], b: Mapping[str, Tensor], spec: PermutationSpec, group: str,
-    known: dict[Use, Tensor] | None = None,
+    a: State, b: State, spec: PermutationSpec, group: str, products: Products | None = None
 ) -> Tensor:  # fmt: skip
     """Similarity (n, n) of every unit of ``a`` to every unit of ``b`` in one group, the other groups as they stand.
 
-    ``known`` holds matrix products that are still valid, one for each place; those that are missing are added.
+    It is the sum, over all places that know the group, of the inner products of what belongs to a unit there: its
+    incoming weights, its bias, its outgoing weights. The diagonal adds up to the group's part of <a, b>.
+
+    Args:
+        a: named tensors of the reference.
+        b: of the network to be permuted.
+        spec: tells where the group occurs.
+        group: of n units.
+        products: matrix products that are still valid are taken from here, those that are missing are added.
     """
-    known = {} if known is None else known
+    products = {} if products is None else products
     for use in spec.uses[group]:
-        if use not in known:
-            known[use] = use.rows(a[use.name]) @ use.rows(b[use.name]).T
-    return torch.stack([known[use] for use in spec.uses[group]]).sum(0, dtype=torch.float64)
+        if use not in products:
+            products[use] = use.rows(a[use.name]) @ use.rows(b[use.name]).T
+    return torch.stack([products[use] for use in spec.uses[group]]).sum(0, dtype=torch.float64)
+
+
+# -- which order has the most likeness ---------------------------------------------------------------------------------
+
+
+def assignment(similarity: Tensor) -> Tensor:
+    """The partner (n,) of every row: each column once, with the largest sum of similarities (n, n).
+
+    Example:
+        >>> assignment(torch.tensor([[9.0, 8.0], [8.0, 1.0]]))  # 8 + 8 is more than 9 + 1
+        tensor([1, 0])
+    """
+    _, columns = linear_sum_assignment(similarity.numpy(), maximize=True)
+    return torch.from_numpy(columns)
 
 
 def head_scores(similarity: Mapping[str, Tensor], heads: int) -> tuple[Tensor, dict[str, Tensor]]:
     """How well every head of ``a`` goes with every head of ``b``, and the best order of units inside each such pair.
 
     Args:
-        similarity: group -> similarities (n, n) of all its units. heads: H, into which each group is cut.
+        similarity: group -> similarities (n, n) of all its units.
+        heads: H, into which each group is cut.
 
     Returns:
         The value (H, H) of pairing two heads, and group -> orders (H, H, n / H).
     """
-    value, inside = torch.zeros(heads, heads, dtype=torch.float64), {}
+    value = torch.zeros(heads, heads, dtype=torch.float64)
+    orders = {}
     for group, units in similarity.items():
-        pairs = units.unflatten(1, (heads, -1)).unflatten(0, (heads, -1)).transpose(1, 2)  # heads i, j and units u, v
-        inside[group] = torch.stack([torch.stack([assignment(pair) for pair in row]) for row in pairs])
-        value += pairs.gather(3, inside[group][..., None]).sum((2, 3))
-    return value, inside
+        blocks = units.unflatten(1, (heads, -1)).unflatten(0, (heads, -1))  # (H, n / H, H, n / H)
+        blocks = blocks.transpose(1, 2)  # (H, H, n / H, n / H): one matrix for each pair of heads
+        orders[group] = torch.stack([torch.stack([assignment(block) for block in row]) for row in blocks])
+        value += blocks.gather(3, orders[group][..., None]).sum((2, 3))
+    return value, orders
 
 
 def best_orders(similarity: Mapping[str, Tensor], heads: int = 1) -> tuple[dict[str, Tensor], float]:
@@ -57,6 +140,10 @@ def best_orders(similarity: Mapping[str, Tensor], heads: int = 1) -> tuple[dict[
     A small assignment for every group and pair of heads, and one that pairs the heads: exact. A free group is one
     head, and one assignment.
 
+    Args:
+        similarity: group -> similarities (n, n) of all its units.
+        heads: into which each group is cut.
+
     Returns:
         Group -> index (n,), unit i of ``a`` corresponds to unit index[i] of ``b``; and how much the sum rises.
     """
@@ -64,46 +151,108 @@ def best_orders(similarity: Mapping[str, Tensor], heads: int = 1) -> tuple[dict[
         orders = {group: assignment(units) for group, units in similarity.items()}
     else:
         value, inside = head_scores(similarity, heads)
-        pairs, rows = assignment(value), torch.arange(heads)
-        orders = {g: (pairs[:, None] * i.shape[2] + i[rows, pairs]).flatten() for g, i in inside.items()}
-    return orders, sum(float(s.gather(1, orders[g][:, None]).sum() - s.trace()) for g, s in similarity.items())
+        partners = assignment(value)  # (H,)
+        orders = {}
+        for group, pairs in inside.items():
+            chosen = pairs[torch.arange(heads), partners]  # (H, n / H): the orders inside the pairs that were made
+            orders[group] = (partners[:, None] * chosen.shape[1] + chosen).flatten()
+    gain = 0.0
+    for group, units in similarity.items():
+        gain += float(units.gather(1, orders[group][:, None]).sum() - units.trace())
+    return orders, gain
 
 
-def inner_product(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
-    """Sum over tensors of <A, B>, in float64."""
-    return float(sum((a[name] * b[name]).sum(dtype=torch.float64) for name in a))
+# -- one group after the other -----------------------------------------------------------------------------------------
 
 
-def still_known(
-    known: Mapping[Use, Tensor], spec: PermutationSpec, order: Mapping[str, Tensor]
-) -> dict[Use, Tensor]:  # fmt: skip
-    """What is left of matrix products when groups get a new order: their own, renamed, and those of other tensors."""
-    own = {use: index for group, index in order.items() for use in spec.uses[group]}
-    changed = {use.name for use in own}
-    kept = {use: product for use, product in known.items() if use.name not in changed}
-    return kept | {use: known[use][:, index] for use, index in own.items()}
+def coordinate_descent(
+    a: State,
+    b: State,
+    spec: PermutationSpec,
+    start: Permutation,
+    generator: torch.Generator,
+    max_sweeps: int = 100,
+    watch: Callable[[dict[str, Tensor], dict[str, Tensor]], None] | None = None,
+) -> Matching:
+    """One descent from one start; its objective is <a, permuted b>, at the start and after each visit.
 
+    A coordinate is a free group or a block of heads. A visit solves it exactly, all others as they stand; so the
+    objective never falls, and the descent ends after a sweep in which nothing was gained. Of the similarities only
+    those parts are computed afresh whose tensors have changed since; where none has, the visit is spared.
 
-@dataclass(frozen=True)
-class MatchingResult:
-    """The best permutation found, and how it was found.
+    Args:
+        a: named tensors of the reference, in float32 or float64.
+        b: named tensors to permute; not changed.
+        spec: what moves together.
+        start: where to begin.
+        generator: of the order in which a sweep visits the coordinates.
+        max_sweeps: a bound on the work.
+        watch: called at every visit with the similarities (n, n) of each group, as its units stand, and their best
+            order; both by group.
 
-    Attributes:
-        permutation: moves the units of ``b`` onto those of ``a``.
-        objective: inner product <a, permuted b> at the start and after every visit of a coordinate, in the best start;
-            it never falls.
-        starts: final objective of every start (the first is from the identity).
+    Raises:
+        RuntimeError: after ``max_sweeps`` sweeps there was still something to gain.
     """
+    indices = dict(start.indices)
+    moved = spec.permute(b, start)
+    products = {}
+    objective = [inner_product(a, moved)]
+    least_gain = rounding_error(a)
+    for _ in range(max_sweeps):
+        for number in torch.randperm(len(spec.coordinates), generator=generator).tolist():
+            heads, groups = spec.coordinates[number]
+            if all_valid(products, spec, groups):
+                continue  # nothing that it depends on has changed since it was solved
+            similarity = {g: unit_similarity(a, moved, spec, g, products) for g in groups}
+            order, gain = best_orders(similarity, heads)
+            if watch is not None:
+                watch(similarity, order)
+            if gain <= least_gain:
+                objective.append(objective[-1])
+                continue
+            objective.append(objective[-1] + gain)
+            indices |= {g: indices[g][order[g]] for g in groups}
+            moved = spec.permute(moved, Permutation(order))
+            products = still_valid(products, spec, order)
+        if all_valid(products, spec, spec.groups):
+            return Matching(Permutation(indices), objective)
+    raise RuntimeError(f"weight matching still gained after {max_sweeps} sweeps; raise max_sweeps")
 
-    permutation: Permutation
-    objective: list[float]
-    starts: list[float]
+
+def rounding_error(a: State) -> float:
+    """How much the objective may change by rounding alone: a smaller gain is none, or a descent might never end."""
+    precision = torch.finfo(next(iter(a.values())).dtype).eps
+    return precision * inner_product(a, a)
+
+
+def all_valid(products: Products, spec: PermutationSpec, groups: Iterable[str]) -> bool:
+    """Whether every product that the similarities of these groups need is there."""
+    return all(use in products for group in groups for use in spec.uses[group])
+
+
+def still_valid(products: Products, spec: PermutationSpec, order: Mapping[str, Tensor]) -> Products:
+    """The matrix products that are left when some groups are permuted by ``order``.
+
+    At the places of a permuted group its units are only columns in another order, so the product is permuted as well.
+    Where such a tensor runs over another group, the units of that group have got other rows: these products are gone.
+    Tensors without a permuted group have not changed.
+    """
+    permuted = {}
+    for group, index in order.items():
+        for use in spec.uses[group]:
+            permuted[use] = products[use][:, index]
+    changed_tensors = {use.name for use in permuted}
+    unchanged = {use: product for use, product in products.items() if use.name not in changed_tensors}
+    return unchanged | permuted
+
+
+# -- the whole matching ------------------------------------------------------------------------------------------------
 
 
 def weight_matching(
     a: Tensor, b: Tensor, spec: PermutationSpec, *, restarts: int | None = None, seed: int = 0, max_sweeps: int = 100
-) -> MatchingResult:
-    """Rename the hidden units of ``b`` so that its weights lie close to those of ``a``.
+) -> Matching:
+    """Permute the hidden units of ``b`` so that its weights lie close to those of ``a``.
 
     Maximises the sum over tensors of <A, permuted B>: a sum of bilinear assignment problems, NP-hard. Coordinate
     descent holds all groups but one (or all but one block of attention heads), solves that one exactly, and stops when
@@ -111,30 +260,45 @@ def weight_matching(
 
     Args:
         a: reference weights (d,), left as they are.
-        b: weights (d,) to rename; the caller's tensor is not changed.
+        b: weights (d,) to permute; the caller's tensor is not changed.
         spec: what moves together.
         restarts: further starts from random permutations; None: ``TIED_RESTARTS`` where several layers write to one
             group (residual streams, where local optima are poor), else none.
         seed: of the group order and the restarts.
-        max_sweeps: a bound nobody has met; reached, it raises ``RuntimeError``.
+        max_sweeps: a bound nobody has met.
+
+    Returns:
+        The best start, its objective <a, permuted b>, and in ``starts`` what every start reached.
+
+    Raises:
+        ValueError: weights that are not one finite vector (d,), or a negative number of restarts.
+        RuntimeError: after ``max_sweeps`` sweeps there was still something to gain.
     """
-    for name, w in (("a", a), ("b", b)):
-        spec.layout.check(w)
-        if w.ndim != 1 or not w.abs().max().isfinite():
-            raise ValueError(f"{name} must be one finite weight vector (d,), got shape {tuple(w.shape)}")
+    state_a, state_b = checked_states(a, b, spec)
     restarts = default_restarts(spec, restarts)
     generator = torch.Generator().manual_seed(seed)
+    descents = []
+    for number in range(1 + restarts):
+        start = spec.identity() if number == 0 else spec.random(generator)
+        descents.append(coordinate_descent(state_a, state_b, spec, start, generator, max_sweeps))
+    best = max(descents, key=lambda descent: descent.objective[-1])  # of equal ones the first
+    return replace(best, starts=[descent.objective[-1] for descent in descents])
+
+
+def checked_states(a: Tensor, b: Tensor, spec: PermutationSpec) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The parameters of two weight vectors (d,), named, on the CPU and in one precision (float64 if either has it).
+
+    Raises:
+        ValueError: one of them is not a finite vector (d,).
+    """
+    for name, weights in (("a", a), ("b", b)):
+        spec.layout.check(weights)
+        if weights.ndim != 1 or not weights.abs().max().isfinite():
+            raise ValueError(f"{name} must be one finite weight vector (d,), got shape {tuple(weights.shape)}")
     precision = torch.float64 if torch.float64 in (a.dtype, b.dtype) else torch.float32
-    state_a, state_b = (spec.parameters(w.detach().to("cpu", precision)) for w in (a, b))
-    best: MatchingResult | None = None
-    starts: list[float] = []
-    for start in range(1 + restarts):
-        permutation = spec.identity() if start == 0 else spec.random(generator)
-        permutation, objective = coordinate_descent(state_a, state_b, spec, permutation, generator, max_sweeps)
-        starts.append(objective[-1])
-        if best is None or objective[-1] > best.objective[-1]:
-            best = MatchingResult(permutation, objective, starts)
-    return best
+    state_a = spec.parameters(a.detach().to("cpu", precision))
+    state_b = spec.parameters(b.detach().to("cpu", precision))
+    return state_a, state_b
 
 
 def default_restarts(spec: PermutationSpec, restarts: int | None) -> int:
@@ -144,47 +308,3 @@ def default_restarts(spec: PermutationSpec, restarts: int | None) -> int:
     if restarts < 0:
         raise ValueError(f"restarts must be >= 0, got {restarts}")
     return restarts
-
-
-def coordinate_descent(
-    a: dict[str, Tensor],
-    b: dict[str, Tensor],
-    spec: PermutationSpec,
-    start: Permutation,
-    generator: torch.Generator,
-    max_sweeps: int = 100,
-    watch: Callable[[dict[str, Tensor], dict[str, Tensor]], None] | None = None,
-) -> tuple[Permutation, list[float]]:
-    """One descent from one start: the permutation it ends in, and the objective at the start and after each visit.
-
-    A coordinate is a free group or a block of heads. Of its similarities only those parts are computed afresh whose
-    tensors have changed since; where none has, nothing is to be gained and the visit is spared.
-
-    Args:
-        a: tensors of the reference, in float32 or float64. b: tensors to rename.
-        spec: what moves together. start: where to begin.
-        generator: of the order in which a sweep visits the coordinates.
-        max_sweeps: reached, it raises ``RuntimeError``.
-        watch: called at every visit with the similarities (n, n) of each group, as its units stand, and their best
-            order; both by group.
-    """
-    indices, moved, known = dict(start.indices), spec.rename(b, start), {}
-    precision = torch.finfo(next(iter(a.values())).dtype).eps
-    objective, tolerance = [inner_product(a, moved)], precision * inner_product(a, a)
-    for _ in range(max_sweeps):
-        for c in torch.randperm(len(spec.coordinates), generator=generator).tolist():
-            heads, groups = spec.coordinates[c]
-            if all(use in known for g in groups for use in spec.uses[g]):
-                continue  # nothing that it depends on has changed
-            similarity = {g: unit_similarity(a, moved, spec, g, known) for g in groups}
-            order, gain = best_orders(similarity, heads)
-            if watch:
-                watch(similarity, order)
-            if gain > tolerance:
-                indices |= {g: indices[g][order[g]] for g in groups}
-                moved = spec.rename(moved, Permutation(order))
-                known = still_known(known, spec, order)
-            objective.append(objective[-1] + gain * (gain > tolerance))
-        if all(use in known for uses in spec.uses.values() for use in uses):
-            return Permutation(indices), objective
-    raise RuntimeError(f"weight matching still gained after {max_sweeps} sweeps; raise max_sweeps")

@@ -8,58 +8,71 @@ from torch.func import functional_call
 
 from dwflow_lite.batchnorm import without_statistics
 from dwflow_lite.support.progress import bar as progress_bar
-from dwflow_lite.symmetry.matching import coordinate_descent, weight_matching
-from dwflow_lite.symmetry.spec import Permutation, PermutationSpec
+from dwflow_lite.symmetry.matching import Matching, State, coordinate_descent, weight_matching
+from dwflow_lite.symmetry.permutation import Permutation
+from dwflow_lite.symmetry.spec import PermutationSpec
 from dwflow_lite.tasks.task import Task
 
 
-def straight_through_matching(
+def straight_through_matching(  # noqa: PLR0913 - how it trains is part of the method
     a: Tensor, b: Tensor, spec: PermutationSpec, network: nn.Module, task: Task, *,
     steps: int = 100, batch_size: int = 256, lr: float = 1e-3, seed: int = 0, progress: bool = False,
-) -> tuple[Permutation, list[float]]:  # fmt: skip
-    """Rename the units of ``b`` so that the network halfway to ``a`` has a low loss on training data.
+) -> Matching:  # fmt: skip
+    """Permute the units of ``b`` so that the network halfway to ``a`` has a low loss on training data.
 
     Latent weights start at ``a``. Each step matches ``b`` to them by weights, from where the last step ended, and takes
-    the gradient of the loss halfway between ``a`` and the renamed ``b``; the renaming has no derivative, so the
-    gradient is handed to the latent weights as if they were the renamed ``b``. The permutation of the lowest loss on
+    the gradient of the loss halfway between ``a`` and the permuted ``b``; the permutation has no derivative, so the
+    gradient is handed to the latent weights as if they were the permuted ``b``. The permutation of the lowest loss on
     the calibration split is kept; the first is that of weight matching, so on that split it is never worse.
 
     Args:
-        a: reference weights (d,). b: weights (d,) to rename. spec: what moves together.
-        network: of this layout; its BatchNorm, if any, normalises by the batch. task: gives loss, training and
-            calibration split.
-        steps: of Adam with learning rate ``lr`` and ``batch_size`` training examples each.
+        a: reference weights (d,).
+        b: weights (d,) to permute.
+        spec: what moves together.
+        network: of this layout; its BatchNorm, if any, normalises by the batch.
+        task: gives loss, training and calibration split.
+        steps: of Adam.
+        batch_size: training examples for each step.
+        lr: learning rate.
         seed: of the batches and the order of groups.
+        progress: show a bar.
 
     Returns:
-        The permutation, and the loss halfway on the calibration split before the first and after every step.
+        A matching whose objective is the lowest loss so far, halfway on the calibration split: of weight matching, and
+        after every step.
     """
     generator = torch.Generator().manual_seed(seed)
     halfway = without_statistics(network).to(a).train()
-    names = {n for n, _ in halfway.named_parameters()}
-    state_a, state_b = (spec.parameters(w.detach()) for w in (a, b))
-    latent = {n: t.clone().requires_grad_() for n, t in state_a.items()}
+    trained_names = {name for name, _ in halfway.named_parameters()}
+    state_a, state_b = (spec.parameters(weights.detach()) for weights in (a, b))
+    latent = {name: tensor.clone().requires_grad_() for name, tensor in state_a.items()}
     optimizer = torch.optim.Adam(latent.values(), lr=lr)
 
-    def loss_of(permutation: Permutation, x: Tensor, y: Tensor, through: bool = False) -> Tensor:
-        moved = spec.rename(state_b, permutation)
-        middle = {n: (state_a[n] + moved[n] + (latent[n] - latent[n].detach() if through else 0)) / 2 for n in names}
+    def loss_halfway(permuted: State, x: Tensor, y: Tensor) -> Tensor:
+        """Of the network between ``a`` and a permuted ``b``."""
+        middle = {name: (state_a[name] + permuted[name]) / 2 for name in trained_names}
         return task.loss(functional_call(halfway, middle, (x.to(a),))[None], y[None])[0]
 
-    permutation = weight_matching(a, b, spec, seed=seed).permutation
-    judge = (task.calibration.x, task.calibration.y)
-    with torch.no_grad():
-        losses, best = [float(loss_of(permutation, *judge))], permutation
+    @torch.no_grad()
+    def calibration_loss(permutation: Permutation) -> float:
+        permuted = spec.permute(state_b, permutation)
+        return float(loss_halfway(permuted, task.calibration.x, task.calibration.y))
+
+    permutation = best = weight_matching(a, b, spec, seed=seed).permutation
+    lowest = [calibration_loss(permutation)]
     for _ in progress_bar(range(steps), desc="straight-through", unit="step", progress=progress):
         rows = torch.randint(len(task.train), (batch_size,), generator=generator)
-        loss = loss_of(permutation, task.train.x[rows], task.train.y[rows], through=True)
+        permuted = spec.permute(state_b, permutation)
+        # Adds nothing to the value; its gradient with respect to the latent weights is that of the permuted b.
+        through = {name: permuted[name] + (latent[name] - latent[name].detach()) for name in trained_names}
+        loss = loss_halfway(through, task.train.x[rows], task.train.y[rows])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        goal = {n: t.detach() for n, t in latent.items()}
-        permutation, _ = coordinate_descent(goal, state_b, spec, permutation, generator)
-        with torch.no_grad():
-            losses.append(float(loss_of(permutation, *judge)))
-        if losses[-1] == min(losses):
+        targets = {name: tensor.detach() for name, tensor in latent.items()}
+        permutation = coordinate_descent(targets, state_b, spec, permutation, generator).permutation
+        loss_now = calibration_loss(permutation)
+        if loss_now <= lowest[-1]:
             best = permutation
-    return best, losses
+        lowest.append(min(loss_now, lowest[-1]))
+    return Matching(best, lowest)

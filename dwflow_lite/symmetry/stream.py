@@ -1,15 +1,16 @@
-"""The residual stream of a transformer may be rotated, not only renumbered (after arXiv 2506.22712)."""
+"""The residual stream of a transformer may be rotated, not only permuted (after arXiv 2506.22712)."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from dwflow_lite.networks import ViT
-from dwflow_lite.symmetry.matching import coordinate_descent, inner_product, unit_similarity
-from dwflow_lite.symmetry.spec import Permutation, PermutationSpec
+from dwflow_lite.symmetry.architectures import STREAM
+from dwflow_lite.symmetry.matching import Matching, coordinate_descent, inner_product, unit_similarity
+from dwflow_lite.symmetry.permutation import Permutation
+from dwflow_lite.symmetry.rotation import best_rotation, rotate_stream
+from dwflow_lite.symmetry.spec import PermutationSpec
 from dwflow_lite.zoo.zoo import Zoo
 
 
@@ -31,73 +32,79 @@ def fold_norms(zoo: Zoo) -> Zoo:
     """
     if type(zoo.network) is not ViT:
         raise ValueError(f"only a ViT has norms to fold, not {type(zoo.network).__name__}")
-    state = zoo.layout.unflatten(zoo.weights.to(torch.float64, copy=True))
-    readers = {"norm": ["head"]}
-    for i in range(len(zoo.network.blocks)):
-        readers[f"blocks.{i}.norm1"] = [f"blocks.{i}.{layer}" for layer in ("query", "key", "value")]
-        readers[f"blocks.{i}.norm2"] = [f"blocks.{i}.up"]
-    for norm, layers in readers.items():
-        gain, offset = state[f"{norm}.weight"], state[f"{norm}.bias"]
+    state = zoo.layout.unflatten(zoo.weights.to(torch.float64, copy=True))  # views of one copy, changed in place
+    for norm, layers in _readers(zoo.network).items():
+        gain, offset = state[f"{norm}.weight"], state[f"{norm}.bias"]  # (N, dim)
         for layer in layers:
-            weight = state[f"{layer}.weight"]
+            weight = state[f"{layer}.weight"]  # (N, outputs, dim)
             state[f"{layer}.bias"] += (weight @ offset[..., None])[..., 0]
             weight *= gain[:, None]
             weight -= weight.mean(-1, keepdim=True)  # what it reads has mean zero
         gain.fill_(1)
         offset.zero_()
-    for use in PermutationSpec.of(zoo.network, stream=True).uses["stream"]:
-        if use.name.split(".")[-2] not in (*readers, "norm1", "norm2", "query", "key", "value", "up", "head"):
-            state[use.name] -= state[use.name].mean(1 + use.axis, keepdim=True)  # the next norm takes it off anyway
+    for name, axis in _writers(zoo.network):
+        state[name] -= state[name].mean(1 + axis, keepdim=True)  # (axis 0: members.) The next norm takes it off anyway.
     weights = zoo.layout.flatten(state).to(zoo.weights.dtype)
     return zoo.with_weights(weights, {"stage": "fix gauge", "method": "fold norms"}, keep_scores=True)
 
 
-def rotate_stream(state: Mapping[str, Tensor], spec: PermutationSpec, rotation: Tensor) -> dict[str, Tensor]:
-    """Named tensors of one network with the stream in another basis: ``rotation`` (dim, dim) times every stream axis.
-
-    Of the same function if the norms are folded and the rotation is orthogonal and leaves the all-ones vector alone.
-    """
-    turned = dict(state)
-    for use in spec.uses["stream"]:
-        tensor = turned[use.name].movedim(use.axis, 0)
-        turned[use.name] = torch.tensordot(rotation.to(tensor), tensor, 1).movedim(0, use.axis)
-    return turned
+def _readers(network: ViT) -> dict[str, list[str]]:
+    """Each LayerNorm of a ViT, and the layers that read what it returns."""
+    readers = {"norm": ["head"]}
+    for i in range(len(network.blocks)):
+        readers[f"blocks.{i}.norm1"] = [f"blocks.{i}.{layer}" for layer in ("query", "key", "value")]
+        readers[f"blocks.{i}.norm2"] = [f"blocks.{i}.up"]
+    return readers
 
 
-def best_rotation(similarity: Tensor) -> Tensor:
-    """The orthogonal matrix (n, n) with the largest inner product with similarities, that leaves all-ones alone.
-
-    Orthogonal Procrustes: what :func:`best_orders` finds among permutations, found among rotations by one SVD.
-    """
-    n = len(similarity)
-    ones = torch.full((n, 1), n**-0.5, dtype=similarity.dtype)
-    across = torch.linalg.svd(ones)[0][:, 1:]  # a basis of all that is at right angles to it
-    u, _, vt = torch.linalg.svd(across.T @ similarity @ across)
-    return ones @ ones.T + across @ (u @ vt) @ across.T
+def _writers(network: ViT) -> list[tuple[str, int]]:
+    """The tensors of a ViT that write to the stream, each with the axis that runs over it."""
+    writers = [("patches.weight", 0), ("patches.bias", 0), ("tokens.first", 1), ("tokens.position", 1)]
+    for i in range(len(network.blocks)):
+        for layer in ("project", "down"):
+            writers += [(f"blocks.{i}.{layer}.weight", 0), (f"blocks.{i}.{layer}.bias", 0)]
+    return writers
 
 
 def match_stream(
     a: Tensor, b: Tensor, spec: PermutationSpec, start: Permutation | None = None, *, seed: int = 0, rounds: int = 100
-) -> Tensor:
-    """Write ``b`` in the basis of ``a``: the stream rotated, heads and hidden units renumbered, in turn, until no gain.
+) -> Matching:
+    """Write ``b`` in the basis of ``a``: the stream rotated, heads and hidden units permuted, in turn, until no gain.
 
     Args:
-        a: reference weights (d,) of a folded network. b: weights (d,) of another (:func:`fold_norms`).
-        spec: with the stream free. start: where to begin; the identity by default.
-        seed: of the order of groups. rounds: at most so many.
+        a: reference weights (d,) of a folded network (:func:`fold_norms`).
+        b: weights (d,) of another one.
+        spec: with the stream free.
+        start: where to begin; the identity by default.
+        seed: of the order of groups.
+        rounds: at most so many.
 
     Returns:
-        Weights (d,) of the function of ``b``.
+        A matching with a ``rotation``, the product of all that were made; an order of the stream in ``start`` is the
+        first of them, so that its ``permutation`` leaves the stream alone. Its objective is <a, moved b>, at the start
+        and after each round.
     """
-    fixed, generator = spec.fix("stream"), torch.Generator().manual_seed(seed)
-    one, other = (spec.parameters(w.detach().double().cpu()) for w in (a, b))
-    other = spec.rename(other, start or spec.identity())
-    best, tolerance = -torch.inf, 1e-9 * inner_product(one, one)
-    for _ in range(rounds):
-        other = rotate_stream(other, spec, best_rotation(unit_similarity(one, other, spec, "stream")))
-        permutation, objective = coordinate_descent(one, other, fixed, fixed.identity(), generator)
-        other = fixed.rename(other, permutation)
-        if objective[-1] <= best + tolerance:
+    without_stream = spec.fix(STREAM)
+    generator = torch.Generator().manual_seed(seed)
+    one, other = (spec.parameters(weights.detach().double().cpu()) for weights in (a, b))
+    start = spec.identity() if start is None else start
+    moved = spec.permute(other, start)
+
+    # Rotations act on the stream and permutations on all other groups: they commute, and are collected apart.
+    rotation = torch.eye(spec.groups[STREAM], dtype=torch.float64)[start.indices[STREAM]]
+    permutation = Permutation({group: start.indices[group] for group in without_stream.groups})
+
+    objective = [inner_product(one, moved)]
+    tolerance = 1e-9 * inner_product(one, one)
+    for number in range(rounds):
+        turn = best_rotation(unit_similarity(one, moved, spec, STREAM))
+        moved = rotate_stream(moved, spec, turn)
+        rotation = turn @ rotation
+        descent = coordinate_descent(one, moved, without_stream, without_stream.identity(), generator)
+        moved = without_stream.permute(moved, descent.permutation)
+        permutation = descent.permutation.compose(permutation)
+        objective.append(descent.objective[-1])
+        if number > 0 and objective[-1] <= objective[-2] + tolerance:
             break
-        best = objective[-1]
-    return spec.layout.flatten(other).to(b)
+    stream_stays = torch.arange(spec.groups[STREAM])
+    return Matching(Permutation({**permutation.indices, STREAM: stream_stays}), objective, rotation=rotation)

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.fx.node import Node, map_arg
 
-from dwflow_lite.symmetry.spec import Permutation, PermutationSpec, Stretch
+from dwflow_lite.symmetry.axes import Stretch
+from dwflow_lite.symmetry.permutation import Permutation
+from dwflow_lite.symmetry.spec import PermutationSpec
 from dwflow_lite.zoo.layout import Layout
 
 BY_HAND = "write the spec by hand: PermutationSpec(layout, axes)"
@@ -84,7 +86,7 @@ def _failing(network: nn.Module, spec: PermutationSpec, x: Tensor) -> list[tuple
         before = functional_call(double, state, (x,))
         for heads, groups in spec.coordinates:
             for move in _generators(heads, {g: spec.groups[g] for g in groups}):
-                after = functional_call(double, spec.rename(state, Permutation(move)), (x,))
+                after = functional_call(double, spec.permute(state, Permutation(move)), (x,))
                 if not torch.allclose(before, after, rtol=1e-6, atol=1e-8):
                     failing[groups] = True
     return list(failing)

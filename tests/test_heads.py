@@ -8,7 +8,15 @@ import torch
 
 from dwflow_lite import MLP, Recipe, load_task, train_zoo
 from dwflow_lite.networks import ViT, architecture_of, build
-from dwflow_lite.symmetry import Permutation, PermutationSpec, Stretch, canonicalise, match_heads, weight_matching
+from dwflow_lite.symmetry import (
+    Permutation,
+    PermutationSpec,
+    Stretch,
+    canonicalise,
+    identity_matching,
+    match_heads,
+    weight_matching,
+)
 from dwflow_lite.zoo import Entry, Layout, predict
 
 SMALL = dict(image=8, patch=4, dim=12, depth=2, heads=3, hidden=10, channels=1)
@@ -78,26 +86,28 @@ def test_a_planted_order_is_recovered_exactly(spec, seed):
 
 def test_the_published_heuristic_finds_tied_orders_only(spec):
     a = weights(spec, 0)
-    state_a = spec.parameters(a)
     recovered = {"tied": 0, "untied": 0}
     for seed in range(6):
         untied = dict(spec.random(rng(seed)).indices)
         tied = untied | {f"block{i}.value": untied[f"block{i}.query-key"] for i in (0, 1)}
         for name, planted in (("tied", tied), ("untied", untied)):
-            b = spec.parameters(spec.apply(Permutation(planted), a))
-            found = match_heads(state_a, b, spec, "block0", "spectral")
-            recovered[name] += all(torch.equal(found[g], planted[g].argsort()) for g in found)
+            b = spec.apply(Permutation(planted), a)
+            found = match_heads(a, b, spec, "block0", "spectral").permutation.indices
+            _, groups = spec.heads["block0"]
+            recovered[name] += all(torch.equal(found[g], planted[g].argsort()) for g in groups)
     assert recovered == {"tied": 6, "untied": 0}
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_exact_is_never_below_spectral_and_both_are_symmetries(vit, spec, seed):
     a, b = weights(spec, 2 * seed), weights(spec, 2 * seed + 1)
-    state_a, state_b = spec.parameters(a), spec.parameters(b)
     x, value = torch.randn(4, 1, 8, 8, generator=rng(0)).double(), {}
     for method in ("exact", "spectral"):
-        found = {g: i for block in spec.heads for g, i in match_heads(state_a, state_b, spec, block, method).items()}
-        moved = spec.apply(Permutation(dict(spec.identity().indices) | found), b)
+        moved = b
+        for block in spec.heads:
+            matching = match_heads(a, b, spec, block, method)
+            assert matching.objective == [pytest.approx(inner(a, b)), pytest.approx(inner(a, matching.apply(spec, b)))]
+            moved = matching.apply(spec, moved)  # blocks share no group
         before, after = (torch.func.functional_call(vit, spec.layout.unflatten(w), (x,)) for w in (b, moved))
         torch.testing.assert_close(before, after, rtol=1e-9, atol=1e-10)
         value[method] = inner(a, moved)
@@ -109,16 +119,17 @@ def test_exact_is_the_best_of_all_orders():
     network = ViT(**SMALL | {"dim": 4, "heads": 2, "depth": 1})
     spec = PermutationSpec.of(network)
     a, b = weights(spec, 5), weights(spec, 6)
-    found = match_heads(spec.parameters(a), spec.parameters(b), spec, "block0")
+    matching = match_heads(a, b, spec, "block0")
+    _, groups = spec.heads["block0"]
     values = []
     for order in permutations(range(2)):
         for flips in torch.cartesian_prod(*[torch.arange(2)] * 4).tolist():
             index = dict(spec.identity().indices)
-            for g, (first, second) in zip(found, (flips[:2], flips[2:]), strict=True):
+            for g, (first, second) in zip(groups, (flips[:2], flips[2:]), strict=True):
                 inside = torch.tensor([[first, 1 - first], [second, 1 - second]])
                 index[g] = (torch.tensor(order)[:, None] * 2 + inside).flatten()
             values.append(inner(a, spec.apply(Permutation(index), b)))
-    best = inner(a, spec.apply(Permutation(dict(spec.identity().indices) | found), b))
+    best = inner(a, matching.apply(spec, b))
     assert best == pytest.approx(max(values)) and len(values) == 32 and sorted(values)[-2] < best - 1e-9
 
 
@@ -132,15 +143,25 @@ def test_a_zoo_of_transformers_trains_and_aligns():
 
 
 def test_bad_calls_are_named(spec):
-    state = spec.parameters(weights(spec, 0))
+    w = weights(spec, 0)
     with pytest.raises(ValueError, match="no method 'greedy'"):
-        match_heads(state, state, spec, "block0", "greedy")
+        match_heads(w, w, spec, "block0", "greedy")
     layout = PermutationSpec.of(MLP([3, 4, 6, 2])).layout
     axes = {"layers.0.weight": ("a", None), "layers.0.bias": ("a",), "layers.1.weight": ("b", "a"),
             "layers.1.bias": ("b",), "layers.2.weight": (None, "b"), "layers.2.bias": (None,)}  # fmt: skip
     PermutationSpec(layout, axes, {"one": (2, ("a",)), "other": (2, ("b",))})
     with pytest.raises(ValueError, match="runs over its groups twice"):
         PermutationSpec(layout, axes, {"pair": (2, ("a", "b"))})
+
+
+def test_one_block_is_matched_and_the_rest_stays(spec):
+    a, b = weights(spec, 0), weights(spec, 1)
+    matching, nothing = match_heads(a, b, spec, "block1"), identity_matching(a, b, spec)
+    for group, order in matching.permutation.indices.items():
+        stays = torch.equal(order, nothing.permutation.indices[group])
+        assert stays == (group not in ("block1.query-key", "block1.value"))
+    before, after = matching.objective
+    assert before == nothing.objective[-1] < after == pytest.approx(inner(a, matching.apply(spec, b)))
 
 
 @pytest.mark.parametrize("method", ["exact", "spectral"])
@@ -158,8 +179,9 @@ def test_fused_queries_keys_and_values_match_as_separate_ones(method, seed):
     states = [{f"{n}.weight": torch.randn(*s, generator=rng(2 * seed + i)).double() for n, s in shapes.items()}
               for i in range(2)]  # fmt: skip
     together = [{"qkv.weight": torch.cat([s[f"{n}.weight"] for n in "qkv"]), "o.weight": s["o.weight"]} for s in states]
-    found, again = match_heads(*states, one, "block", method), match_heads(*together, other, "block", method)
+    found = match_heads(*map(separate.flatten, states), one, "block", method).permutation.indices
+    again = match_heads(*map(fused.flatten, together), other, "block", method).permutation.indices
     assert found.keys() == again.keys() and all(torch.equal(found[g], again[g]) for g in found)
-    moved = other.rename(together[1], Permutation(again))["qkv.weight"]
+    moved = other.permute(together[1], Permutation(again))["qkv.weight"]
     assert torch.equal(moved[size : 2 * size], states[1]["k.weight"][found["qk"]])
     assert not torch.equal(moved, together[1]["qkv.weight"])
