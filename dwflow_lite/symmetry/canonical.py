@@ -75,12 +75,13 @@ def canonicalise(  # noqa: PLR0913 - a public door
     _check_reference(zoo, reference)
 
     rows = _rows(zoo, executor)
-    target = (
-        rows[reference] if isinstance(reference, int) else reference.to(zoo.weights.device, zoo.weights.dtype)[None]
-    )
-    alignment = _Alignment(spec, rows, [spec.identity() for _ in rows], seed, executor, progress)
-
+    if isinstance(reference, int):
+        target = rows[reference]
+    else:
+        target = reference.to(zoo.weights.device, zoo.weights.dtype)[None]  # (1, d), as a row
     fitted = [member for member, held in enumerate(zoo.held_out) if not held]
+
+    alignment = _Alignment(spec, rows, [spec.identity() for _ in rows], seed, executor, progress)
     matchings = alignment.match(target, restarts)
     mean, spread = alignment.mean_and_spread(fitted)
     spreads = [spread]
@@ -158,7 +159,7 @@ class _Alignment:
     progress: bool
 
     def match(self, target: Row, restarts: int) -> list[Matching]:
-        """Match every permuted member to a target (1, d), and permute it further: by an executor, threads, or here."""
+        """Match every member, as permuted so far, to a target (1, d), and permute it further by what was found."""
         jobs = [
             (target, row, permutation, self.spec, restarts, self.seed)
             for row, permutation in zip(self.rows, self.permutations, strict=True)
@@ -166,11 +167,11 @@ class _Alignment:
         in_memory = isinstance(self.rows[0], Tensor)
         if self.executor is None and in_memory:
             matchings = match_each(lambda job: _match_row(*job), jobs, self.progress)
-        else:  # from disk, rows are read when it is their turn
+        else:  # by an executor; or here, one after the other, so that few rows of a zoo on disk are read at a time
             results = run_jobs(_match_row, jobs, self.executor, progress=self.progress, desc="aligning", unit="network")
-            matchings = [matching for _, matching in sorted(results, key=itemgetter(0))]
+            matchings = [matching for _, matching in sorted(results, key=itemgetter(0))]  # back in order of members
         for member, matching in enumerate(matchings):
-            self.permutations[member] = matching.permutation.compose(self.permutations[member])
+            self.permutations[member] = matching.permutation.compose(self.permutations[member])  # the old one first
         return matchings
 
     def permuted(self, members: Iterable[int]) -> Iterator[Tensor]:
@@ -186,8 +187,9 @@ class _Alignment:
 def _match_row(
     target: Row, row: Row, permutation: Permutation, spec: PermutationSpec, restarts: int, seed: int
 ) -> Matching:
-    """A job, of values that can be pickled: match a member (1, d), permuted so far, to a target (1, d)."""
-    return weight_matching(target[0], spec.apply(permutation, row[0]), spec, restarts=restarts, seed=seed)
+    """Match one member (1, d), as permuted so far, to a target (1, d). A job, whose arguments can be pickled."""
+    permuted = spec.apply(permutation, row[0])
+    return weight_matching(target[0], permuted, spec, restarts=restarts, seed=seed)
 
 
 def _parameter_columns(layout: Layout) -> Tensor:
@@ -196,7 +198,11 @@ def _parameter_columns(layout: Layout) -> Tensor:
 
 
 def _mean_and_spread(members: Iterable[Tensor], columns: Tensor) -> tuple[Tensor, float]:
-    """Mean (d,) of vectors that pass by once, and their mean squared distance to it over some columns (Welford)."""
+    """Mean (d,) of vectors that pass by once, and their mean squared distance to it over some columns.
+
+    Welford's method: each vector moves the mean by its share of the difference, and adds the product of its differences
+    to the old and to the new mean.
+    """
     mean = torch.zeros(())
     squares = 0.0  # sum of squared distances to the mean so far
     count = 0

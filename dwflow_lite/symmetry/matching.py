@@ -10,9 +10,9 @@ A network, a permuted copy of it, and the matching that permutes it back:
 (False, True)
 
 From top to bottom: what every matcher returns; how alike units are; which order of units has the most likeness; and the
-descent that settles one group of units after the other. Throughout, ``a`` is the reference that stays and ``b`` what is
-permuted; named tensors ("state") of both have a row of the similarity matrix for each unit of ``a``, a column for each
-unit of ``b``.
+descent that settles one group of units after the other. Throughout, ``a`` is the reference that stays and ``b`` is
+permuted. A similarity matrix has a row for each unit of ``a`` and a column for each unit of ``b``, as they stand: what
+is to be made large is its diagonal.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from dwflow_lite.symmetry.spec import PermutationSpec
 TIED_RESTARTS = 4
 
 State = Mapping[str, Tensor]  # the named tensors of one network
-Products = dict[Use, Tensor]  # for a place in a tensor: inner products (n, n) of its rows in a with those in b
+Products = dict[Use, Tensor]  # for a place in a tensor: inner products (n, n) of the units' rows in a with those in b
 
 
 # -- what every matcher returns ----------------------------------------------------------------------------------------
@@ -130,7 +130,7 @@ def head_scores(similarity: Mapping[str, Tensor], heads: int) -> tuple[Tensor, d
         blocks = units.unflatten(1, (heads, -1)).unflatten(0, (heads, -1))  # (H, n / H, H, n / H)
         blocks = blocks.transpose(1, 2)  # (H, H, n / H, n / H): one matrix for each pair of heads
         orders[group] = torch.stack([torch.stack([assignment(block) for block in row]) for row in blocks])
-        value += blocks.gather(3, orders[group][..., None]).sum((2, 3))
+        value += blocks.gather(3, orders[group][..., None]).sum((2, 3))  # of each row the entry of its partner
     return value, orders
 
 
@@ -158,7 +158,7 @@ def best_orders(similarity: Mapping[str, Tensor], heads: int = 1) -> tuple[dict[
             orders[group] = (partners[:, None] * chosen.shape[1] + chosen).flatten()
     gain = 0.0
     for group, units in similarity.items():
-        gain += float(units.gather(1, orders[group][:, None]).sum() - units.trace())
+        gain += float(units.gather(1, orders[group][:, None]).sum() - units.trace())  # the trace: as units stand
     return orders, gain
 
 
@@ -177,8 +177,8 @@ def coordinate_descent(
     """One descent from one start; its objective is <a, permuted b>, at the start and after each visit.
 
     A coordinate is a free group or a block of heads. A visit solves it exactly, all others as they stand; so the
-    objective never falls, and the descent ends after a sweep in which nothing was gained. Of the similarities only
-    those parts are computed afresh whose tensors have changed since; where none has, the visit is spared.
+    objective never falls. It stays solved until a coordinate that shares a tensor with it moves; the descent ends when
+    all are solved at once. Matrix products are the costly part, so they are kept until one of their tensors changes.
 
     Args:
         a: named tensors of the reference, in float32 or float64.
@@ -201,8 +201,8 @@ def coordinate_descent(
     for _ in range(max_sweeps):
         for number in torch.randperm(len(spec.coordinates), generator=generator).tolist():
             heads, groups = spec.coordinates[number]
-            if all_valid(products, spec, groups):
-                continue  # nothing that it depends on has changed since it was solved
+            if is_settled(groups, spec, products):
+                continue
             similarity = {g: unit_similarity(a, moved, spec, g, products) for g in groups}
             order, gain = best_orders(similarity, heads)
             if watch is not None:
@@ -214,7 +214,7 @@ def coordinate_descent(
             indices |= {g: indices[g][order[g]] for g in groups}
             moved = spec.permute(moved, Permutation(order))
             products = still_valid(products, spec, order)
-        if all_valid(products, spec, spec.groups):
+        if is_settled(spec.groups, spec, products):
             return Matching(Permutation(indices), objective)
     raise RuntimeError(f"weight matching still gained after {max_sweeps} sweeps; raise max_sweeps")
 
@@ -225,17 +225,21 @@ def rounding_error(a: State) -> float:
     return precision * inner_product(a, a)
 
 
-def all_valid(products: Products, spec: PermutationSpec, groups: Iterable[str]) -> bool:
-    """Whether every product that the similarities of these groups need is there."""
+def is_settled(groups: Iterable[str], spec: PermutationSpec, products: Products) -> bool:
+    """Whether these groups were solved, and nothing that they depend on has changed since.
+
+    That is so if all their products are there: a visit adds them, and :func:`still_valid` drops one when its rows change.
+    """
     return all(use in products for group in groups for use in spec.uses[group])
 
 
 def still_valid(products: Products, spec: PermutationSpec, order: Mapping[str, Tensor]) -> Products:
     """The matrix products that are left when some groups are permuted by ``order``.
 
-    At the places of a permuted group its units are only columns in another order, so the product is permuted as well.
-    Where such a tensor runs over another group, the units of that group have got other rows: these products are gone.
-    Tensors without a permuted group have not changed.
+    Where a tensor runs over a permuted group, the rows of ``b`` change places, and so do the columns of the product.
+    Where the same tensor runs over another group, numbers change places inside each row: that product is gone, and that
+    group is no longer settled. (Groups that are permuted together never do this to one another: see ``heads`` in the
+    spec.) Tensors that know none of these groups stay as they are.
     """
     permuted = {}
     for group, index in order.items():
