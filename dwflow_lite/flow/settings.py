@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from math import isfinite
 from typing import Any
 
 from dwflow_lite.flow.path import COUPLINGS
 from dwflow_lite.flow.solver import SOLVERS
-from dwflow_lite.support.checks import is_whole
+from dwflow_lite.support.checks import is_number, is_whole
 
 # Name -> the least that makes sense.
 WHOLE_NUMBERS = {"hidden": 2, "time_dim": 1, "steps": 1, "batch_size": 1, "every": 1, "solver_steps": 1}
@@ -74,14 +73,24 @@ class FlowSettings:
     solver_steps: int = 20
 
     def __post_init__(self) -> None:
+        self._check()
+        # NumPy's numbers become Python's, which JSON can write; a frozen class has no other way to set them.
+        for name in WHOLE_NUMBERS:
+            object.__setattr__(self, name, int(getattr(self, name)))
+        for name in NUMBERS:
+            object.__setattr__(self, name, float(getattr(self, name)))
+        if self.patience is not None:
+            object.__setattr__(self, "patience", int(self.patience))
+
+    def _check(self) -> None:
         for name, least in WHOLE_NUMBERS.items():
             value = getattr(self, name)
-            _require(_is_whole(value, least), name, f"a whole number >= {least}", value)
+            _require(is_whole(value, least), name, f"a whole number >= {least}", value)
         if self.patience is not None:
-            _require(_is_whole(self.patience, 1), "patience", "None or a whole number >= 1", self.patience)
+            _require(is_whole(self.patience, 1), "patience", "None or a whole number >= 1", self.patience)
         for name in NUMBERS:
             value = getattr(self, name)
-            _require(_is_number(value) and value >= 0, name, "a number >= 0", value)
+            _require(is_number(value, 0), name, "a number >= 0", value)
         _require(self.lr > 0, "lr", "a number > 0", self.lr)
         _require(self.dropout < 1, "dropout", "a number in [0, 1)", self.dropout)
         for name, choices in CHOICES.items():
@@ -111,15 +120,6 @@ class FlowSettings:
         if unknown:
             raise ValueError(f"unknown flow settings {unknown}; there are {', '.join(known)}")
         return cls(**settings)
-
-
-def _is_whole(value: object, least: int) -> bool:
-    """Whether ``value`` is a whole number of Python (which JSON can write) of at least ``least``."""
-    return isinstance(value, int) and is_whole(value, least)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
 
 
 def require_settings(settings: object) -> None:

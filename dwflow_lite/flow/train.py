@@ -15,7 +15,7 @@ from dwflow_lite.flow.field import VelocityField
 from dwflow_lite.flow.path import Source, StraightPath, couple
 from dwflow_lite.flow.settings import FlowSettings, require_settings
 from dwflow_lite.flow.solver import Field
-from dwflow_lite.flow.watch import LOOK_POINTS, FlowTraining, Probe, Watch
+from dwflow_lite.flow.watch import LOOK_POINTS, FlowTraining, Watch
 from dwflow_lite.support.checkpoints import Checkpoint
 from dwflow_lite.support.devices import global_generators, one_thread, seeded
 from dwflow_lite.support.files import digest, json_hash
@@ -32,11 +32,11 @@ def flow_matching_loss(
     return (field(x, t) - velocity).square().mean()
 
 
-def train_flow(
+def train_flow(  # noqa: PLR0913 - a public door
     field: VelocityField,
     points: Tensor,
     source: Source,
-    settings: FlowSettings = FlowSettings(),  # noqa: B008 - it is frozen
+    settings: FlowSettings = FlowSettings(),  # noqa: B008 - frozen
     *,
     held_out: Tensor | None = None,
     seed: int = 0,
@@ -68,34 +68,27 @@ def train_flow(
     """
     require_settings(settings)
     check_targets(field, points, held_out, settings)
-    device = points.device
-    path = StraightPath(settings.path_noise)
-    starts = source.sample(LOOK_POINTS, torch.Generator().manual_seed(seed + 1)).to(device)
-    probe = None if held_out is None else Probe.of(held_out, source, path, seed + 2)
-    kept = _checkpoint(checkpoint, field, points, held_out, source, settings, seed)
-    if kept.finished:
-        log = FlowTraining(**kept.load(device))
-        field.load_state_dict(log.state(settings.keep))
-        field.eval()
-        return log
-    kept.check_writable()
+    store = _checkpoint(checkpoint, field, points, held_out, source, settings, seed)
+    if store.finished:
+        log = FlowTraining(**store.load(points.device))
+        return _close(field, log, settings)
 
+    path = StraightPath(settings.path_noise)
     # All that changes from step to step.
     generator = torch.Generator().manual_seed(seed)
     batches = Batches(points, settings.batch_size, generator)
-    watch = Watch(points, starts, probe, settings)
+    watch = Watch.of(points, held_out, source, settings, seed)
     optimizer, schedule = make_optimizer(field, settings)
     parts = {"field": field, "batches": batches, "watch": watch, "optimizer": optimizer, "schedule": schedule}
-    generators = [generator, *global_generators(device)]  # dropout draws from the global one of its device
+    generators = [generator, *global_generators(points.device)]  # dropout draws from the global one of its device
 
     field.train()
-    small = sum(p.numel() for p in field.parameters()) < ONE_THREAD_BELOW
     with (
-        seeded(device, seed),
-        one_thread(small),
+        seeded(points.device, seed),
+        one_thread(is_small(field)),
         progress_bar(total=settings.steps, desc="flow", progress=progress) as bar,
     ):
-        done = _restore(kept.load(device), parts, generators)
+        done = _restore(store.load(points.device), parts, generators)
         bar.update(done)
         for step in range(done + 1, settings.steps + 1):
             x1 = batches.draw()  # (B, k) targets
@@ -113,14 +106,19 @@ def train_flow(
                 bar.set_postfix(watch.summary(), refresh=False)
                 if watch.out_of_patience(step):
                     break
-            if kept.due():
-                kept.save(_state(step, parts, generators))
+            if store.due():
+                store.save(_state(step, parts, generators))
             bar.update()
 
     log = watch.close(field)
+    store.finish(vars(log))
+    return _close(field, log, settings)
+
+
+def _close(field: VelocityField, log: FlowTraining, settings: FlowSettings) -> FlowTraining:
+    """Bring the field to the state that is asked for; gives the log."""
     field.load_state_dict(log.state(settings.keep))
     field.eval()
-    kept.finish(vars(log))
     return log
 
 
@@ -131,6 +129,11 @@ def make_optimizer(field: VelocityField, settings: FlowSettings) -> tuple[AdamW,
     )
     final_lr = min(settings.final_lr, settings.lr)
     return optimizer, CosineAnnealingLR(optimizer, settings.steps, eta_min=final_lr)
+
+
+def is_small(field: VelocityField) -> bool:
+    """Whether a field trains as well on one thread."""
+    return sum(parameter.numel() for parameter in field.parameters()) < ONE_THREAD_BELOW
 
 
 class Batches:
@@ -190,8 +193,8 @@ def _checkpoint(
     """Where this training is kept, known by a hash of everything that decides its result."""
     if place is None:
         return Checkpoint(None, name="", identity="")
-    decisive = settings.to_json()
-    del decisive["solver"], decisive["solver_steps"]  # they come after training
+    values = settings.to_json()
+    del values["solver"], values["solver_steps"]  # they come after training
     # A source is known by what it draws; the draws of a copy leave it as it is.
     fresh = deepcopy(source).sample(LOOK_POINTS, torch.Generator().manual_seed(seed + 1))
     in_training = deepcopy(source).sample(LOOK_POINTS, torch.Generator().manual_seed(seed + 1), training=True)
@@ -199,8 +202,11 @@ def _checkpoint(
     tensors |= {"points": points, "source": fresh, "source in training": in_training}
     if held_out is not None:
         tensors["held_out"] = held_out
-    identity = digest(tensors, json_hash([repr(field), decisive, seed]))
-    return Checkpoint(place, name=f"flow-{identity[:16]}.pt", identity=identity)
+    identity = digest(tensors, json_hash([repr(field), values, seed]))
+    checkpoint = Checkpoint(place, name=f"flow-{identity[:16]}.pt", identity=identity)
+    if not checkpoint.finished:
+        checkpoint.check_writable()
+    return checkpoint
 
 
 def _state(step: int, parts: dict[str, Any], generators: list[torch.Generator]) -> dict[str, Any]:

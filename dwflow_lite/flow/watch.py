@@ -108,6 +108,15 @@ class Watch:
         self.best_loss = inf  # of all looks
         self.lowest_loss = inf  # of all batches
 
+    @classmethod
+    def of(cls, points: Tensor, held_out: Tensor | None, source: Source, settings: FlowSettings, seed: int) -> Watch:
+        """Draw what looks compare: starting points, and pairs of held-out targets (M, k) if there are any."""
+        starts = source.sample(LOOK_POINTS, torch.Generator().manual_seed(seed + 1)).to(points.device)
+        probe = None
+        if held_out is not None:
+            probe = Probe.of(held_out, source, StraightPath(settings.path_noise), seed + 2)
+        return cls(points, starts, probe, settings)
+
     def batch(self, field: VelocityField, loss: Tensor) -> None:
         """After a step: note the loss of its batch, and keep the state if it is the lowest and that is asked for."""
         self.recent.append(loss)
