@@ -1,20 +1,24 @@
 """The whole pipeline as one estimator, and the audit beside it."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from torch import nn
 
 from dwflow_lite import MLP, DeepWeightFlow, Task, Zoo, audit, load_task, train_zoo
 from dwflow_lite.auditing import nearest_distance
-from dwflow_lite.generate import FORMAT, TRIVIAL, member_noise, pair_interpolation, soup
+from dwflow_lite.flow import FlowSettings
+from dwflow_lite.generate import FORMAT, TRIVIAL, MemberNoise, PairInterpolation, Soup
 from dwflow_lite.networks import initialise
 from dwflow_lite.support.files import ZooFileError, read_safetensors, write_safetensors
 from dwflow_lite.symmetry import PermutationSpec
 from dwflow_lite.zoo import Shards, predict
 
-QUICK = {"hidden": 32, "steps": 60, "every": 30}
+QUICK = FlowSettings(hidden=32, steps=60, every=30)
 
 
 @pytest.fixture(scope="module")
@@ -102,38 +106,23 @@ def test_kaiming_source_is_fresh_networks_seen_through_the_pca(zoo):
 
 
 def test_paper_style_fixed_noise_and_best_state_run(zoo):
-    made = DeepWeightFlow(fixed_source=True, flow=QUICK | {"keep": "best", "patience": 1, "path_noise": 1e-3}).fit(zoo)
+    made = DeepWeightFlow(fixed_source=True, flow=replace(QUICK, keep="best", patience=1, path_noise=1e-3)).fit(zoo)
     assert made.sample(2, seed=0).weights.isfinite().all()
 
 
 def test_bad_input_is_named(zoo, model):
     for options, message in (
-        ({"flow": {"width": 3}}, "unknown flow settings"),
         ({"source": 0.0}, "source must be"),
         ({"source": "magic"}, "source must be"),
-        ({"flow": {"keep": "first"}}, "keep must be"),
+        ({"source": float("nan")}, "source must be"),
         ({"align": "none"}, "align must be True, False, None or a PermutationSpec"),
-        *(
-            ({"flow": {name: value}}, f"flow {name} must be")
-            for name, value in (
-                ("steps", 0),
-                ("steps", "a"),
-                ("steps", 2.5),
-                ("hidden", "x"),
-                ("hidden", 8.0),
-                ("dropout", 2),
-                ("lr", -1),
-                ("lr", 0),
-                ("patience", 0),
-                ("solver_steps", 0),
-                ("coupling", "magic"),
-                ("batch_size", True),
-            )
-        ),
     ):
         with pytest.raises(ValueError, match=message):
-            DeepWeightFlow(**options)
-    with pytest.raises(RuntimeError, match="not fitted"):
+            DeepWeightFlow(**options).fit(zoo)
+    for flow in ({"width": 3}, {"steps": 3}, FlowSettings):
+        with pytest.raises(TypeError, match=r"given as FlowSettings\(steps=…, …\), not as"):
+            DeepWeightFlow(flow=flow).fit(zoo)
+    with pytest.raises(NotFittedError, match="not fitted"):
         DeepWeightFlow().sample(1, seed=0)
     with pytest.raises(ValueError, match="N-1 = 11"):
         DeepWeightFlow(components=12, flow=QUICK).fit(zoo)
@@ -158,40 +147,44 @@ def test_a_regression_task_goes_all_the_way():
     task = Task.from_arrays(x, x.sum(1), kind="regression")
     zoo = train_zoo(task, MLP([3, 8, 1]), members=6, held_out=2, epochs=20, lr=1e-2)
     model = DeepWeightFlow(flow=QUICK).fit(zoo)
-    report = audit(model.sample(4, seed=0), model.zoo_, task)
+    report = audit(model.sample(4, seed=0), model.zoo_, task, split="test")
     assert report["zoo"].score > 0.5 and report.score_name == "R²" and "R²" in str(report)
 
 
 # -- the audit ---------------------------------------------------------------------------------------------------
 
 
+def made(name, zoo, n, seed):
+    return clone(TRIVIAL[name]).fit(zoo).sample(n, seed=seed)
+
+
 @pytest.mark.parametrize("name", TRIVIAL)
 def test_trivial_generators_leave_the_zoo_and_never_see_held_out_members(zoo, name):
     kept = zoo.weights.clone()
-    first = TRIVIAL[name](zoo, 6, 3).weights
+    first = made(name, zoo, 6, 3).weights
     assert torch.equal(zoo.weights, kept) and first.shape == (6, zoo.layout.size)
     changed = kept.clone()
     changed[12:] = 99
     other = Zoo(changed, zoo.layout, zoo.network, zoo.record, zoo.held_out)
-    assert torch.equal(TRIVIAL[name](other, 6, 3).weights, first)
-    assert not torch.equal(TRIVIAL[name](zoo, 6, 4).weights, first)
+    assert torch.equal(made(name, other, 6, 3).weights, first)
+    assert not torch.equal(made(name, zoo, 6, 4).weights, first)
 
 
 def test_trivial_generators_are_what_they_say(zoo):
     weights = zoo.fitted.weights
-    assert torch.allclose(soup(zoo, 2, 0, size=12).weights, weights.mean(0).expand(2, -1), atol=1e-5)
-    for point in pair_interpolation(zoo, 5, 0).weights:
+    assert torch.allclose(Soup(12).fit(zoo).sample(2, seed=0).weights, weights.mean(0).expand(2, -1), atol=1e-5)
+    for point in PairInterpolation().fit(zoo).sample(5, seed=0).weights:
         to = (weights - point).norm(dim=1)
         best = min(to[i] + to[j] - (weights[i] - weights[j]).norm() for i in range(12) for j in range(i))
         assert float(best) < 1e-4
-    assert float(nearest_distance(member_noise(zoo, 4, 0, level=0.0).weights, weights).max()) == 0
+    assert float(nearest_distance(MemberNoise(0.0).fit(zoo).sample(4, seed=0).weights, weights).max()) == 0
     with pytest.raises(ValueError, match="at least 2"):
-        soup(zoo.take([0]), 1, 0)
+        Soup().fit(zoo.take([0]))
 
 
 def test_audit_tells_copies_from_new_networks(zoo, task):
     copies, strangers = zoo.fitted, zoo.unseen
-    report = audit({"copies": copies, "strangers": strangers}, zoo, task, controls={})
+    report = audit({"copies": copies, "strangers": strangers}, zoo, task, controls={}, split="test")
     assert report["copies"].nearest == 0 and report["zoo"].nearest == pytest.approx(1, rel=1e-5)
     assert report["strangers"].nearest == report["held-out networks"].nearest > 0.5
     assert report["copies"].score == report["zoo"].score and report["zoo"].dispersion == pytest.approx(1)
@@ -241,7 +234,7 @@ def test_a_file_reshaped_or_without_its_hash_is_refused(tmp_path, model):
 
 def test_solver_settings_are_checked_before_training_and_heeded(model):
     with pytest.raises(ValueError, match=r"solver must be one of .* got 'rk5'"):
-        DeepWeightFlow(flow={"solver": "rk5"})
+        DeepWeightFlow(flow=FlowSettings(solver="rk5"))
     with pytest.raises(ValueError, match="no solver"):
         model.trajectory(1, seed=0, solver="")
     with pytest.raises(ValueError, match="steps"):
@@ -276,10 +269,11 @@ def test_a_spec_of_ones_own_aligns_a_custom_network(task):
 
 
 def test_the_published_settings_are_a_preset(tmp_path, zoo):
-    model = DeepWeightFlow.published(steps=30, hidden=16, every=10)
-    assert (model.source, model.fixed_source, model.rescale, model.flow["batch_size"]) == (0.01, True, False, 8)
-    assert (model.flow["solver"], model.flow["solver_steps"], model.flow["keep"]) == ("rk4", 99, "lowest")
-    assert DeepWeightFlow.published().flow["steps"] == 30_000 and DeepWeightFlow().flow["steps"] != 30_000
+    flow = replace(FlowSettings.published(), steps=30, hidden=16, every=10)
+    model = DeepWeightFlow.published(flow=flow)
+    assert (model.source, model.fixed_source, model.rescale, model.flow.batch_size) == (0.01, True, False, 8)
+    assert (model.flow.solver, model.flow.solver_steps, model.flow.keep) == ("rk4", 99, "lowest")
+    assert DeepWeightFlow.published().flow.steps == 30_000 and FlowSettings().steps != 30_000
     model.fit(zoo)
     assert model.scale_ == 1.0  # the source is in weight units
     assert float(model.trajectory(200, seed=0).points[0].std()) == pytest.approx(0.01, rel=0.1)
@@ -292,11 +286,11 @@ def test_the_published_settings_are_a_preset(tmp_path, zoo):
 
 def test_a_fit_that_fails_leaves_the_estimator_as_it_was(zoo, monkeypatch):
     alone = zoo.take(range(12))
-    for flow in ({"patience": 3}, {"keep": "best"}):
-        model = DeepWeightFlow(flow=QUICK | flow)
+    for flow in (replace(QUICK, patience=3), replace(QUICK, keep="best")):
+        model = DeepWeightFlow(flow=flow)
         with pytest.raises(ValueError, match="this zoo has none"):
             model.fit(alone)
-        with pytest.raises(RuntimeError, match="not fitted"):
+        with pytest.raises(NotFittedError, match="not fitted"):
             model.sample(1, seed=0)
         assert model.fit(zoo).sample(1, seed=0)  # control
     before = model.sample(2, seed=0).weights

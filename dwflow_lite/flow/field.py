@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from dwflow_lite.flow.settings import FlowSettings
 from dwflow_lite.flow.solver import Field
+from dwflow_lite.support.devices import seeded
 
 
 class VelocityField(nn.Module):
@@ -40,6 +42,12 @@ class VelocityField(nn.Module):
         """Velocities (n, k) at points x (n, k) and times t (n,) or a single time."""
         embedded = self.time(t.expand(len(x))[:, None])  # (n, time_dim)
         return self.head(self.body(torch.cat([x, embedded], -1)))  # (n, k)
+
+
+def make_field(dim: int, settings: FlowSettings, seed: int) -> VelocityField:
+    """A new field on k = ``dim`` coordinates; its weights are drawn from ``seed``, and nobody else's draws change."""
+    with seeded(torch.device("cpu"), seed):
+        return VelocityField(dim, settings.hidden, settings.time_dim, settings.dropout)
 
 
 class ClosedFormField:

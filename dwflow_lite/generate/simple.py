@@ -5,8 +5,6 @@ All are estimators: ``fit(zoo)`` remembers the fitted members, or measures them,
 
 from __future__ import annotations
 
-from math import inf
-
 import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
@@ -17,7 +15,7 @@ from dwflow_lite.flow.field import ClosedFormField
 from dwflow_lite.flow.path import GaussianSource
 from dwflow_lite.flow.solver import integrate
 from dwflow_lite.generate.generator import Generator, check_number_of_networks
-from dwflow_lite.support.checks import is_whole
+from dwflow_lite.support.checks import is_number, is_whole
 from dwflow_lite.symmetry.barrier import interpolate
 from dwflow_lite.zoo.storage import Shards
 from dwflow_lite.zoo.zoo import Zoo
@@ -36,7 +34,7 @@ class Retrieval(BaseEstimator):
 
     def fit(self, zoo: Zoo) -> Retrieval:
         """Remember the fitted members."""
-        self.members_ = fitted_members(zoo)
+        self.members_ = fitted_members(self, zoo)
         return self
 
     def sample(self, n: int, *, seed: int) -> Zoo:
@@ -61,8 +59,10 @@ class ClosedFormFlow(BaseEstimator):
 
     def fit(self, zoo: Zoo) -> ClosedFormFlow:
         """Compress the fitted members; their codes are all that the field needs."""
-        check_number("source", self.source, above=0)
-        check_whole("steps", self.steps)
+        if not is_number(self.source, 0) or self.source == 0:
+            raise ValueError(f"source must be a number > 0, got {self.source!r}")
+        if not is_whole(self.steps, 1):
+            raise ValueError(f"steps must be a whole number >= 1, got {self.steps!r}")
         members = zoo.fitted
         pca = DualPCA()
         codes = pca.fit_transform(members.weights)  # (N, k)
@@ -95,8 +95,9 @@ class MemberNoise(BaseEstimator):
 
     def fit(self, zoo: Zoo) -> MemberNoise:
         """Remember the fitted members."""
-        check_number("level", self.level)
-        self.members_ = fitted_members(zoo)
+        if not is_number(self.level, 0):
+            raise ValueError(f"level must be a number >= 0, got {self.level!r}")
+        self.members_ = fitted_members(self, zoo)
         return self
 
     def sample(self, n: int, *, seed: int) -> Zoo:
@@ -115,7 +116,7 @@ class PairInterpolation(BaseEstimator):
 
     def fit(self, zoo: Zoo) -> PairInterpolation:
         """Remember the fitted members, at least two."""
-        self.members_ = fitted_members(zoo, at_least=2)
+        self.members_ = fitted_members(self, zoo, at_least=2)
         return self
 
     def sample(self, n: int, *, seed: int) -> Zoo:
@@ -140,8 +141,9 @@ class Soup(BaseEstimator):
 
     def fit(self, zoo: Zoo) -> Soup:
         """Remember the fitted members, at least two."""
-        check_whole("size", self.size)
-        self.members_ = fitted_members(zoo, at_least=2)
+        if not is_whole(self.size, 1):
+            raise ValueError(f"size must be a whole number >= 1, got {self.size!r}")
+        self.members_ = fitted_members(self, zoo, at_least=2)
         return self
 
     def sample(self, n: int, *, seed: int) -> Zoo:
@@ -186,7 +188,7 @@ class GaussianWeights(BaseEstimator):
 
     def fit(self, zoo: Zoo) -> GaussianWeights:
         """Measure every weight over the fitted members, at least two."""
-        self.members_ = fitted_members(zoo, at_least=2)
+        self.members_ = fitted_members(self, zoo, at_least=2)
         self.mean_ = self.members_.weights.mean(0)  # (d,)
         self.std_ = self.members_.weights.std(0)  # (d,)
         return self
@@ -203,7 +205,7 @@ class RandomWeights(BaseEstimator):
 
     def fit(self, zoo: Zoo) -> RandomWeights:
         """Remember the fitted members."""
-        self.members_ = fitted_members(zoo)
+        self.members_ = fitted_members(self, zoo)
         return self
 
     def sample(self, n: int, *, seed: int) -> Zoo:
@@ -237,13 +239,14 @@ NOISE_LADDER: dict[str, Generator] = {
 # -- what they share ---------------------------------------------------------------------------------------------
 
 
-def fitted_members(zoo: Zoo, at_least: int = 1) -> Zoo:
+def fitted_members(generator: Generator, zoo: Zoo, at_least: int = 1) -> Zoo:
     """The members of a zoo that a generator may see, in memory; ``ValueError`` where there are too few."""
+    name = type(generator).__name__
     if isinstance(zoo.weights, Shards):
-        raise ValueError(f"{zoo!r} lives on disk, and this generator draws from all of it: take zoo.in_memory()")
+        raise ValueError(f"{zoo!r} lives on disk, and {name} draws from all of it: take zoo.in_memory()")
     members = zoo.fitted
     if len(members) < at_least:
-        raise ValueError(f"this generator needs at least {at_least} fitted members, got {len(members)}")
+        raise ValueError(f"{name} needs at least {at_least} fitted members, got {len(members)}")
     return members
 
 
@@ -263,17 +266,3 @@ def as_zoo(weights: Tensor, members: Zoo, name: str) -> Zoo:
     """Networks (n, d) of the architecture of ``members``, with a record that names who made them."""
     record = {key: members.record[key] for key in ("architecture", "task") if key in members.record}
     return Zoo(weights, members.layout, members.network, record | {"generated": {"by": name}})
-
-
-def check_whole(name: str, value: int) -> None:
-    """``ValueError`` unless a setting is a whole number >= 1."""
-    if not is_whole(value, 1):
-        raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")
-
-
-def check_number(name: str, value: float, above: float = -inf) -> None:
-    """``ValueError`` unless a setting is a number >= 0, and above ``above``."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < inf
-    if not is_number or value <= above:
-        bound = "> 0" if above == 0 else ">= 0"
-        raise ValueError(f"{name} must be a number {bound}, got {value!r}")
