@@ -1,6 +1,7 @@
 """The whole pipeline as one estimator, and the audit beside it."""
 
 import shutil
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,18 @@ from torch import nn
 from dwflow_lite import MLP, DeepWeightFlow, Task, Zoo, audit, load_task, train_zoo
 from dwflow_lite.auditing import nearest_distance
 from dwflow_lite.flow import FlowSettings
-from dwflow_lite.generate import FORMAT, TRIVIAL, MemberNoise, PairInterpolation, Soup
+from dwflow_lite.generate import (
+    FORMAT,
+    NOISE_LADDER,
+    TRIVIAL,
+    ClosedFormFlow,
+    GaussianCodes,
+    Generator,
+    MemberNoise,
+    PairInterpolation,
+    Retrieval,
+    Soup,
+)
 from dwflow_lite.networks import initialise
 from dwflow_lite.support.files import ZooFileError, read_safetensors, write_safetensors
 from dwflow_lite.symmetry import PermutationSpec
@@ -420,3 +432,232 @@ def test_a_generator_of_a_zoo_on_disk_is_saved_and_needs_the_zoo(tmp_path, zoo, 
     shutil.rmtree(tmp_path / "aligned")
     with pytest.raises(ZooFileError, match=r"cannot read .*aligned/members-0000000"):
         again.sample(1, seed=0)
+
+
+# -- one interface -----------------------------------------------------------------------------------------------
+
+GENERATORS = (
+    TRIVIAL
+    | NOISE_LADDER
+    | {
+        "DeepWeightFlow": DeepWeightFlow(flow=QUICK),
+        "a flow of other settings": DeepWeightFlow(align=None, components=0.9, source="matched", flow=QUICK, seed=3),
+        "the published flow": DeepWeightFlow.published(flow=replace(FlowSettings.published(), hidden=8, steps=20)),
+        "few components": GaussianCodes(components=3),
+        "a wide source": ClosedFormFlow(source=1.0, steps=5),
+    }
+)
+
+
+def check_generator(generator, zoo):
+    """What ``Generator`` promises, and scikit-learn of its estimators."""
+    weights, record, state = zoo.weights.clone(), deepcopy(dict(zoo.record)), torch.get_rng_state()
+    assert isinstance(generator, Generator)
+    mine = clone(generator)
+    assert repr(mine) == repr(generator) and repr(mine).startswith(type(mine).__name__ + "(")
+    with pytest.raises(NotFittedError, match="not fitted"):
+        mine.sample(1, seed=0)
+    arguments = mine.get_params(deep=False)
+    assert mine.fit(zoo) is mine
+    assert all(value is arguments[name] for name, value in mine.get_params(deep=False).items())
+    for n in (0, -1, 2.5, True):
+        with pytest.raises(ValueError, match="whole number >= 1"):
+            mine.sample(n, seed=0)
+    for n in (1, 5):
+        made = mine.sample(n, seed=1)
+        assert isinstance(made, Zoo) and len(made) == n and made.layout == zoo.layout and not any(made.held_out)
+        assert made.weights.isfinite().all() and "generated" in made.record
+        assert isinstance(made.module(n - 1), type(zoo.network))
+    assert torch.equal(mine.sample(5, seed=1).weights, made.weights)
+    assert not torch.equal(mine.sample(5, seed=2).weights, made.weights)
+    again = clone(mine)  # of one that is fitted
+    with pytest.raises(NotFittedError):
+        again.sample(1, seed=0)
+    assert torch.equal(again.fit(zoo).sample(5, seed=1).weights, made.weights)
+    changed = zoo.weights.clone()
+    changed[torch.tensor(zoo.held_out)] += 5
+    other = Zoo(changed, zoo.layout, zoo.network, zoo.record, zoo.held_out)
+    assert torch.equal(again.fit(other).sample(5, seed=1).weights, made.weights)  # held-out members are not seen
+    assert torch.equal(zoo.weights, weights) and dict(zoo.record) == record
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_every_generator_has_one_interface(zoo, name):
+    check_generator(GENERATORS[name], zoo)
+
+
+class Unchecked(Retrieval):
+    """Samples before it is fitted."""
+
+    def sample(self, n, *, seed):
+        return super().sample(n, seed=seed) if hasattr(self, "members_") else None
+
+
+class Silent(Retrieval):
+    """Does not give itself back."""
+
+    def fit(self, zoo):
+        super().fit(zoo)
+
+
+class Unseeded(Retrieval):
+    """Draws what it likes."""
+
+    def sample(self, n, *, seed):
+        return super().sample(n, seed=0)
+
+
+class Global(Retrieval):
+    """Draws from the global generator."""
+
+    def sample(self, n, *, seed):
+        torch.rand(1)
+        return super().sample(n, seed=seed)
+
+
+class Peeking(Retrieval):
+    """Sees held-out members."""
+
+    def fit(self, zoo):
+        return super().fit(replace(zoo, held_out=(False,) * len(zoo)))
+
+
+class Spoiling(Retrieval):
+    """Changes the zoo."""
+
+    def fit(self, zoo):
+        zoo.weights.mul_(1.01)
+        return super().fit(zoo)
+
+
+class Short(Retrieval):
+    """Makes one network too few."""
+
+    def sample(self, n, *, seed):
+        return super().sample(max(1, n - 1), seed=seed)
+
+
+class Correcting(Soup):
+    """Changes its arguments."""
+
+    def fit(self, zoo):
+        self.size = min(self.size, 3)
+        return super().fit(zoo)
+
+
+class Converting(Soup):
+    """Does not store its arguments as they are."""
+
+    def __init__(self, size=10):
+        super().__init__(float(size))
+
+
+class Remembering(Retrieval):
+    """Makes what it made before."""
+
+    def sample(self, n, *, seed):
+        made = super().sample(n, seed=seed + getattr(self, "calls", 0))
+        self.calls = getattr(self, "calls", 0) + 1
+        return made
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [Unchecked, Silent, Unseeded, Global, Peeking, Spoiling, Short, Correcting, Converting, Remembering],
+)
+def test_a_generator_that_breaks_a_promise_is_found_out(zoo, broken):
+    """Control of the test above."""
+    copy = Zoo(zoo.weights.clone(), zoo.layout, zoo.network, zoo.record, zoo.held_out)
+    with pytest.raises((AssertionError, pytest.fail.Exception, RuntimeError, AttributeError)):
+        check_generator(broken(), copy)
+
+
+def test_a_spec_survives_a_clone(zoo):
+    """``clone`` wants the very object back that it gave; a spec is copied, and is the same spec."""
+    spec = PermutationSpec.of(zoo.network)
+    model = DeepWeightFlow(align=spec, flow=QUICK)
+    copy = clone(model)
+    assert copy.align is not spec and copy.align.layout == spec.layout and copy.flow == QUICK
+    made = [m.fit(zoo).sample(2, seed=0).weights for m in (model, copy)]
+    assert torch.equal(*made) and "align=PermutationSpec(" in repr(model)
+    assert repr(DeepWeightFlow(seed=3)) == "DeepWeightFlow(seed=3)"
+    assert repr(DeepWeightFlow(flow=FlowSettings(steps=7))).startswith("DeepWeightFlow(flow=FlowSettings(")
+    assert "DeepWeightFlow" in model._repr_html_()
+
+
+def test_arguments_are_checked_by_fit_and_changed_by_set_params(zoo):
+    model = DeepWeightFlow(source="magic", flow={"steps": 3})  # nothing is checked here, as scikit-learn wants it
+    with pytest.raises(TypeError, match="FlowSettings"):
+        model.fit(zoo)
+    model.set_params(source=0.1, flow=QUICK).fit(zoo)
+    before = model.sample(2, seed=0)
+    model.set_params(flow=replace(QUICK, solver="euler"), source="matched")  # of the next fit
+    after = model.sample(2, seed=0)
+    assert torch.equal(after.weights, before.weights) and after.record == before.record
+    assert before.record["generated"]["source"] == 0.1
+    for generator, message in (
+        (Soup(0), "size must be a whole number >= 1"),
+        (MemberNoise(-0.1), "level must be a number >= 0"),
+        (ClosedFormFlow(source=0), "source must be a number > 0"),
+        (ClosedFormFlow(steps=0), "steps must be a whole number >= 1"),
+        (GaussianCodes(12), "N-1 = 11"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            generator.fit(zoo)
+
+
+def test_generators_of_a_zoo_on_disk(zoo, on_disk):
+    """Those that draw from all weights want it in memory, and say so; those of codes read it chunk by chunk."""
+    for name, generator in TRIVIAL.items():
+        generator = clone(generator)
+        if name in ("Gaussian on codes", "closed-form flow"):
+            expected = clone(generator).fit(zoo).sample(3, seed=0).weights
+            torch.testing.assert_close(generator.fit(on_disk).sample(3, seed=0).weights, expected, atol=1e-3, rtol=1e-3)
+        else:
+            with pytest.raises(ValueError, match=rf"lives on disk, and {type(generator).__name__} draws .*in_memory"):
+                generator.fit(on_disk)
+
+
+def test_a_control_is_a_generator_and_stays_unfitted(model, zoo, task):
+    class Loose:
+        """No estimator, but a generator all the same."""
+
+        def fit(self, zoo):
+            self.zoo = zoo
+            return self
+
+        def sample(self, n, *, seed):
+            return self.zoo.take(range(n))
+
+    made, loose, soup = model.sample(4, seed=0), Loose(), Soup()
+    report = audit(made, model.zoo_, task, controls={"loose": loose, "soup": soup}, rematch=False)
+    assert report["loose"].networks == report["soup"].networks == 4 and report["loose"].nearest == 0
+    assert not hasattr(loose, "zoo") and not hasattr(soup, "members_")
+    for wrong in (Soup, lambda zoo, n, seed: zoo, "soup"):
+        with pytest.raises(TypeError, match=r"control 'a' must be a generator with fit\(zoo\) and sample"):
+            audit(made, model.zoo_, task, controls={"a": wrong})
+    assert all(not hasattr(g, "members_") for g in (TRIVIAL | NOISE_LADDER).values())
+
+
+def test_a_generator_is_saved_to_a_file_with_a_suffix(tmp_path, model):
+    with pytest.raises(ValueError, match=r"kept in one file: give .*model a suffix, as in model\.safetensors"):
+        model.save(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"give .*model a suffix"):
+        DeepWeightFlow.load(tmp_path / "model")
+    again = DeepWeightFlow.load(model.save(tmp_path / "model.safetensors"))
+    assert again.get_params()["flow"] == QUICK and again.settings_ == model.settings_
+    assert clone(again).get_params() == again.get_params()
+
+
+def test_a_finished_flow_is_not_trained_again(tmp_path, zoo, model, monkeypatch):
+    folder = tmp_path / "flows"
+    first = DeepWeightFlow(flow=QUICK).fit(zoo, checkpoint=folder)
+    assert torch.equal(first.sample(2, seed=0).weights, model.sample(2, seed=0).weights)
+    monkeypatch.setattr("dwflow_lite.flow.train.Batches", None)  # nobody can train now
+    again = DeepWeightFlow(flow=QUICK).fit(zoo, checkpoint=folder)
+    assert torch.equal(again.sample(2, seed=0).weights, model.sample(2, seed=0).weights)
+    assert again.training_.loss == model.training_.loss
+    for other in ({"seed": 1}, {"source": 0.2}, {"fixed_source": True}, {"flow": replace(QUICK, hidden=16)}):
+        with pytest.raises(TypeError, match="NoneType"):  # control: another flow is another training
+            DeepWeightFlow(**{"flow": QUICK} | other).fit(zoo, checkpoint=folder)
