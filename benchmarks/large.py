@@ -29,12 +29,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from sklearn.base import BaseEstimator, clone
 from sklearn.decomposition import PCA, IncrementalPCA
 from torch import Tensor
 
-from dwflow_lite import DeepWeightFlow, DualPCA, PermutationSpec, Recipe, Zoo, audit, evaluate, load_task, train_zoo
+from dwflow_lite import (
+    DeepWeightFlow,
+    DualPCA,
+    PermutationSpec,
+    Recipe,
+    Task,
+    Zoo,
+    audit,
+    evaluate,
+    load_task,
+    train_zoo,
+)
 from dwflow_lite.batchnorm import norms_with_statistics, recalibrate
-from dwflow_lite.generate import TRIVIAL
+from dwflow_lite.flow import FlowSettings
+from dwflow_lite.generate import TRIVIAL, Generator
 from dwflow_lite.networks import BERT, ResNet, ViT, initialise
 from dwflow_lite.symmetry import canonicalise
 from dwflow_lite.zoo import Entry, Layout, Shards, append, folder_header, read_folder, start_folder, write_zoo
@@ -240,18 +253,47 @@ RECIPES: dict[str, tuple] = {
 }  # fmt: skip
 
 
-def rivals(model: DeepWeightFlow, task: Any) -> dict[str, Callable]:
-    """Trivial generators without a second PCA in memory; their BatchNorm measured afresh, as for generated networks."""
+class GaussianKnownCodes:
+    """Gaussian noise in the codes of a PCA that is there already: no second one in memory."""
 
-    def gaussian_codes(zoo: Zoo, n: int, seed: int) -> Zoo:
-        noise = torch.randn(n, model.pca_.n_components_, generator=torch.Generator().manual_seed(seed))
-        weights = model.pca_.inverse_transform(noise * model.pca_.explained_variance_.sqrt().float())
-        return Zoo(weights, zoo.layout, zoo.network)
+    def __init__(self, pca: DualPCA) -> None:
+        self.pca = pca
 
-    makers = {n: g for n, g in TRIVIAL.items() if n != "closed-form flow"} | {"Gaussian on codes": gaussian_codes}
-    if not norms_with_statistics(model.network_):
-        return makers
-    return {n: (lambda zoo, k, s, make=make: recalibrate(make(zoo, k, s), task)) for n, make in makers.items()}
+    def __deepcopy__(self, memo: dict) -> GaussianKnownCodes:
+        return GaussianKnownCodes(self.pca)  # the audit copies its controls, and the PCA is as large as the zoo
+
+    def fit(self, zoo: Zoo) -> GaussianKnownCodes:
+        self.zoo = zoo
+        return self
+
+    def sample(self, n: int, *, seed: int) -> Zoo:
+        noise = torch.randn(n, self.pca.n_components_, generator=torch.Generator().manual_seed(seed))
+        weights = self.pca.inverse_transform(noise * self.pca.explained_variance_.sqrt().float())
+        return Zoo(weights, self.zoo.layout, self.zoo.network)
+
+
+class Recalibrated(BaseEstimator):
+    """A generator whose networks have their BatchNorm measured afresh."""
+
+    def __init__(self, generator: Generator, task: Task) -> None:
+        self.generator = generator
+        self.task = task
+
+    def fit(self, zoo: Zoo) -> Recalibrated:
+        self.generator_ = clone(self.generator, safe=False).fit(zoo)
+        return self
+
+    def sample(self, n: int, *, seed: int) -> Zoo:
+        return recalibrate(self.generator_.sample(n, seed=seed), self.task)
+
+
+def rivals(model: DeepWeightFlow, task: Task) -> dict[str, Generator]:
+    """Simple generators without a second PCA in memory; their BatchNorm measured afresh, as for generated networks."""
+    generators = {name: generator for name, generator in TRIVIAL.items() if name != "closed-form flow"}
+    generators["Gaussian on codes"] = GaussianKnownCodes(model.pca_)
+    if norms_with_statistics(model.network_):
+        return {name: Recalibrated(generator, task) for name, generator in generators.items()}
+    return generators
 
 
 def strategies(model: DeepWeightFlow, generated: Zoo, task: Any) -> dict[str, list[float]]:
@@ -294,7 +336,7 @@ def network_section(args: argparse.Namespace) -> dict:
             with clock("alignment"):
                 aligned = canonicalise(zoo, PermutationSpec.of(network), folder=home / "aligned", progress=True)
         for kind, source in (("aligned", aligned), ("as trained", zoo))[: 1 if args.aligned_only else 2]:
-            model = DeepWeightFlow(align=None, flow={"hidden": args.hidden}, memory=512 * MB)
+            model = DeepWeightFlow(align=None, flow=FlowSettings(hidden=args.hidden), memory=512 * MB)
             with clock(f"PCA and flow, {kind}"):
                 model.fit(source, progress=True)
             with clock("field"):
@@ -323,7 +365,8 @@ def network_section(args: argparse.Namespace) -> dict:
                 if norms_with_statistics(network):
                     row["statistics"] = strategies(model, generated.take(range(min(20, len(generated)))), task)
                 few = ready.take(range(min(args.audited, len(ready)))).in_memory()
-                table = audit(few, model.zoo_.in_memory(), task, controls=rivals(model, task), rematch=False)
+                in_memory, controls = model.zoo_.in_memory(), rivals(model, task)
+                table = audit(few, in_memory, task, controls=controls, split="test", rematch=False)
                 row["audit"] = table.markdown().splitlines()
             shutil.rmtree(home / f"generated-{kind}"), shutil.rmtree(home / f"ready-{kind}", ignore_errors=True)
             print(name, json.dumps(row[kind], indent=1), flush=True)
@@ -355,7 +398,7 @@ def _base(folder: Path, members: int, memory: int) -> dict:
         aligned = canonicalise(zoo, spec, folder=folder / "aligned", progress=True)
     distance = [float((aligned.weights[m] - zoo.weights[0]).norm() / (0.5 * 2**0.5 * scale * layout.size**0.5))
                 for m in range(1, members)]  # fmt: skip
-    model = DeepWeightFlow(align=None, memory=memory, flow={"steps": 500})
+    model = DeepWeightFlow(align=None, memory=memory, flow=FlowSettings(steps=500))
     with clock("PCA and flow"):
         model.fit(aligned, progress=True)
     with clock("generation"):

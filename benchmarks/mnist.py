@@ -25,6 +25,7 @@ import torch
 
 from dwflow_lite import MLP, DeepWeightFlow, Recipe, Task, Zoo, audit, canonicalise, load_task, train_zoo
 from dwflow_lite.auditing import codec_ceiling
+from dwflow_lite.flow import FlowSettings
 from dwflow_lite.generate import NOISE_LADDER, TRIVIAL
 
 WIDTHS = (32, 64, 128, 256, 512, 1024)
@@ -54,7 +55,7 @@ def one_basis(zoo: Zoo, task: Task, models: Mapping[str, DeepWeightFlow], seed: 
         made[name], sample = timed(lambda model=model: model.sample(100, seed=seed + 1))
         seconds[name] = {"fit": fit, "sample and decode 100": sample}
         print(f"  {name}: {fit:.0f} s", flush=True)
-    report, spent = timed(lambda: audit(made, zoo, task, controls=TRIVIAL | NOISE_LADDER, seed=seed))
+    report, spent = timed(lambda: audit(made, zoo, task, controls=TRIVIAL | NOISE_LADDER, split="test", seed=seed))
     print(report, flush=True)
     return {"rows": [asdict(r) for r in report.rows], "seconds": seconds | {"audit": spent},
             "ceiling": [asdict(c) for c in codec_ceiling(zoo, task, COMPONENTS, split="test")]}  # fmt: skip
@@ -74,14 +75,14 @@ def one_seed(task: Task, seed: int, args: argparse.Namespace, extras: bool) -> d
     for basis, members in bases.items():
         print(f"\nseed {seed}, {basis}", flush=True)
         models = {
-            f"h={h}": DeepWeightFlow(align=None, flow={"hidden": h, "steps": args.flow_steps}, seed=seed)
+            f"h={h}": DeepWeightFlow(align=None, flow=FlowSettings(hidden=h, steps=args.flow_steps), seed=seed)
             for h in WIDTHS
         }
         if extras or basis == "aligned":
             models["published"] = DeepWeightFlow.published(align=None, seed=seed)
         if extras and basis == "aligned":
             for name, options in VARIANTS.items():
-                flow = {"steps": args.flow_steps} | options.get("flow", {})
+                flow = FlowSettings(**{"steps": args.flow_steps} | options.get("flow", {}))
                 models[name] = DeepWeightFlow(align=None, seed=seed, **options | {"flow": flow})
         found[basis] = one_basis(members, task, models, seed)
     return found

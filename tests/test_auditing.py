@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from sklearn.base import clone
 
 from dwflow_lite import MLP, Zoo, audit, load_task
 from dwflow_lite.auditing import Audit, codec_ceiling, nearest_distance, rematched_distance, wrong_set_overlap
@@ -9,13 +10,13 @@ from dwflow_lite.compress import DualPCA
 from dwflow_lite.generate import (
     NOISE_LADDER,
     TRIVIAL,
-    closed_form_flow,
-    fresh_start,
-    gaussian_codes,
-    gaussian_weights,
-    member_noise,
-    retrieval,
-    soup,
+    ClosedFormFlow,
+    GaussianCodes,
+    GaussianWeights,
+    MemberNoise,
+    RandomWeights,
+    Retrieval,
+    Soup,
 )
 from dwflow_lite.symmetry import PermutationSpec
 from dwflow_lite.zoo import Layout, evaluate
@@ -45,11 +46,11 @@ def zoo():
 
 @pytest.mark.parametrize("name", TRIVIAL | NOISE_LADDER)
 def test_trivial_generators_are_reproducible(zoo, task, name):
-    make, kept = (TRIVIAL | NOISE_LADDER)[name], zoo.weights.clone()
-    state, made = torch.get_rng_state(), make(zoo, 5, 1)
+    generator, kept = clone((TRIVIAL | NOISE_LADDER)[name]).fit(zoo), zoo.weights.clone()
+    state, made = torch.get_rng_state(), generator.sample(5, seed=1)
     assert torch.equal(zoo.weights, kept)  # a baseline that changes the zoo spoils every later one
-    assert torch.equal(made.weights, make(zoo, 5, 1).weights)
-    assert not torch.equal(made.weights, make(zoo, 5, 2).weights)
+    assert torch.equal(made.weights, generator.sample(5, seed=1).weights)
+    assert not torch.equal(made.weights, generator.sample(5, seed=2).weights)
     assert torch.equal(torch.get_rng_state(), state)
     assert made.record["task"] == zoo.record["task"] and not any(made.held_out)
     assert made.module(4)(task.test.x).shape == (len(task.test), 3)
@@ -57,16 +58,16 @@ def test_trivial_generators_are_reproducible(zoo, task, name):
 
 def test_a_soup_averages_that_many_members(zoo):
     weights = zoo.fitted.weights
-    for made in soup(zoo, 4, 0, size=3).weights:
+    for made in Soup(3).fit(zoo).sample(4, seed=0).weights:
         coefficients = torch.linalg.lstsq(weights.T, made[:, None]).solution.flatten()
         torch.testing.assert_close(coefficients.sort().values, torch.tensor([0.0] * 9 + [1 / 3] * 3), rtol=0, atol=1e-4)
-    assert soup(zoo, 1, 0, size=99).record["generated"]["by"] == "soup of 12"
+    assert Soup(99).fit(zoo).sample(1, seed=0).record["generated"]["by"] == "soup of 12"
 
 
 def test_noise_is_in_units_of_each_tensor(zoo):
     weights = zoo.fitted.weights
     for level in (0.1, 0.5):
-        made = member_noise(zoo, 800, 0, level).weights
+        made = MemberNoise(level).fit(zoo).sample(800, seed=0).weights
         near = torch.cdist(made, weights).argmin(1)
         assert len(near.unique()) == MEMBERS  # every member is copied
         for columns in zoo.layout.slices.values():
@@ -75,7 +76,7 @@ def test_noise_is_in_units_of_each_tensor(zoo):
 
 
 def test_random_weights_have_the_moments_of_each_tensor(zoo):
-    made, weights = fresh_start(zoo, 2000, 0).weights, zoo.fitted.weights
+    made, weights = RandomWeights().fit(zoo).sample(2000, seed=0).weights, zoo.fitted.weights
     spreads = []
     for columns in zoo.layout.slices.values():
         spreads.append(float(weights[:, columns].std()))
@@ -86,26 +87,31 @@ def test_random_weights_have_the_moments_of_each_tensor(zoo):
 
 def test_gaussian_codes_have_the_spread_of_the_codes(zoo):
     pca = DualPCA().fit(zoo.fitted.weights)
-    made = pca.transform(gaussian_codes(zoo, 4000, 0).weights)
+    made = pca.transform(GaussianCodes().fit(zoo).sample(4000, seed=0).weights)
     torch.testing.assert_close(made.std(0), pca.transform(zoo.fitted.weights).std(0), rtol=0.06, atol=0)
     assert float(made.std(0)[0] / made.std(0)[-1]) > 1.5  # not one scale for all
-    few = gaussian_codes(zoo, 5, 0, components=2).weights - pca.mean_
+    few = GaussianCodes(2).fit(zoo).sample(5, seed=0).weights - pca.mean_
     assert int(torch.linalg.matrix_rank(few, rtol=1e-4)) == 2
 
 
 def test_retrieval_and_the_closed_form_return_members(zoo):
     members = {tuple(w) for w in zoo.fitted.weights.tolist()}
-    assert {tuple(w) for w in retrieval(zoo, 40, 0).weights.tolist()} <= members
-    near = nearest_distance(closed_form_flow(zoo, 40, 0).weights, zoo.fitted.weights)
-    assert float(near.max()) < 1e-3 < float(nearest_distance(gaussian_weights(zoo, 9, 0).weights, zoo.weights).min())
+    assert {tuple(w) for w in Retrieval().fit(zoo).sample(40, seed=0).weights.tolist()} <= members
+    near = nearest_distance(ClosedFormFlow().fit(zoo).sample(40, seed=0).weights, zoo.fitted.weights)
+    gaussian = GaussianWeights().fit(zoo).sample(9, seed=0).weights
+    assert float(near.max()) < 1e-3 < float(nearest_distance(gaussian, zoo.weights).min())
     assert not {tuple(w) for w in zoo.unseen.weights.tolist()} & members
 
 
 def test_gaussian_weights_have_the_moments_of_each_weight(zoo):
-    made, weights = gaussian_weights(zoo, 5000, 0).weights, zoo.fitted.weights
+    made, weights = GaussianWeights().fit(zoo).sample(5000, seed=0).weights, zoo.fitted.weights
     torch.testing.assert_close(made.std(0), weights.std(0), rtol=0.06, atol=0)
     assert float(((made.mean(0) - weights.mean(0)) / weights.std(0)).abs().max()) < 0.06
     assert float(weights.std(0).max() / weights.std(0).min()) > 3  # one scale for all would not have done
+
+
+def soups(zoo, n, seed=0):
+    return Soup().fit(zoo).sample(n, seed=seed)
 
 
 # -- measures ----------------------------------------------------------------------------------------------------
@@ -125,13 +131,13 @@ def test_nearest_distance_is_the_smallest_of_all(zoo):
 
 
 def test_the_rows_hold_what_they_say(zoo, task):
-    made = gaussian_codes(zoo, 7, 3)
-    report = audit({"mine": made}, zoo, task, seed=4)
+    made = GaussianCodes().fit(zoo).sample(7, seed=3)
+    report = audit({"mine": made}, zoo, task, seed=4, split="test")
     assert [r.name for r in report.rows] == ["zoo", "held-out networks", "mine", *TRIVIAL]
     assert [r.networks for r in report.rows] == [MEMBERS, HELD] + [7] * (1 + len(TRIVIAL))
     unit = nearest_distance(zoo.fitted.weights, zoo.fitted.weights, skip_self=True).median()
     kinds = {"zoo": zoo.fitted, "held-out networks": zoo.unseen, "mine": made}
-    kinds |= {name: make(zoo, 7, 4) for name, make in TRIVIAL.items()}
+    kinds |= {name: clone(g).fit(zoo).sample(7, seed=4) for name, g in TRIVIAL.items()}
     centre = zoo.fitted.weights.mean(0)
     spread = (zoo.fitted.weights - centre).square().sum(1).mean().sqrt()
     for name, networks in kinds.items():
@@ -141,22 +147,23 @@ def test_the_rows_hold_what_they_say(zoo, task):
         assert row.nearest == pytest.approx(float(near))
         far = (networks.weights - centre).square().sum(1).mean().sqrt()
         assert row.dispersion == pytest.approx(float(far / spread), rel=1e-4)
-    assert report == audit({"mine": made}, zoo, task, seed=4)
-    assert report != audit({"mine": made}, zoo, task, seed=5)
+    assert report == audit({"mine": made}, zoo, task, seed=4, split="test")
+    assert report != audit({"mine": made}, zoo, task, seed=5, split="test")
+    assert audit(made, zoo, task, controls={}, split="validation") == audit(made, zoo, task, controls={})
     assert audit(made, zoo, task, controls={}, split="validation")["generated"].score == pytest.approx(
         float(evaluate(made, task, "validation").score.mean())
     )
 
 
 def test_copies_are_at_zero_and_held_out_networks_are_not(zoo, task):
-    report = audit(member_noise(zoo, 6, 0, level=0.0), zoo, task, controls={})
+    report = audit(MemberNoise(0.0).fit(zoo).sample(6, seed=0), zoo, task, controls={})
     assert report["generated"].nearest == 0 and report["zoo"].nearest == pytest.approx(1)
     assert 0.7 < report["held-out networks"].nearest < 1.4
     assert audit(zoo.take([0]), zoo, task, controls={})["generated"].score_std == 0
 
 
 def test_held_out_members_change_only_their_own_row(zoo, task):
-    made, changed = gaussian_codes(zoo, 4, 0), zoo.weights.clone()
+    made, changed = GaussianCodes().fit(zoo).sample(4, seed=0), zoo.weights.clone()
     changed[MEMBERS:] += 3
     other = Zoo(changed, zoo.layout, zoo.network, zoo.record, zoo.held_out)
     before, after = (audit(made, z, task, rematch=False).rows for z in (zoo, other))
@@ -164,7 +171,7 @@ def test_held_out_members_change_only_their_own_row(zoo, task):
 
 
 def test_the_table_in_markdown_and_in_print(zoo, task):
-    report = audit(soup(zoo, 3, 0), zoo, task, controls={})
+    report = audit(soups(zoo, 3), zoo, task, controls={}, split="test")
     lines = report.markdown().splitlines()
     assert lines[0].startswith("| networks | accuracy (test) | nearest member | re-matched | wrong-set overlap |")
     assert len(lines) == 5 and len({line.count("|") for line in lines}) == 1
@@ -181,7 +188,7 @@ def test_the_table_in_markdown_and_in_print(zoo, task):
 
 @pytest.mark.parametrize("name", ["zoo", "held-out networks", "soup of 10"])
 def test_no_row_takes_the_name_of_another(zoo, task, name):
-    made = soup(zoo, 3, 0)
+    made = soups(zoo, 3)
     with pytest.raises(ValueError, match=f"two rows of the audit would be named '{name}'"):
         audit({name: made}, zoo, task)
     assert audit({"my " + name: made}, zoo, task)["my " + name].networks == 3
@@ -197,12 +204,12 @@ def test_audits_that_are_refused(zoo, task):
     assert audit(zoo, pair, task, controls={})["zoo"].nearest == pytest.approx(1)
 
 
-def test_renamed_copies_are_found_out(zoo):
-    """A near copy of a member under other names is far by the plain distance, and near once re-matched."""
+def test_permuted_copies_are_found_out(zoo):
+    """A near copy of a member with its units permuted is far by the plain distance, and near once re-matched."""
     spec, weights = PermutationSpec.of(zoo.network), zoo.fitted.weights
     generator = torch.Generator().manual_seed(5)
-    renamed = torch.stack([spec.apply(spec.random(generator), w) for w in weights[:5]])
-    shaken = renamed + 0.01 * torch.randn(renamed.shape, generator=generator)
+    permuted = torch.stack([spec.apply(spec.random(generator), w) for w in weights[:5]])
+    shaken = permuted + 0.01 * torch.randn(permuted.shape, generator=generator)
     plain, matched = nearest_distance(shaken, weights), rematched_distance(shaken, weights, spec)
     assert float(matched.max()) < 0.1 < 1 < float(plain.min())
     strangers = torch.randn(5, zoo.layout.size, generator=generator)
@@ -223,7 +230,7 @@ def test_wrong_sets_by_hand():
 
 def test_accurate_and_new_needs_both(zoo, task):
     """Copies are accurate, noise is new, held-out networks are both; the shares follow the definition."""
-    report = audit(retrieval(zoo, 30, 0), zoo, task, rematch=False)
+    report = audit(Retrieval().fit(zoo).sample(30, seed=0), zoo, task, rematch=False, split="test")
     score, near = evaluate(zoo.fitted, task, "test").score, nearest_distance(*[zoo.fitted.weights] * 2, skip_self=True)
     both = (score >= score.quantile(0.05)) & (near >= near.quantile(0.05))
     assert report["zoo"].accurate_and_new == pytest.approx(float(both.float().mean())) and both.any()
@@ -232,12 +239,12 @@ def test_accurate_and_new_needs_both(zoo, task):
 
 
 def test_audits_of_seeds_are_averaged(zoo, task):
-    one, two = (audit(soup(zoo, 4, s), zoo, task, controls={}, rematch=False) for s in (0, 1))
+    one, two = (audit(soups(zoo, 4, s), zoo, task, controls={}, rematch=False) for s in (0, 1))
     mean = Audit.mean([one, two])
     assert [r.name for r in mean.rows] == [r.name for r in one.rows]
     assert mean["generated"].score == pytest.approx((one["generated"].score + two["generated"].score) / 2)
     assert mean["zoo"] == one["zoo"] and mean["zoo"].rematched is None
-    other = audit({"mine": soup(zoo, 4, 0)}, zoo, task, controls={}, rematch=False)
+    other = audit({"mine": soups(zoo, 4)}, zoo, task, controls={}, rematch=False)
     assert "mine" not in [r.name for r in Audit.mean([one, other]).rows]
 
 

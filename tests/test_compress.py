@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.decomposition import PCA
+from sklearn.exceptions import NotFittedError
 
 from dwflow_lite import compress
 from dwflow_lite.compress import DualPCA
@@ -193,9 +194,9 @@ def test_repeated_networks_span_less(dtype):
 
 
 def test_use_before_fitting_and_of_the_wrong_width():
-    with pytest.raises(RuntimeError, match="not fitted yet"):
+    with pytest.raises(NotFittedError, match="not fitted yet"):
         DualPCA().transform(matrix())
-    with pytest.raises(RuntimeError, match="not fitted yet"):
+    with pytest.raises(NotFittedError, match="not fitted yet"):
         DualPCA().inverse_transform(matrix())
     pca = DualPCA(3).fit(matrix())
     with pytest.raises(ValueError, match="expected 40 columns"):

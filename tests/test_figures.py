@@ -17,6 +17,7 @@ from dwflow_lite import (
     train_zoo,
     widgets,
 )
+from dwflow_lite.flow import FlowSettings
 from dwflow_lite.symmetry import coordinate_descent
 
 
@@ -24,7 +25,7 @@ from dwflow_lite.symmetry import coordinate_descent
 def world():
     task = load_task("digits")
     zoo = train_zoo(task, MLP([64, 8, 10]), members=5, held_out=2, recipe=Recipe(epochs=2))
-    model = DeepWeightFlow(flow={"hidden": 16, "steps": 20, "every": 10}).fit(zoo)
+    model = DeepWeightFlow(flow=FlowSettings(hidden=16, steps=20, every=10)).fit(zoo)
     return task, zoo, model
 
 
@@ -34,7 +35,7 @@ def every_figure(world):
     scores = torch.rand(6, 4)
     codes = model.pca_.transform(zoo.fitted.weights)
     curve = linear_barrier(zoo, [(0, 1), (0, 2)], task, points=5)
-    report = audit({"h=4": model.sample(4, seed=0), "h=8": model.sample(4, seed=1)}, model.zoo_, task)
+    report = audit({"h=4": model.sample(4, seed=0), "h=8": model.sample(4, seed=1)}, model.zoo_, task, split="test")
     steps, plane = [], torch.randn(7, 2)
     a, b = (zoo.layout.unflatten(w.double()) for w in model.zoo_.weights[:2])
     spec = PermutationSpec.of(zoo.network)
@@ -52,13 +53,13 @@ def every_figure(world):
         "dispersion": figures.draw_accuracy_dispersion({"one": report, "two": report}),
         "audits": figures.draw_audit({"one": report, "two": report}),
         "curves": figures.draw_learning_curves(zoo, "test"),
-        "scores": figures.draw_scores({"zoo": zoo.scores(), "one": torch.tensor([0.3])}, "title", chance=0.1),
+        "scores": figures.draw_scores({"zoo": zoo.scores("test"), "one": torch.tensor([0.3])}, "title", chance=0.1),
         "barriers": figures.draw_barriers({"aligned": curve, "other": curve}),
         "matrices": figures.draw_matrices({"a": torch.randn(3, 4), "b": torch.randn(3, 4)}, "x", "y"),
         "distances": figures.draw_distances({"zoo": torch.rand(9)}, "distance", "title"),
         "training": figures.draw_training(model.training_),
         **{f"flow {f}": figures.draw_flow(codes, path.points, scores, f, 0.1) for f in (0, 3, 5)},
-        "audit": figures.draw_audit({"one": audit(model.sample(4, seed=0), model.zoo_, task)}),
+        "audit": figures.draw_audit({"one": audit(model.sample(4, seed=0), model.zoo_, task, split="test")}),
     }
 
 

@@ -1,7 +1,10 @@
 """Flow room: paths, sources, coupling, fields, solvers, training. Oracles: torchdiffeq, POT, brute force."""
 
+import json
 import math
+from dataclasses import FrozenInstanceError, fields, replace
 
+import numpy as np
 import ot
 import pytest
 import torch
@@ -10,6 +13,7 @@ from torchdiffeq import odeint
 from dwflow_lite.flow import (
     ClosedFormField,
     FixedSource,
+    FlowSettings,
     GaussianSource,
     StraightPath,
     VelocityField,
@@ -20,6 +24,7 @@ from dwflow_lite.flow import (
     train_flow,
 )
 from dwflow_lite.flow.field import grid_velocities
+from dwflow_lite.flow.train import Batches
 
 
 def rng(seed=0):
@@ -169,12 +174,12 @@ def test_solver_refuses_nonsense_and_divergence():
 # -- training ----------------------------------------------------------------------------------------------------
 
 
-def toy(seed=0, **options):
+def toy(seed=0, held_out=None, **options):
     torch.manual_seed(3)
     field = VelocityField(2, hidden=64, time_dim=8, dropout=0.0)
     points = torch.tensor([[2.0, 0.0], [-2.0, 0.0]])
-    options = {"steps": 400, "every": 100, "batch_size": 64, "lr": 3e-3, "seed": seed} | options
-    return field, points, train_flow(field, points, GaussianSource(2), **options)
+    settings = FlowSettings(**{"steps": 400, "every": 100, "batch_size": 64, "lr": 3e-3} | options)
+    return field, points, train_flow(field, points, GaussianSource(2), settings, held_out=held_out, seed=seed)
 
 
 def test_training_learns_two_points_and_watches_itself():
@@ -196,7 +201,7 @@ def test_training_is_seeded_and_leaves_the_global_generator():
     assert torch.equal(states[0], states[1]) and not torch.equal(states[0], states[2])
     field = VelocityField(2)
     torch.manual_seed(11)
-    train_flow(field, torch.randn(4, 2, generator=rng()), GaussianSource(2), steps=5)
+    train_flow(field, torch.randn(4, 2, generator=rng()), GaussianSource(2), FlowSettings(steps=5))
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -213,11 +218,11 @@ def test_training_refuses_what_does_not_fit():
         with pytest.raises(ValueError, match="points must be"):
             train_flow(field, bad, GaussianSource(2))
     with pytest.raises(ValueError, match="patience"):
-        train_flow(field, points, GaussianSource(2), patience=3)
+        train_flow(field, points, GaussianSource(2), FlowSettings(patience=3))
     with pytest.raises(ValueError, match="held_out"):
         train_flow(field, points, GaussianSource(2), held_out=torch.zeros(3, 5))
     with pytest.raises(ValueError, match="steps"):
-        train_flow(field, points, GaussianSource(2), steps=0)
+        train_flow(field, points, GaussianSource(2), FlowSettings(steps=0))
 
 
 def test_dispersion_ratio():
@@ -284,7 +289,7 @@ def test_training_seeds_no_other_device(monkeypatch):
     monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
     torch.manual_seed(0)
     assert seeded == [0]  # the global function would
-    train_flow(VelocityField(2, 16, 8), torch.randn(4, 2), GaussianSource(2), steps=2)
+    train_flow(VelocityField(2, 16, 8), torch.randn(4, 2), GaussianSource(2), FlowSettings(steps=2))
     assert seeded == [0]
 
 
@@ -310,8 +315,9 @@ def test_the_loss_is_that_of_the_pairs():
 
 def test_the_luckiest_batch_is_kept_where_asked():
     points = torch.randn(20, 2, generator=rng())
-    logs = [train_flow(VelocityField(2, 16), points, GaussianSource(2), steps=40, batch_size=2, every=10,
-                       track_lowest=track) for track in (True, False)]  # fmt: skip
+    settings = FlowSettings(steps=40, batch_size=2, every=10)
+    logs = [train_flow(VelocityField(2, 16), points, GaussianSource(2), replace(settings, keep=keep))
+            for keep in ("lowest", "last")]  # fmt: skip
     assert logs[1].lowest == {}
     lowest, last = logs[0].lowest, logs[0].last
     assert lowest.keys() == last.keys() and any(not torch.equal(lowest[k], last[k]) for k in last)
@@ -325,10 +331,10 @@ def test_small_fields_train_on_one_thread_and_give_the_threads_back(monkeypatch)
         sample = source.sample
         source.sample = lambda *a, **k: seen.append(torch.get_num_threads()) or sample(*a, **k)
         points = torch.randn(8, 2, generator=rng())
-        train_flow(VelocityField(2, 8), points, source, steps=2)
+        train_flow(VelocityField(2, 8), points, source, FlowSettings(steps=2))
         assert seen[-1] == 1 and torch.get_num_threads() == 2
         monkeypatch.setattr("dwflow_lite.flow.train.ONE_THREAD_BELOW", 1)  # control: a large field keeps them
-        train_flow(VelocityField(2, 8), points, source, steps=2)
+        train_flow(VelocityField(2, 8), points, source, FlowSettings(steps=2))
         assert seen[-1] == 2
     finally:
         torch.set_num_threads(before)
@@ -355,35 +361,158 @@ class Interrupting(GaussianSource):
 def test_an_interrupted_flow_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
     monkeypatch.setattr("dwflow_lite.support.checkpoints.SAVE_EVERY_SECONDS", -1.0)
     points, held_out = torch.randn(20, 3, generator=rng(0)), torch.randn(5, 3, generator=rng(1))
-    file = tmp_path / "flow.partial"
+    file = tmp_path / "flow.pt"
 
     def fresh():
         torch.manual_seed(0)
         return VelocityField(3, 16)
 
-    def train(source, **more):
-        field = fresh()
-        how = {"steps": 30, "batch_size": 8, "every": 7, "held_out": held_out, "track_lowest": True}
-        return train_flow(field, points, source, **how | more)
+    def train(source, checkpoint=None, **changed):
+        settings = replace(FlowSettings(steps=30, batch_size=8, every=7, keep="lowest"), **changed)
+        return train_flow(fresh(), points, source, settings, held_out=held_out, checkpoint=checkpoint)
 
     whole = train(GaussianSource(3))
     stopping = Interrupting(3)
     stopping.stop_at = 18
     with pytest.raises(KeyboardInterrupt):
         train(stopping, checkpoint=file)
-    assert file.is_file()
+    partial = file.with_name("flow.pt.partial")
+    assert partial.is_file() and not file.exists()
     with pytest.raises(ValueError, match="another recipe"):
         train(GaussianSource(3), checkpoint=file, lr=2e-3)
     counting = Interrupting(3)
     resumed = train(counting, checkpoint=file)
-    assert counting.draws == 30 - 17 and not file.exists()
+    assert counting.draws == 30 - 17 and file.is_file() and not partial.exists()
     assert (resumed.steps, resumed.loss, resumed.held_out_loss) == (whole.steps, whole.loss, whole.held_out_loss)
     for kept in ("last", "best", "lowest"):
         one, other = getattr(whole, kept), getattr(resumed, kept)
         assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+    file.unlink()
     stopping.draws = 0
     with pytest.raises(KeyboardInterrupt):
         train(stopping, checkpoint=file)
-    file.write_bytes(file.read_bytes()[:-40])
+    partial.write_bytes(partial.read_bytes()[:-40])
     with pytest.raises(ValueError, match="truncated or was altered"):
         train(GaussianSource(3), checkpoint=file)
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+def test_a_finished_flow_is_given_back(tmp_path):
+    """A folder keeps a file for each training; what is there is not trained again, and not mixed up."""
+    points = torch.randn(20, 3, generator=rng(0))
+    settings = FlowSettings(steps=12, batch_size=8, every=4, keep="lowest")
+
+    def train(settings=settings, source=None, seed=0, points=points):
+        torch.manual_seed(0)
+        field, source = VelocityField(3, 16), source or Interrupting(3)
+        log = train_flow(field, points, source, settings, seed=seed, checkpoint=tmp_path / "flows")
+        return field, log, getattr(source, "draws", 0)
+
+    field, log, draws = train()
+    again, same_log, no_draws = train()
+    assert draws == 12 and no_draws == 0 and len(list((tmp_path / "flows").iterdir())) == 1
+    assert same(field.state_dict(), again.state_dict()) and not again.training
+    assert same_log.loss == log.loss and same_log.steps == log.steps and same(same_log.last, log.last)
+    assert train(replace(settings, solver="rk4", solver_steps=3))[2] == 0  # how it is followed comes after training
+    others = [
+        {"settings": replace(settings, lr=2e-3)},
+        {"settings": replace(settings, keep="last")},
+        {"seed": 1},
+        {"points": points + 1},
+        {"source": FixedSource(GaussianSource(3), 20, rng())},  # generates as the first does, but trains otherwise
+        {"source": FixedSource(GaussianSource(3), 20, rng(1))},
+        {"source": GaussianSource(3, 2.0)},
+    ]
+    for number, other in enumerate(others, 2):
+        train(**other)
+        assert len(list((tmp_path / "flows").iterdir())) == number, other
+    for left in (tmp_path / "flows").iterdir():
+        left.write_bytes(left.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="truncated or was altered"):
+        train()
+
+
+def test_a_place_that_cannot_be_written_is_named_before_training(tmp_path):
+    (tmp_path / "file").write_text("")
+    source = Interrupting(2)
+    with pytest.raises(OSError, match="cannot write"):
+        train_flow(VelocityField(2), torch.randn(4, 2), source, checkpoint=tmp_path / "file" / "flow.pt")
+    assert not hasattr(source, "draws")
+
+
+# -- settings ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("steps", 0), ("steps", "a"), ("steps", 2.5), ("hidden", "x"), ("hidden", 8.0), ("hidden", 1), ("time_dim", 0),
+        ("dropout", 1.0), ("dropout", -0.1), ("lr", -1), ("lr", 0), ("lr", float("nan")), ("lr", float("inf")),
+        ("final_lr", -1e-6), ("weight_decay", -1), ("weight_decay", None), ("path_noise", -0.1), ("patience", 0),
+        ("every", 0), ("batch_size", True), ("solver_steps", 0), ("coupling", "magic"), ("keep", "first"),
+        ("solver", "rk5"),
+    ],
+)  # fmt: skip
+def test_settings_that_make_no_sense_are_named(name, value):
+    with pytest.raises(ValueError, match=f"flow {name} must be .*, got {value!r}"):
+        FlowSettings(**{name: value})
+    with pytest.raises(ValueError, match=f"flow {name} must be"):
+        replace(FlowSettings(), **{name: value})
+
+
+def test_settings_are_values():
+    settings = FlowSettings(steps=7, lr=2)
+    assert settings == FlowSettings(lr=2.0, steps=7) != FlowSettings() and len({settings, replace(settings)}) == 1
+    with pytest.raises(FrozenInstanceError):
+        settings.steps = 8
+    with pytest.raises(TypeError, match="unexpected keyword argument 'width'"):
+        FlowSettings(width=3)
+    written = json.loads(json.dumps(settings.to_json()))
+    assert FlowSettings.from_json(written) == settings and list(written) == [f.name for f in fields(FlowSettings)]
+    assert FlowSettings.from_json({}) == FlowSettings()
+    with pytest.raises(ValueError, match=r"unknown flow settings \['width'\]; there are hidden, "):
+        FlowSettings.from_json({"width": 3})
+    published = FlowSettings.published()
+    assert (published.steps, published.batch_size, published.lr) == (30_000, 8, 5e-4)
+    assert (published.path_noise, published.keep) == (0.001, "lowest")
+    assert (published.solver, published.solver_steps) == ("rk4", 99)
+
+
+def test_numbers_of_numpy_become_those_of_python():
+    settings = FlowSettings(steps=np.int64(7), lr=np.float32(0.5))
+    assert type(settings.steps) is int and type(settings.lr) is float and settings == FlowSettings(steps=7, lr=0.5)
+    json.dumps(settings.to_json())
+
+
+def test_a_dictionary_is_no_settings():
+    with pytest.raises(TypeError, match=r"given as FlowSettings\(steps=…, …\), not as dict"):
+        train_flow(VelocityField(2), torch.randn(4, 2), GaussianSource(2), {"steps": 2})
+
+
+@pytest.mark.parametrize("keep", ["last", "best", "lowest"])
+def test_the_field_ends_in_the_state_that_is_asked_for(keep):
+    field, _, log = toy(held_out=torch.tensor([[0.0, 5.0]]), steps=100, every=10, batch_size=8, keep=keep)
+    assert same(field.state_dict(), log.state(keep)) and not field.training
+    others = [log.state(other) for other in {"last", "best", "lowest"} - {keep}]
+    assert not any(same(field.state_dict(), other) for other in others)  # control: the three are different
+    if keep == "best":
+        with pytest.raises(ValueError, match="keep='best' goes by the held-out loss"):
+            toy(keep=keep)
+
+
+def test_batches_pass_over_all_points():
+    points = torch.arange(10.0)[:, None]
+    batches = Batches(points, 4, rng())
+    drawn = torch.cat([batches.draw() for _ in range(5)]).flatten()
+    for one_pass in drawn.split(10):
+        assert torch.equal(one_pass.sort().values, points.flatten())
+    kept = batches.state_dict()
+    other = Batches(points, 4, rng())
+    other.generator.set_state(batches.generator.get_state())
+    other.load_state_dict(kept)
+    assert torch.equal(torch.cat([batches.draw() for _ in range(3)]), torch.cat([other.draw() for _ in range(3)]))
+    assert len(Batches(points, 25, rng()).draw()) == 25  # larger than a pass
+    assert not torch.equal(drawn[:10], points.flatten())  # control: in an order of its own

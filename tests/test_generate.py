@@ -1,20 +1,36 @@
 """The whole pipeline as one estimator, and the audit beside it."""
 
 import shutil
+from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from torch import nn
 
 from dwflow_lite import MLP, DeepWeightFlow, Recipe, Task, Zoo, audit, load_task, train_zoo
 from dwflow_lite.auditing import nearest_distance
-from dwflow_lite.generate import FORMAT, TRIVIAL, member_noise, pair_interpolation, soup
+from dwflow_lite.flow import FlowSettings
+from dwflow_lite.generate import (
+    FORMAT,
+    NOISE_LADDER,
+    TRIVIAL,
+    ClosedFormFlow,
+    GaussianCodes,
+    Generator,
+    MemberNoise,
+    PairInterpolation,
+    Retrieval,
+    Soup,
+)
 from dwflow_lite.networks import initialise
 from dwflow_lite.support.files import ZooFileError, read_safetensors, write_safetensors
 from dwflow_lite.symmetry import PermutationSpec
 from dwflow_lite.zoo import Shards, predict
 
-QUICK = {"hidden": 32, "steps": 60, "every": 30}
+QUICK = FlowSettings(hidden=32, steps=60, every=30)
 
 
 @pytest.fixture(scope="module")
@@ -102,38 +118,23 @@ def test_kaiming_source_is_fresh_networks_seen_through_the_pca(zoo):
 
 
 def test_paper_style_fixed_noise_and_best_state_run(zoo):
-    made = DeepWeightFlow(fixed_source=True, flow=QUICK | {"keep": "best", "patience": 1, "path_noise": 1e-3}).fit(zoo)
+    made = DeepWeightFlow(fixed_source=True, flow=replace(QUICK, keep="best", patience=1, path_noise=1e-3)).fit(zoo)
     assert made.sample(2, seed=0).weights.isfinite().all()
 
 
 def test_bad_input_is_named(zoo, model):
     for options, message in (
-        ({"flow": {"width": 3}}, "unknown flow settings"),
         ({"source": 0.0}, "source must be"),
         ({"source": "magic"}, "source must be"),
-        ({"flow": {"keep": "first"}}, "keep must be"),
+        ({"source": float("nan")}, "source must be"),
         ({"align": "none"}, "align must be True, False, None or a PermutationSpec"),
-        *(
-            ({"flow": {name: value}}, f"flow {name} must be")
-            for name, value in (
-                ("steps", 0),
-                ("steps", "a"),
-                ("steps", 2.5),
-                ("hidden", "x"),
-                ("hidden", 8.0),
-                ("dropout", 2),
-                ("lr", -1),
-                ("lr", 0),
-                ("patience", 0),
-                ("solver_steps", 0),
-                ("coupling", "magic"),
-                ("batch_size", True),
-            )
-        ),
     ):
         with pytest.raises(ValueError, match=message):
-            DeepWeightFlow(**options)
-    with pytest.raises(RuntimeError, match="not fitted"):
+            DeepWeightFlow(**options).fit(zoo)
+    for flow in ({"width": 3}, {"steps": 3}, FlowSettings):
+        with pytest.raises(TypeError, match=r"given as FlowSettings\(steps=…, …\), not as"):
+            DeepWeightFlow(flow=flow).fit(zoo)
+    with pytest.raises(NotFittedError, match="not fitted"):
         DeepWeightFlow().sample(1, seed=0)
     with pytest.raises(ValueError, match="N-1 = 11"):
         DeepWeightFlow(components=12, flow=QUICK).fit(zoo)
@@ -158,40 +159,44 @@ def test_a_regression_task_goes_all_the_way():
     task = Task.from_arrays(x, x.sum(1), kind="regression")
     zoo = train_zoo(task, MLP([3, 8, 1]), members=6, held_out=2, recipe=Recipe(epochs=20, lr=1e-2))
     model = DeepWeightFlow(flow=QUICK).fit(zoo)
-    report = audit(model.sample(4, seed=0), model.zoo_, task)
+    report = audit(model.sample(4, seed=0), model.zoo_, task, split="test")
     assert report["zoo"].score > 0.5 and report.score_name == "R²" and "R²" in str(report)
 
 
 # -- the audit ---------------------------------------------------------------------------------------------------
 
 
+def made(name, zoo, n, seed):
+    return clone(TRIVIAL[name]).fit(zoo).sample(n, seed=seed)
+
+
 @pytest.mark.parametrize("name", TRIVIAL)
 def test_trivial_generators_leave_the_zoo_and_never_see_held_out_members(zoo, name):
     kept = zoo.weights.clone()
-    first = TRIVIAL[name](zoo, 6, 3).weights
+    first = made(name, zoo, 6, 3).weights
     assert torch.equal(zoo.weights, kept) and first.shape == (6, zoo.layout.size)
     changed = kept.clone()
     changed[12:] = 99
     other = Zoo(changed, zoo.layout, zoo.network, zoo.record, zoo.held_out)
-    assert torch.equal(TRIVIAL[name](other, 6, 3).weights, first)
-    assert not torch.equal(TRIVIAL[name](zoo, 6, 4).weights, first)
+    assert torch.equal(made(name, other, 6, 3).weights, first)
+    assert not torch.equal(made(name, zoo, 6, 4).weights, first)
 
 
 def test_trivial_generators_are_what_they_say(zoo):
     weights = zoo.fitted.weights
-    assert torch.allclose(soup(zoo, 2, 0, size=12).weights, weights.mean(0).expand(2, -1), atol=1e-5)
-    for point in pair_interpolation(zoo, 5, 0).weights:
+    assert torch.allclose(Soup(12).fit(zoo).sample(2, seed=0).weights, weights.mean(0).expand(2, -1), atol=1e-5)
+    for point in PairInterpolation().fit(zoo).sample(5, seed=0).weights:
         to = (weights - point).norm(dim=1)
         best = min(to[i] + to[j] - (weights[i] - weights[j]).norm() for i in range(12) for j in range(i))
         assert float(best) < 1e-4
-    assert float(nearest_distance(member_noise(zoo, 4, 0, level=0.0).weights, weights).max()) == 0
+    assert float(nearest_distance(MemberNoise(0.0).fit(zoo).sample(4, seed=0).weights, weights).max()) == 0
     with pytest.raises(ValueError, match="at least 2"):
-        soup(zoo.take([0]), 1, 0)
+        Soup().fit(zoo.take([0]))
 
 
 def test_audit_tells_copies_from_new_networks(zoo, task):
     copies, strangers = zoo.fitted, zoo.unseen
-    report = audit({"copies": copies, "strangers": strangers}, zoo, task, controls={})
+    report = audit({"copies": copies, "strangers": strangers}, zoo, task, controls={}, split="test")
     assert report["copies"].nearest == 0 and report["zoo"].nearest == pytest.approx(1, rel=1e-5)
     assert report["strangers"].nearest == report["held-out networks"].nearest > 0.5
     assert report["copies"].score == report["zoo"].score and report["zoo"].dispersion == pytest.approx(1)
@@ -241,7 +246,7 @@ def test_a_file_reshaped_or_without_its_hash_is_refused(tmp_path, model):
 
 def test_solver_settings_are_checked_before_training_and_heeded(model):
     with pytest.raises(ValueError, match=r"solver must be one of .* got 'rk5'"):
-        DeepWeightFlow(flow={"solver": "rk5"})
+        DeepWeightFlow(flow=FlowSettings(solver="rk5"))
     with pytest.raises(ValueError, match="no solver"):
         model.trajectory(1, seed=0, solver="")
     with pytest.raises(ValueError, match="steps"):
@@ -276,10 +281,11 @@ def test_a_spec_of_ones_own_aligns_a_custom_network(task):
 
 
 def test_the_published_settings_are_a_preset(tmp_path, zoo):
-    model = DeepWeightFlow.published(steps=30, hidden=16, every=10)
-    assert (model.source, model.fixed_source, model.rescale, model.flow["batch_size"]) == (0.01, True, False, 8)
-    assert (model.flow["solver"], model.flow["solver_steps"], model.flow["keep"]) == ("rk4", 99, "lowest")
-    assert DeepWeightFlow.published().flow["steps"] == 30_000 and DeepWeightFlow().flow["steps"] != 30_000
+    flow = replace(FlowSettings.published(), steps=30, hidden=16, every=10)
+    model = DeepWeightFlow.published(flow=flow)
+    assert (model.source, model.fixed_source, model.rescale, model.flow.batch_size) == (0.01, True, False, 8)
+    assert (model.flow.solver, model.flow.solver_steps, model.flow.keep) == ("rk4", 99, "lowest")
+    assert DeepWeightFlow.published().flow.steps == 30_000 and FlowSettings().steps != 30_000
     model.fit(zoo)
     assert model.scale_ == 1.0  # the source is in weight units
     assert float(model.trajectory(200, seed=0).points[0].std()) == pytest.approx(0.01, rel=0.1)
@@ -292,11 +298,11 @@ def test_the_published_settings_are_a_preset(tmp_path, zoo):
 
 def test_a_fit_that_fails_leaves_the_estimator_as_it_was(zoo, monkeypatch):
     alone = zoo.take(range(12))
-    for flow in ({"patience": 3}, {"keep": "best"}):
-        model = DeepWeightFlow(flow=QUICK | flow)
+    for flow in (replace(QUICK, patience=3), replace(QUICK, keep="best")):
+        model = DeepWeightFlow(flow=flow)
         with pytest.raises(ValueError, match="this zoo has none"):
             model.fit(alone)
-        with pytest.raises(RuntimeError, match="not fitted"):
+        with pytest.raises(NotFittedError, match="not fitted"):
             model.sample(1, seed=0)
         assert model.fit(zoo).sample(1, seed=0)  # control
     before = model.sample(2, seed=0).weights
@@ -428,3 +434,232 @@ def test_a_generator_of_a_zoo_on_disk_is_saved_and_needs_the_zoo(tmp_path, zoo, 
     shutil.rmtree(tmp_path / "aligned")
     with pytest.raises(ZooFileError, match=r"cannot read .*aligned/members-0000000"):
         again.sample(1, seed=0)
+
+
+# -- one interface -----------------------------------------------------------------------------------------------
+
+GENERATORS = (
+    TRIVIAL
+    | NOISE_LADDER
+    | {
+        "DeepWeightFlow": DeepWeightFlow(flow=QUICK),
+        "a flow of other settings": DeepWeightFlow(align=None, components=0.9, source="matched", flow=QUICK, seed=3),
+        "the published flow": DeepWeightFlow.published(flow=replace(FlowSettings.published(), hidden=8, steps=20)),
+        "few components": GaussianCodes(components=3),
+        "a wide source": ClosedFormFlow(source=1.0, steps=5),
+    }
+)
+
+
+def check_generator(generator, zoo):
+    """What ``Generator`` promises, and scikit-learn of its estimators."""
+    weights, record, state = zoo.weights.clone(), deepcopy(dict(zoo.record)), torch.get_rng_state()
+    assert isinstance(generator, Generator)
+    mine = clone(generator)
+    assert repr(mine) == repr(generator) and repr(mine).startswith(type(mine).__name__ + "(")
+    with pytest.raises(NotFittedError, match="not fitted"):
+        mine.sample(1, seed=0)
+    arguments = mine.get_params(deep=False)
+    assert mine.fit(zoo) is mine
+    assert all(value is arguments[name] for name, value in mine.get_params(deep=False).items())
+    for n in (0, -1, 2.5, True):
+        with pytest.raises(ValueError, match="whole number >= 1"):
+            mine.sample(n, seed=0)
+    for n in (1, 5):
+        made = mine.sample(n, seed=1)
+        assert isinstance(made, Zoo) and len(made) == n and made.layout == zoo.layout and not any(made.held_out)
+        assert made.weights.isfinite().all() and "generated" in made.record
+        assert isinstance(made.module(n - 1), type(zoo.network))
+    assert torch.equal(mine.sample(5, seed=1).weights, made.weights)
+    assert not torch.equal(mine.sample(5, seed=2).weights, made.weights)
+    again = clone(mine)  # of one that is fitted
+    with pytest.raises(NotFittedError):
+        again.sample(1, seed=0)
+    assert torch.equal(again.fit(zoo).sample(5, seed=1).weights, made.weights)
+    changed = zoo.weights.clone()
+    changed[torch.tensor(zoo.held_out)] += 5
+    other = Zoo(changed, zoo.layout, zoo.network, zoo.record, zoo.held_out)
+    assert torch.equal(again.fit(other).sample(5, seed=1).weights, made.weights)  # held-out members are not seen
+    assert torch.equal(zoo.weights, weights) and dict(zoo.record) == record
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_every_generator_has_one_interface(zoo, name):
+    check_generator(GENERATORS[name], zoo)
+
+
+class Unchecked(Retrieval):
+    """Samples before it is fitted."""
+
+    def sample(self, n, *, seed):
+        return super().sample(n, seed=seed) if hasattr(self, "members_") else None
+
+
+class Silent(Retrieval):
+    """Does not give itself back."""
+
+    def fit(self, zoo):
+        super().fit(zoo)
+
+
+class Unseeded(Retrieval):
+    """Draws what it likes."""
+
+    def sample(self, n, *, seed):
+        return super().sample(n, seed=0)
+
+
+class Global(Retrieval):
+    """Draws from the global generator."""
+
+    def sample(self, n, *, seed):
+        torch.rand(1)
+        return super().sample(n, seed=seed)
+
+
+class Peeking(Retrieval):
+    """Sees held-out members."""
+
+    def fit(self, zoo):
+        return super().fit(replace(zoo, held_out=(False,) * len(zoo)))
+
+
+class Spoiling(Retrieval):
+    """Changes the zoo."""
+
+    def fit(self, zoo):
+        zoo.weights.mul_(1.01)
+        return super().fit(zoo)
+
+
+class Short(Retrieval):
+    """Makes one network too few."""
+
+    def sample(self, n, *, seed):
+        return super().sample(max(1, n - 1), seed=seed)
+
+
+class Correcting(Soup):
+    """Changes its arguments."""
+
+    def fit(self, zoo):
+        self.size = min(self.size, 3)
+        return super().fit(zoo)
+
+
+class Converting(Soup):
+    """Does not store its arguments as they are."""
+
+    def __init__(self, size=10):
+        super().__init__(float(size))
+
+
+class Remembering(Retrieval):
+    """Makes what it made before."""
+
+    def sample(self, n, *, seed):
+        made = super().sample(n, seed=seed + getattr(self, "calls", 0))
+        self.calls = getattr(self, "calls", 0) + 1
+        return made
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [Unchecked, Silent, Unseeded, Global, Peeking, Spoiling, Short, Correcting, Converting, Remembering],
+)
+def test_a_generator_that_breaks_a_promise_is_found_out(zoo, broken):
+    """Control of the test above."""
+    copy = Zoo(zoo.weights.clone(), zoo.layout, zoo.network, zoo.record, zoo.held_out)
+    with pytest.raises((AssertionError, pytest.fail.Exception, RuntimeError, AttributeError)):
+        check_generator(broken(), copy)
+
+
+def test_a_spec_survives_a_clone(zoo):
+    """``clone`` wants the very object back that it gave; a spec is copied, and is the same spec."""
+    spec = PermutationSpec.of(zoo.network)
+    model = DeepWeightFlow(align=spec, flow=QUICK)
+    copy = clone(model)
+    assert copy.align is not spec and copy.align.layout == spec.layout and copy.flow == QUICK
+    made = [m.fit(zoo).sample(2, seed=0).weights for m in (model, copy)]
+    assert torch.equal(*made) and "align=PermutationSpec(" in repr(model)
+    assert repr(DeepWeightFlow(seed=3)) == "DeepWeightFlow(seed=3)"
+    assert repr(DeepWeightFlow(flow=FlowSettings(steps=7))).startswith("DeepWeightFlow(flow=FlowSettings(")
+    assert "DeepWeightFlow" in model._repr_html_()
+
+
+def test_arguments_are_checked_by_fit_and_changed_by_set_params(zoo):
+    model = DeepWeightFlow(source="magic", flow={"steps": 3})  # nothing is checked here, as scikit-learn wants it
+    with pytest.raises(TypeError, match="FlowSettings"):
+        model.fit(zoo)
+    model.set_params(source=0.1, flow=QUICK).fit(zoo)
+    before = model.sample(2, seed=0)
+    model.set_params(flow=replace(QUICK, solver="euler"), source="matched")  # of the next fit
+    after = model.sample(2, seed=0)
+    assert torch.equal(after.weights, before.weights) and after.record == before.record
+    assert before.record["generated"]["source"] == 0.1
+    for generator, message in (
+        (Soup(0), "size must be a whole number >= 1"),
+        (MemberNoise(-0.1), "level must be a number >= 0"),
+        (ClosedFormFlow(source=0), "source must be a number > 0"),
+        (ClosedFormFlow(steps=0), "steps must be a whole number >= 1"),
+        (GaussianCodes(12), "N-1 = 11"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            generator.fit(zoo)
+
+
+def test_generators_of_a_zoo_on_disk(zoo, on_disk):
+    """Those that draw from all weights want it in memory, and say so; those of codes read it chunk by chunk."""
+    for name, generator in TRIVIAL.items():
+        generator = clone(generator)
+        if name in ("Gaussian on codes", "closed-form flow"):
+            expected = clone(generator).fit(zoo).sample(3, seed=0).weights
+            torch.testing.assert_close(generator.fit(on_disk).sample(3, seed=0).weights, expected, atol=1e-3, rtol=1e-3)
+        else:
+            with pytest.raises(ValueError, match=rf"lives on disk, and {type(generator).__name__} draws .*in_memory"):
+                generator.fit(on_disk)
+
+
+def test_a_control_is_a_generator_and_stays_unfitted(model, zoo, task):
+    class Loose:
+        """No estimator, but a generator all the same."""
+
+        def fit(self, zoo):
+            self.zoo = zoo
+            return self
+
+        def sample(self, n, *, seed):
+            return self.zoo.take(range(n))
+
+    made, loose, soup = model.sample(4, seed=0), Loose(), Soup()
+    report = audit(made, model.zoo_, task, controls={"loose": loose, "soup": soup}, rematch=False)
+    assert report["loose"].networks == report["soup"].networks == 4 and report["loose"].nearest == 0
+    assert not hasattr(loose, "zoo") and not hasattr(soup, "members_")
+    for wrong in (Soup, lambda zoo, n, seed: zoo, "soup"):
+        with pytest.raises(TypeError, match=r"control 'a' must be a generator with fit\(zoo\) and sample"):
+            audit(made, model.zoo_, task, controls={"a": wrong})
+    assert all(not hasattr(g, "members_") for g in (TRIVIAL | NOISE_LADDER).values())
+
+
+def test_a_generator_is_saved_to_a_file_with_a_suffix(tmp_path, model):
+    with pytest.raises(ValueError, match=r"kept in one file: give .*model a suffix, as in model\.safetensors"):
+        model.save(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"give .*model a suffix"):
+        DeepWeightFlow.load(tmp_path / "model")
+    again = DeepWeightFlow.load(model.save(tmp_path / "model.safetensors"))
+    assert again.get_params()["flow"] == QUICK and again.settings_ == model.settings_
+    assert clone(again).get_params() == again.get_params()
+
+
+def test_a_finished_flow_is_not_trained_again(tmp_path, zoo, model, monkeypatch):
+    folder = tmp_path / "flows"
+    first = DeepWeightFlow(flow=QUICK).fit(zoo, checkpoint=folder)
+    assert torch.equal(first.sample(2, seed=0).weights, model.sample(2, seed=0).weights)
+    monkeypatch.setattr("dwflow_lite.flow.train.Batches", None)  # nobody can train now
+    again = DeepWeightFlow(flow=QUICK).fit(zoo, checkpoint=folder)
+    assert torch.equal(again.sample(2, seed=0).weights, model.sample(2, seed=0).weights)
+    assert again.training_.loss == model.training_.loss
+    for other in ({"seed": 1}, {"source": 0.2}, {"fixed_source": True}, {"flow": replace(QUICK, hidden=16)}):
+        with pytest.raises(TypeError, match="NoneType"):  # control: another flow is another training
+            DeepWeightFlow(**{"flow": QUICK} | other).fit(zoo, checkpoint=folder)

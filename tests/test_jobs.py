@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from dwflow_lite.compress import DualPCA
+from dwflow_lite.flow import FlowSettings
 from dwflow_lite.generate import DeepWeightFlow
 from dwflow_lite.networks import MLP
 from dwflow_lite.support.jobs import run_jobs, runs
@@ -35,7 +36,7 @@ RNG = np.random.default_rng(0)
 X = RNG.normal(size=(80, 4))
 TASK = Task.from_arrays(X, (X[:, 0] * X[:, 1] > 0).astype(int) + (X[:, 2] > 0), name="small")
 FAST = {"members": 5, "held_out": 1, "recipe": Recipe(epochs=2, batch_size=20, lr=1e-2)}
-SMALL = {"hidden": 16, "steps": 20, "every": 10}
+SMALL = FlowSettings(hidden=16, steps=20, every=10)
 
 
 class Backwards(Executor):

@@ -1,8 +1,9 @@
-"""New or copied? Generated networks beside their zoo, held-out networks and the trivial generators."""
+"""New or copied? Generated networks beside their zoo, held-out networks and simple generators."""
 
-from dwflow_lite.auditing.audit import Audit, Row, audit
+from dwflow_lite.auditing.audit import audit
 from dwflow_lite.auditing.ceiling import Ceiling, codec_ceiling
 from dwflow_lite.auditing.measures import nearest_distance, rematched_distance, wrong_set_overlap
+from dwflow_lite.auditing.table import Audit, Row
 
 __all__ = [
     "Audit",

@@ -29,17 +29,31 @@ class Ceiling:
 def codec_ceiling(zoo: Zoo, task: Task, components: Sequence[int], split: str = "validation") -> list[Ceiling]:
     """Send fitted and held-out members through PCAs of several sizes and back, and score what comes out.
 
-    Raises ``ValueError`` for a zoo without held-out members.
+    Args:
+        zoo: with held-out members.
+        task: gives the score.
+        components: k of each PCA.
+        split: where the score is measured.
+
+    Raises:
+        ValueError: the zoo has no held-out members.
     """
-    if zoo.unseen is None:
+    unseen = zoo.unseen
+    if unseen is None:
         raise ValueError("the zoo has no held-out members; train it with held_out > 0")
-    found = []
+    ceilings = []
     for k in components:
-        pca, values = DualPCA(k).fit(zoo.fitted.weights), []
-        for networks in (zoo.fitted, zoo.unseen):
-            back = pca.inverse_transform(pca.transform(networks.weights))
-            kept, whole = ((w - pca.mean_).square().sum() for w in (back, networks.weights))
-            decoded = Zoo(back, zoo.layout, zoo.network)
-            values += [float(kept / whole), float(evaluate(decoded, task, split).score.mean())]
-        found.append(Ceiling(k, *values))
-    return found
+        pca = DualPCA(k).fit(zoo.fitted.weights)
+        fitted_share, fitted_score = _through(pca, zoo.fitted, task, split)
+        held_out_share, held_out_score = _through(pca, unseen, task, split)
+        ceilings.append(Ceiling(k, fitted_share, fitted_score, held_out_share, held_out_score))
+    return ceilings
+
+
+def _through(pca: DualPCA, networks: Zoo, task: Task, split: str) -> tuple[float, float]:
+    """Of networks sent through a PCA and back: the share that survives of their squared distance to the mean; score."""
+    decoded = pca.inverse_transform(pca.transform(networks.weights))  # (n, d)
+    left = (decoded - pca.mean_).square().sum()
+    whole = (networks.weights - pca.mean_).square().sum()
+    score = evaluate(Zoo(decoded, networks.layout, networks.network), task, split).score.mean()
+    return float(left / whole), float(score)

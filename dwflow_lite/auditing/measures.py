@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dwflow_lite.symmetry import PermutationSpec, match_all, match_each, permute_all, weight_matching
+from dwflow_lite.symmetry.canonical import match_all, match_each, permute_all
+from dwflow_lite.symmetry.matching import weight_matching
+from dwflow_lite.symmetry.spec import PermutationSpec
 
 
 def nearest_distance(weights: Tensor, zoo: Tensor, *, skip_self: bool = False) -> Tensor:
@@ -27,32 +29,58 @@ def _distances(weights: Tensor, zoo: Tensor, skip_self: bool) -> Tensor:
 
 def rematched_distance(
     weights: Tensor, zoo: Tensor, spec: PermutationSpec, *, skip_self: bool = False, candidates: int = 3,
-    based: Tensor | None = None, seed: int = 0,
+    zoo_matched: Tensor | None = None, seed: int = 0,
 ) -> Tensor:  # fmt: skip
-    """Distance to the nearest row of ``zoo`` up to a renaming of hidden units: (n,), never above the plain one.
+    """Distance to the nearest row of ``zoo`` up to a permutation of hidden units, never above the plain one.
 
-    Two networks may be neighbours under other names. Each row is weight-matched to its ``candidates`` nearest rows,
+    Two networks may be neighbours after a permutation. Each row is weight-matched to its ``candidates`` nearest rows,
     once as the rows stand and once with all of them matched to the first row of ``zoo``. Both steps are heuristics,
-    so this bounds the true distance from above. ``based`` is ``zoo`` already matched to its first row, for a caller
-    that asks about several sets of ``weights``.
-    """
-    plain = _distances(weights, zoo, skip_self)
-    if based is None:
-        based = permute_all(match_all(zoo[0], zoo, spec, restarts=0, seed=seed), spec, zoo)
-    permuted = permute_all(match_all(zoo[0], weights, spec, restarts=0, seed=seed), spec, weights)
-    in_basis = _distances(permuted, based, skip_self)
-    nearest = [d.topk(min(candidates, len(zoo)), largest=False).indices for d in (plain, in_basis)]
-    pairs = {(i, j) for near in nearest for i, row in enumerate(near.tolist()) for j in row}
-    pairs = sorted((i, j) for i, j in pairs if not (skip_self and i == j))
+    so this bounds the true distance from above.
 
-    def match(pair: tuple[int, int]) -> Tensor:
-        found = weight_matching(weights[pair[0]], zoo[pair[1]], spec, restarts=0, seed=seed)
-        return (weights[pair[0]] - found.apply(spec, zoo[pair[1]])).norm()
+    Args:
+        weights: (n, d).
+        zoo: (N, d).
+        spec: what moves together.
+        skip_self: leave out the row of the same position, for a zoo measured against itself.
+        candidates: how many neighbours of each kind are matched.
+        zoo_matched: ``zoo`` matched to its first row, for a caller that asks about several sets of ``weights``.
+        seed: of the matching.
+
+    Returns:
+        Distances (n,).
+    """
+    if zoo_matched is None:
+        zoo_matched = match_to_first(zoo, zoo, spec, seed)
+    weights_matched = match_to_first(weights, zoo, spec, seed)
+    plain = _distances(weights, zoo, skip_self)  # (n, N)
+    matched = _distances(weights_matched, zoo_matched, skip_self)  # (n, N)
+    pairs = _nearest_pairs(plain, candidates) | _nearest_pairs(matched, candidates)
+    if skip_self:
+        pairs = {(i, j) for i, j in pairs if i != j}
+    pairs = sorted(pairs)
+
+    def distance_of(pair: tuple[int, int]) -> float:
+        a, b = weights[pair[0]], zoo[pair[1]]
+        matching = weight_matching(a, b, spec, restarts=0, seed=seed)
+        return float((a - matching.apply(spec, b)).norm())
 
     best = plain.min(1).values.tolist()
-    for (i, _), distance in zip(pairs, match_each(match, pairs), strict=True):
-        best[i] = min(best[i], float(distance))
+    for (i, _), distance in zip(pairs, match_each(distance_of, pairs), strict=True):
+        best[i] = min(best[i], distance)
     return torch.tensor(best)
+
+
+def match_to_first(weights: Tensor, zoo: Tensor, spec: PermutationSpec, seed: int) -> Tensor:
+    """Rows (n, d), their hidden units permuted to agree with the first row of ``zoo`` (N, d)."""
+    matchings = match_all(zoo[0], weights, spec, restarts=0, seed=seed)
+    return permute_all(matchings, spec, weights)
+
+
+def _nearest_pairs(distances: Tensor, candidates: int) -> set[tuple[int, int]]:
+    """For each row of (n, N) its nearest columns, as pairs of positions."""
+    k = min(candidates, distances.shape[1])
+    columns = distances.topk(k, largest=False).indices.tolist()  # (n, k)
+    return {(i, j) for i, row in enumerate(columns) for j in row}
 
 
 def wrong_set_overlap(wrong: Tensor, zoo_wrong: Tensor, *, skip_self: bool = False) -> Tensor:
@@ -62,11 +90,14 @@ def wrong_set_overlap(wrong: Tensor, zoo_wrong: Tensor, *, skip_self: bool = Fal
     row of the same position: without it a zoo measured against itself reads 1 whatever it does.
 
     Args:
-        wrong: (n, examples), True where a network errs. zoo_wrong: (N, examples).
+        wrong: (n, examples), True where a network errs.
+        zoo_wrong: (N, examples).
+        skip_self: see above.
     """
-    a, b = wrong.float(), zoo_wrong.float()
-    both = a @ b.T
-    either = a.sum(1)[:, None] + b.sum(1) - both
+    a = wrong.float()
+    b = zoo_wrong.float()
+    both = a @ b.T  # (n, N), sizes of A ∩ B
+    either = a.sum(1)[:, None] + b.sum(1) - both  # (n, N), sizes of A ∪ B
     overlap = torch.where(either > 0, both / either.clamp_min(1), 1.0)  # two networks without errors behave alike
     if skip_self:
         overlap.fill_diagonal_(-1.0)

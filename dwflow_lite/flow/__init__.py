@@ -2,8 +2,10 @@
 
 from dwflow_lite.flow.field import ClosedFormField, VelocityField
 from dwflow_lite.flow.path import COUPLINGS, FixedSource, GaussianSource, StraightPath, couple
+from dwflow_lite.flow.settings import FlowSettings
 from dwflow_lite.flow.solver import SOLVERS, Field, Trajectory, integrate
-from dwflow_lite.flow.train import FlowTraining, dispersion_ratio, flow_matching_loss, train_flow
+from dwflow_lite.flow.train import flow_matching_loss, train_flow
+from dwflow_lite.flow.watch import FlowTraining, dispersion_ratio
 
 __all__ = [
     "COUPLINGS",
@@ -11,6 +13,7 @@ __all__ = [
     "ClosedFormField",
     "Field",
     "FixedSource",
+    "FlowSettings",
     "FlowTraining",
     "GaussianSource",
     "StraightPath",

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from dwflow_lite.flow.settings import FlowSettings
 from dwflow_lite.flow.solver import Field
+from dwflow_lite.support.devices import seeded
 
 
 class VelocityField(nn.Module):
@@ -38,8 +40,14 @@ class VelocityField(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Velocities (n, k) at points x (n, k) and times t (n,) or a single time."""
-        embedded = self.time(t.expand(len(x))[:, None])
-        return self.head(self.body(torch.cat([x, embedded], -1)))
+        embedded = self.time(t.expand(len(x))[:, None])  # (n, time_dim)
+        return self.head(self.body(torch.cat([x, embedded], -1)))  # (n, k)
+
+
+def make_field(dim: int, settings: FlowSettings, seed: int) -> VelocityField:
+    """A new field on k = ``dim`` coordinates; its weights are drawn from ``seed``, and nobody else's draws change."""
+    with seeded(torch.device("cpu"), seed):
+        return VelocityField(dim, settings.hidden, settings.time_dim, settings.dropout)
 
 
 class ClosedFormField:
@@ -58,20 +66,22 @@ class ClosedFormField:
     def __init__(self, targets: Tensor, scale: float = 1.0, noise: float = 0.0) -> None:
         if targets.ndim != 2 or not scale > 0 or not noise >= 0:
             raise ValueError("targets must be (N, k), scale > 0 and noise >= 0")
-        self.targets, self.scale, self.noise = targets, scale, noise
+        self.targets = targets
+        self.scale = scale
+        self.noise = noise
 
     def weights(self, x: Tensor, t: Tensor) -> Tensor:
         """Posterior (n, N) over targets of points x (n, k) at times t (n,) or a single time."""
-        t = t.expand(len(x))[:, None]
-        variance = ((1 - t) * self.scale) ** 2 + self.noise**2
-        distance = (x[:, None] - t[..., None] * self.targets).square().sum(-1)
+        t = t.expand(len(x))[:, None]  # (n, 1)
+        variance = ((1 - t) * self.scale) ** 2 + self.noise**2  # (n, 1)
+        distance = (x[:, None] - t[..., None] * self.targets).square().sum(-1)  # (n, N), squared
         return torch.softmax(-distance / (2 * variance.clamp_min(1e-12)), -1)
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """Velocities (n, k)."""
-        column = t.expand(len(x))[:, None]
-        variance = (((1 - column) * self.scale) ** 2 + self.noise**2).clamp_min(1e-12)
-        target = self.weights(x, t) @ self.targets
+        column = t.expand(len(x))[:, None]  # (n, 1)
+        variance = (((1 - column) * self.scale) ** 2 + self.noise**2).clamp_min(1e-12)  # (n, 1)
+        target = self.weights(x, t) @ self.targets  # (n, k), the expected end
         # E[x1 - x0 | x_t = x]: x0 is the part (1-t) s² / variance of the residual x - t x1.
         return target - (1 - column) * self.scale**2 / variance * (x - column * target)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Protocol
 
 import torch
@@ -27,7 +28,8 @@ class GaussianSource:
     """
 
     def __init__(self, dim: int, scale: float | Tensor = 1.0, mean: Tensor | None = None) -> None:
-        self.dim, self.scale = dim, torch.as_tensor(scale, dtype=torch.float32)
+        self.dim = dim
+        self.scale = torch.as_tensor(scale, dtype=torch.float32)
         self.mean = torch.zeros(dim) if mean is None else mean
         shapes = [(), (dim,), (dim, dim)]
         if tuple(self.scale.shape) not in shapes or not torch.isfinite(self.scale).all():
@@ -37,22 +39,25 @@ class GaussianSource:
 
     def sample(self, n: int, generator: torch.Generator, *, training: bool = False) -> Tensor:
         """``n`` fresh points (n, k)."""
-        noise = torch.randn(n, self.dim, generator=generator)
-        return self.mean + (noise @ self.scale.T if self.scale.ndim == 2 else noise * self.scale)
+        noise = torch.randn(n, self.dim, generator=generator)  # (n, k)
+        scaled = noise @ self.scale.T if self.scale.ndim == 2 else noise * self.scale
+        return self.mean + scaled
 
 
 class FixedSource:
     """A set of starting points drawn once and reused in training, as the paper's code does; fresh when generating."""
 
     def __init__(self, base: Source, size: int, generator: torch.Generator) -> None:
-        self.base, self.points = base, base.sample(size, generator)
+        self.base = base
+        self.points = base.sample(size, generator)  # (size, k)
 
     def sample(self, n: int, generator: torch.Generator, *, training: bool = False) -> Tensor:
         """In training ``n`` of the fixed points, without repeats where there are enough; else fresh ones."""
         if not training:
             return self.base.sample(n, generator)
-        rows = [torch.randperm(len(self.points), generator=generator) for _ in range(-(-n // len(self.points)))]
-        return self.points[torch.cat(rows)[:n]]
+        passes = ceil(n / len(self.points))
+        rows = torch.cat([torch.randperm(len(self.points), generator=generator) for _ in range(passes)])
+        return self.points[rows[:n]]
 
 
 class StraightPath:
@@ -93,5 +98,6 @@ def couple(x0: Tensor, x1: Tensor, coupling: str = "independent") -> tuple[Tenso
         return x0, x1
     if x0.shape != x1.shape:
         raise ValueError(f"assignment coupling pairs batches of one size, got {tuple(x0.shape)} and {tuple(x1.shape)}")
-    cost = torch.cdist(x0.double(), x1.double()).square()
-    return x0, x1[torch.from_numpy(linear_sum_assignment(cost.cpu().numpy())[1]).to(x1.device)]
+    cost = torch.cdist(x0.double(), x1.double()).square()  # (n, n)
+    _, partners = linear_sum_assignment(cost.cpu().numpy())
+    return x0, x1[torch.from_numpy(partners).to(x1.device)]

@@ -64,9 +64,21 @@ def integrate(field: Field, x0: Tensor, *, steps: int = 20, solver: str = "heun"
         solver: ``euler``, ``midpoint``, ``heun`` or ``rk4``.
         keep: keep every intermediate point.
 
+    Returns:
+        Times, points and the number of field calls.
+
     Raises:
         ValueError: an unknown solver, steps < 1.
         FloatingPointError: the points left the finite numbers.
+
+    Example:
+        Along v(x, t) = x a point grows from 1 to e = 2.71828…; two Heun steps come close:
+
+        >>> growth = integrate(lambda x, t: x, torch.ones(1, 1), steps=2, solver="heun")
+        >>> growth.end.item(), growth.calls
+        (2.640625, 4)
+        >>> integrate(lambda x, t: x, torch.ones(1, 1), steps=2, solver="euler").end.item()
+        2.25
     """
     if solver not in SOLVERS:
         raise ValueError(f"no solver {solver!r}: choose one of {', '.join(SOLVERS)}")
@@ -82,14 +94,14 @@ def integrate(field: Field, x0: Tensor, *, steps: int = 20, solver: str = "heun"
     was_training = getattr(field, "training", False)
     if was_training:
         field.eval()
-    times = torch.linspace(0, 1, steps + 1, dtype=x0.dtype, device=x0.device)
-    x, points = x0, [x0]
+    times = torch.linspace(0, 1, steps + 1, dtype=x0.dtype, device=x0.device)  # (T,)
+    x = x0  # (n, k)
+    points = [x0]
+    step = SOLVERS[solver]
     try:
-        for t, following in zip(times[:-1], times[1:], strict=True):
-            x = SOLVERS[solver](counted, x, t, following - t)
-            points.append(x)
-            if not keep:
-                points = points[-1:]
+        for t, next_t in zip(times[:-1], times[1:], strict=True):
+            x = step(counted, x, t, next_t - t)
+            points = [*points, x] if keep else [x]
     finally:
         if was_training:
             field.train()

@@ -1,55 +1,27 @@
-"""Fit a velocity field to points, and watch whether it spreads, copies or collapses."""
+"""Fit a velocity field to points."""
 
 from __future__ import annotations
 
-import time
 from copy import deepcopy
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from dwflow_lite.flow.field import VelocityField
 from dwflow_lite.flow.path import Source, StraightPath, couple
-from dwflow_lite.flow.solver import Field, integrate
-from dwflow_lite.support import checkpoints
-from dwflow_lite.support.devices import one_thread
-from dwflow_lite.support.files import digest
+from dwflow_lite.flow.settings import FlowSettings, require_settings
+from dwflow_lite.flow.solver import Field
+from dwflow_lite.flow.watch import LOOK_POINTS, FlowTraining, Watch
+from dwflow_lite.support.checkpoints import Checkpoint
+from dwflow_lite.support.devices import global_generators, one_thread, seeded
+from dwflow_lite.support.files import digest, json_hash
 from dwflow_lite.support.progress import bar as progress_bar
 
 ONE_THREAD_BELOW = 2_000_000  # parameters of a field; measured: at most a quarter is lost, and nothing stalls
-
-
-def dispersion_ratio(points: Tensor, reference: Tensor) -> float:
-    """Spread of ``points`` (n, k) over that of ``reference`` (N, k), both about the mean of ``reference``.
-
-    Root mean square distance: 1 for a set like the reference, 0 for a collapse to its mean, about 1/√m for m-soups.
-    """
-    centre = reference.mean(0)
-    spread = (reference - centre).square().sum(-1).mean().sqrt()
-    return float((points - centre).square().sum(-1).mean().sqrt() / spread)
-
-
-@dataclass
-class FlowTraining:
-    """What happened in training: one entry for each look, every ``every`` steps.
-
-    ``steps``, ``loss`` (mean training loss since the last look), ``held_out_loss`` (fixed noise and times, so that
-    looks compare; empty without held-out points), ``dispersion`` (of 64 generated points). ``best_step`` is where the
-    held-out loss was lowest; ``last`` and ``best`` are states of the field; ``lowest``, where asked for, the state
-    after the single batch of lowest loss; ``stopped`` says why training ended.
-    """
-
-    steps: list[int] = field(default_factory=list)
-    loss: list[float] = field(default_factory=list)
-    held_out_loss: list[float] = field(default_factory=list)
-    dispersion: list[float] = field(default_factory=list)
-    best_step: int = 0
-    stopped: str = ""
-    last: dict[str, Tensor] = field(default_factory=dict, repr=False)
-    best: dict[str, Tensor] = field(default_factory=dict, repr=False)
-    lowest: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
 
 def flow_matching_loss(
@@ -60,169 +32,198 @@ def flow_matching_loss(
     return (field(x, t) - velocity).square().mean()
 
 
-def train_flow(
+def train_flow(  # noqa: PLR0913 - a public door
     field: VelocityField,
     points: Tensor,
     source: Source,
+    settings: FlowSettings = FlowSettings(),  # noqa: B008 - frozen
     *,
-    path: StraightPath | None = None,
     held_out: Tensor | None = None,
-    steps: int = 3000,
-    batch_size: int = 64,
-    lr: float = 1e-3,
-    final_lr: float = 1e-6,
-    weight_decay: float = 1e-5,
-    coupling: str = "independent",
-    every: int = 250,
-    patience: int | None = None,
-    track_lowest: bool = False,
     seed: int = 0,
     checkpoint: str | Path | None = None,
     progress: bool = False,
 ) -> FlowTraining:
-    """Minimise E ‖v(x_t, t) - (x1 - x0)‖² by AdamW with a cosine schedule; ``field`` ends in its last state.
+    """Minimise E ‖v(x_t, t) - (x1 - x0)‖² by AdamW with a cosine schedule (arXiv 2210.02747; 2302.00482).
 
     Args:
-        field: the network to train (changed).
-        points: targets (N, k).
+        field: the network to train (changed); it ends in the state that ``settings.keep`` names, in eval mode.
+        points: targets (N, k). Batches are drawn from them without repeats within a pass.
         source: of the starting points.
-        path: ``StraightPath()`` by default.
-        held_out: targets (M, k) the field is never trained on; they give ``held_out_loss`` and ``best``.
-        steps: optimizer steps, each on ``batch_size`` pairs.
-        batch_size: targets are drawn without repeats within a pass over the points.
-        lr: learning rate at the start, falling to ``final_lr`` along a cosine.
-        weight_decay: of AdamW; betas are (0.9, 0.95) as in the paper's code.
-        coupling: ``"independent"`` or ``"assignment"`` within each batch.
-        every: steps between looks.
-        patience: stop after so many looks without a lower held-out loss; None: never (needs ``held_out``).
-        track_lowest: keep the state after the single batch of lowest loss too. The paper's code generates from it; a
-            lucky batch is no evidence, so this is here to be compared with.
+        settings: of batches, optimizer, path, coupling and looks. Those of the field itself (``hidden``, ``time_dim``,
+            ``dropout``) and of the solver are not read here.
+        held_out: targets (M, k) that the field is never trained on; they give ``held_out_loss`` and ``best``.
         seed: of batches, times, noise and dropout.
-        checkpoint: a file in which half-finished training is kept (every ten seconds) until it is done; found there,
-            training of the same points and settings goes on and ends as if it had never stopped.
+        checkpoint: a file, or a folder (a name without a suffix), in which training is kept: half-finished every ten
+            seconds, and finished. Called again with the same arguments it goes on as if it had never stopped, or gives
+            back what is there; a file of other arguments is refused.
         progress: show a bar with loss and dispersion.
 
+    Returns:
+        What happened, look by look, and the states that were kept.
+
     Raises:
-        ValueError: arguments that do not fit each other.
+        TypeError: settings that are no ``FlowSettings``.
+        ValueError: arguments that do not fit each other, or a checkpoint of other ones.
         FloatingPointError: the loss is no longer finite.
     """
-    if points.ndim != 2 or points.shape[1] != field.dim or not torch.isfinite(points).all():
-        raise ValueError(f"points must be finite and of shape (N, {field.dim}), got {tuple(points.shape)}")
-    if held_out is not None and (
-        held_out.ndim != 2 or held_out.shape[1] != field.dim or not len(held_out) or not torch.isfinite(held_out).all()
-    ):
-        raise ValueError(f"held_out must be finite and of shape (M >= 1, {field.dim}), got {tuple(held_out.shape)}")
-    if patience is not None and held_out is None:
-        raise ValueError("patience watches the held-out loss: give held_out points, or patience=None")
-    if min(steps, batch_size, every, 1 if patience is None else patience) < 1 or not 0 < lr < float("inf"):
-        raise ValueError("steps, batch_size, every and patience must be >= 1, and lr > 0")
-    path, log, device = path or StraightPath(), FlowTraining(), points.device
+    require_settings(settings)
+    check_targets(field, points, held_out, settings)
+    store = _checkpoint(checkpoint, field, points, held_out, source, settings, seed)
+    if store.finished:
+        log = FlowTraining(**store.load(points.device))
+        return _close(field, log, settings)
+
+    path = StraightPath(settings.path_noise)
+    # All that changes from step to step.
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(field.parameters(), lr=lr, weight_decay=weight_decay, betas=(0.9, 0.95), fused=True)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, eta_min=min(final_lr, lr))
-    probe = _probe(held_out, source, path, seed)
-    look_from = source.sample(64, torch.Generator().manual_seed(seed + 1)).to(device)
-    order, running, best, lowest = torch.empty(0, dtype=torch.long), [], float("inf"), float("inf")
-    file, done, last_save = Path(checkpoint) if checkpoint else None, 0, time.monotonic()
-    if file:
-        settings = [repr(field), path.noise, steps, batch_size, lr, final_lr, weight_decay, coupling, every, patience]
-        given = {"points": points, "look_from": look_from} | ({} if held_out is None else {"held_out": held_out})
-        identity = digest(field.state_dict() | given, repr([*settings, track_lowest, seed]))
+    batches = Batches(points, settings.batch_size, generator)
+    watch = Watch.of(points, held_out, source, settings, seed)
+    optimizer, schedule = make_optimizer(field, settings)
+    parts = {"field": field, "batches": batches, "watch": watch, "optimizer": optimizer, "schedule": schedule}
+    generators = [generator, *global_generators(points.device)]  # dropout draws from the global one of its device
+
     field.train()
-    cuda = [device] if device.type == "cuda" else []
-    small = sum(p.numel() for p in field.parameters()) < ONE_THREAD_BELOW
     with (
-        torch.random.fork_rng(devices=cuda),
-        one_thread(small),
-        progress_bar(total=steps, desc="flow", progress=progress) as bar,
+        seeded(points.device, seed),
+        one_thread(is_small(field)),
+        progress_bar(total=settings.steps, desc="flow", progress=progress) as bar,
     ):
-        # Dropout draws from the global generator of its device, which fork_rng gives back as it was.
-        torch.default_generator.manual_seed(seed)
-        for one in cuda:
-            with torch.cuda.device(one):
-                torch.cuda.manual_seed(seed)
-        if file and (saved := checkpoints.read_partial(file, identity, device)):
-            done, order, running, best, lowest = (saved[k] for k in ("done", "order", "running", "best", "lowest"))
-            order, running, log = order.cpu(), list(running), FlowTraining(**saved["log"])
-            for part, name in ((field, "field"), (optimizer, "optimizer"), (schedule, "schedule")):
-                part.load_state_dict(saved[name])
-            generator.set_state(saved["generator"].cpu())
-            for draws, state in zip(_global_draws(cuda), saved["draws"], strict=True):
-                draws.set_state(state.cpu())
-            bar.update(done)
-        for step in range(done + 1, steps + 1):
-            while len(order) < batch_size:
-                order = torch.cat([order, torch.randperm(len(points), generator=generator)])
-            x1, order = points[order[:batch_size].to(device)], order[batch_size:]
-            x0 = source.sample(batch_size, generator, training=True).to(x1)
-            x0, x1 = couple(x0, x1, coupling)
-            t = torch.rand(batch_size, generator=generator).to(x1)
+        done = _restore(store.load(points.device), parts, generators)
+        bar.update(done)
+        for step in range(done + 1, settings.steps + 1):
+            x1 = batches.draw()  # (B, k) targets
+            x0 = source.sample(len(x1), generator, training=True).to(x1)  # (B, k)
+            x0, x1 = couple(x0, x1, settings.coupling)
+            t = torch.rand(len(x1), generator=generator).to(x1)  # (B,)
             loss = flow_matching_loss(field, path, x0, x1, t, generator)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
-            running.append(loss.detach())
-            if track_lowest and float(running[-1]) < lowest:
-                lowest, log.lowest = float(running[-1]), _state(field)
-            if step % every == 0 or step == steps:
-                log.steps.append(step)
-                log.loss.append(float(torch.stack(running).mean()))
-                running = []
-                if not log.loss[-1] < float("inf"):
-                    raise FloatingPointError(f"flow training diverged at step {step} (loss {log.loss[-1]}): lower lr")
-                log.dispersion.append(dispersion_ratio(integrate(field, look_from, steps=8, keep=False).end, points))
-                current = log.loss[-1]
-                if probe is not None:
-                    log.held_out_loss.append(current := _held_out_loss(field, *probe))
-                if probe is None or current < best:
-                    best, log.best_step, log.best = current, step, _state(field)
-                bar.set_postfix(loss=f"{log.loss[-1]:.3f}", dispersion=f"{log.dispersion[-1]:.2f}", refresh=False)
-                if patience is not None and step - log.best_step >= patience * every:
-                    log.stopped = f"held-out loss has not fallen for {patience} looks"
+            watch.batch(field, loss.detach())
+            if step % settings.every == 0 or step == settings.steps:
+                watch.look(field, step)
+                bar.set_postfix(watch.summary(), refresh=False)
+                if watch.out_of_patience(step):
                     break
-            if file and time.monotonic() - last_save > checkpoints.SAVE_EVERY_SECONDS:
-                checkpoints.write_partial(file, {
-                    "identity": identity, "done": step, "order": order, "running": running, "best": best,
-                    "lowest": lowest, "log": vars(log), "field": field.state_dict(), "generator": generator.get_state(),
-                    "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(),
-                    "draws": [draws.get_state() for draws in _global_draws(cuda)],
-                })  # fmt: skip
-                last_save = time.monotonic()
+            if store.due():
+                store.save(_state(step, parts, generators))
             bar.update()
-    log.stopped = log.stopped or "all steps taken"
-    log.last = _state(field)
+
+    log = watch.close(field)
+    store.finish(vars(log))
+    return _close(field, log, settings)
+
+
+def _close(field: VelocityField, log: FlowTraining, settings: FlowSettings) -> FlowTraining:
+    """Bring the field to the state that is asked for; gives the log."""
+    field.load_state_dict(log.state(settings.keep))
     field.eval()
-    if file:
-        file.unlink(missing_ok=True)
     return log
 
 
-def _global_draws(cuda: list[torch.device]) -> list[torch.Generator]:
-    """The generators that dropout draws from."""
-    return [torch.default_generator, *(torch.cuda.default_generators[d.index or 0] for d in cuda)]
+def make_optimizer(field: VelocityField, settings: FlowSettings) -> tuple[AdamW, CosineAnnealingLR]:
+    """AdamW with the betas of the paper's code, and the cosine along which its learning rate falls."""
+    optimizer = AdamW(
+        field.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, betas=(0.9, 0.95), fused=True
+    )
+    final_lr = min(settings.final_lr, settings.lr)
+    return optimizer, CosineAnnealingLR(optimizer, settings.steps, eta_min=final_lr)
 
 
-def _state(field: VelocityField) -> dict[str, Tensor]:
-    return deepcopy({k: v.detach() for k, v in field.state_dict().items()})
+def is_small(field: VelocityField) -> bool:
+    """Whether a field trains as well on one thread."""
+    return sum(parameter.numel() for parameter in field.parameters()) < ONE_THREAD_BELOW
 
 
-def _probe(
-    held_out: Tensor | None, source: Source, path: StraightPath, seed: int
-) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Fixed points, velocities and times from the held-out targets, drawn once: about 512 of them."""
+class Batches:
+    """Endless batches of points (N, k), drawn without repeats within a pass over all of them.
+
+    Args:
+        points: (N, k).
+        size: B of each batch; it may be larger than N.
+        generator: of the order of each pass.
+    """
+
+    def __init__(self, points: Tensor, size: int, generator: torch.Generator) -> None:
+        self.points = points
+        self.size = size
+        self.generator = generator
+        self.order = torch.empty(0, dtype=torch.long)  # positions of the points that are next
+
+    def draw(self) -> Tensor:
+        """The next points, (B, k)."""
+        while len(self.order) < self.size:
+            one_pass = torch.randperm(len(self.points), generator=self.generator)
+            self.order = torch.cat([self.order, one_pass])
+        rows, self.order = self.order.split([self.size, len(self.order) - self.size])
+        return self.points[rows.to(self.points.device)]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What is left of the pass."""
+        return {"order": self.order}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from what :meth:`state_dict` gave."""
+        self.order = state["order"].cpu()
+
+
+def check_targets(field: VelocityField, points: Tensor, held_out: Tensor | None, settings: FlowSettings) -> None:
+    """``ValueError`` unless targets (N, k), and held-out ones (M, k) if there are any, fit a field and its settings."""
+    if points.ndim != 2 or points.shape[1] != field.dim or not torch.isfinite(points).all():
+        raise ValueError(f"points must be finite and of shape (N, {field.dim}), got {tuple(points.shape)}")
     if held_out is None:
-        return None
-    generator = torch.Generator().manual_seed(seed + 2)
-    x1 = held_out.repeat(-(-512 // len(held_out)), 1)
-    t = torch.rand(len(x1), generator=generator).to(x1)
-    x, velocity = path.sample(source.sample(len(x1), generator).to(x1), x1, t, generator)
-    return x, t, velocity
+        if settings.patience is not None:
+            raise ValueError("patience watches the held-out loss: give held_out points, or patience=None")
+        if settings.keep == "best":
+            raise ValueError("keep='best' goes by the held-out loss: give held_out points, or keep='last'")
+        return
+    fits = held_out.ndim == 2 and held_out.shape[1] == field.dim and len(held_out) > 0
+    if not fits or not torch.isfinite(held_out).all():
+        raise ValueError(f"held_out must be finite and of shape (M >= 1, {field.dim}), got {tuple(held_out.shape)}")
 
 
-@torch.no_grad()
-def _held_out_loss(field: VelocityField, x: Tensor, t: Tensor, velocity: Tensor) -> float:
-    field.eval()
-    loss = (field(x, t) - velocity).square().mean()
-    field.train()
-    return float(loss)
+# -- checkpoints -------------------------------------------------------------------------------------------------
+
+
+def _checkpoint(
+    place: str | Path | None, field: VelocityField, points: Tensor, held_out: Tensor | None, source: Source,
+    settings: FlowSettings, seed: int,
+) -> Checkpoint:  # fmt: skip
+    """Where this training is kept, known by a hash of everything that decides its result."""
+    if place is None:
+        return Checkpoint(None, name="", identity="")
+    values = settings.to_json()
+    del values["solver"], values["solver_steps"]  # they come after training
+    # A source is known by what it draws; the draws of a copy leave it as it is.
+    fresh = deepcopy(source).sample(LOOK_POINTS, torch.Generator().manual_seed(seed + 1))
+    in_training = deepcopy(source).sample(LOOK_POINTS, torch.Generator().manual_seed(seed + 1), training=True)
+    tensors = {f"field.{name}": tensor for name, tensor in field.state_dict().items()}
+    tensors |= {"points": points, "source": fresh, "source in training": in_training}
+    if held_out is not None:
+        tensors["held_out"] = held_out
+    identity = digest(tensors, json_hash([repr(field), values, seed]))
+    checkpoint = Checkpoint(place, name=f"flow-{identity[:16]}.pt", identity=identity)
+    if not checkpoint.finished:
+        checkpoint.check_writable()
+    return checkpoint
+
+
+def _state(step: int, parts: dict[str, Any], generators: list[torch.Generator]) -> dict[str, Any]:
+    """All that changes in training, after ``step`` steps."""
+    return {
+        "step": step,
+        "parts": {name: part.state_dict() for name, part in parts.items()},
+        "generators": [generator.get_state() for generator in generators],
+    }
+
+
+def _restore(state: dict[str, Any] | None, parts: dict[str, Any], generators: list[torch.Generator]) -> int:
+    """Bring everything to a state that was kept, if one was; gives the steps that are done."""
+    if state is None:
+        return 0
+    for name, part in parts.items():
+        part.load_state_dict(state["parts"][name])
+    for generator, kept in zip(generators, state["generators"], strict=True):
+        generator.set_state(kept.cpu())
+    return state["step"]

@@ -1,30 +1,33 @@
-"""From a zoo of networks to new ones: DeepWeightFlow, and the trivial generators it has to beat."""
+"""From a zoo of networks to new ones: DeepWeightFlow, and the simple generators it has to beat."""
 
-from dwflow_lite.generate.deepweightflow import FORMAT, DeepWeightFlow
+from dwflow_lite.generate.deepweightflow import DeepWeightFlow
+from dwflow_lite.generate.files import FORMAT
+from dwflow_lite.generate.generator import Generator
 from dwflow_lite.generate.simple import (
     NOISE_LADDER,
     TRIVIAL,
-    closed_form_flow,
-    fresh_start,
-    gaussian_codes,
-    gaussian_weights,
-    member_noise,
-    pair_interpolation,
-    retrieval,
-    soup,
+    ClosedFormFlow,
+    GaussianCodes,
+    GaussianWeights,
+    MemberNoise,
+    PairInterpolation,
+    RandomWeights,
+    Retrieval,
+    Soup,
 )
 
 __all__ = [
     "FORMAT",
     "NOISE_LADDER",
     "TRIVIAL",
+    "ClosedFormFlow",
     "DeepWeightFlow",
-    "closed_form_flow",
-    "fresh_start",
-    "gaussian_codes",
-    "gaussian_weights",
-    "member_noise",
-    "pair_interpolation",
-    "retrieval",
-    "soup",
+    "GaussianCodes",
+    "GaussianWeights",
+    "Generator",
+    "MemberNoise",
+    "PairInterpolation",
+    "RandomWeights",
+    "Retrieval",
+    "Soup",
 ]

@@ -2,92 +2,42 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from dwflow_lite.compress import DualPCA
-from dwflow_lite.flow import (
-    COUPLINGS,
-    SOLVERS,
-    FixedSource,
-    GaussianSource,
-    StraightPath,
-    Trajectory,
-    VelocityField,
-    integrate,
-    train_flow,
-)
-from dwflow_lite.networks import architecture_of, build
-from dwflow_lite.support.checks import failing_as, is_whole
-from dwflow_lite.support.files import ZooFileError, digest, read_safetensors, write_safetensors
-from dwflow_lite.support.versions import versions
-from dwflow_lite.symmetry import PermutationSpec, basis_of, canonicalise
-from dwflow_lite.zoo.layout import Layout
+from dwflow_lite.flow.field import make_field
+from dwflow_lite.flow.path import FixedSource
+from dwflow_lite.flow.settings import FlowSettings, require_settings
+from dwflow_lite.flow.solver import Trajectory, integrate
+from dwflow_lite.flow.train import train_flow
+from dwflow_lite.generate.files import FittedFlow, read_generator, write_generator
+from dwflow_lite.generate.generator import check_number_of_networks
+from dwflow_lite.generate.sources import check_source, make_source
+from dwflow_lite.symmetry.canonical import basis_of, canonicalise
+from dwflow_lite.symmetry.spec import PermutationSpec
 from dwflow_lite.zoo.storage import Shards
 from dwflow_lite.zoo.zoo import Zoo, write_zoo
 
-FORMAT = "dwflow_lite.model/1"
 
-
-FLOW = {
-    "hidden": 512, "time_dim": 64, "dropout": 0.1, "steps": 3000, "batch_size": 64, "lr": 1e-3, "path_noise": 0.0,
-    "coupling": "independent", "every": 250, "patience": None, "keep": "last", "solver": "heun", "solver_steps": 20,
-}  # fmt: skip
-
-
-def _whole(least: int) -> tuple[Callable[[Any], bool], str]:
-    return lambda v: isinstance(v, int) and is_whole(v, least), f"a whole number >= {least}"
-
-
-def _number(test: Callable[[float], bool], says: str) -> tuple[Callable[[Any], bool], str]:
-    return lambda v: isinstance(v, int | float) and not isinstance(v, bool) and test(v), f"a number {says}"
-
-
-def _one_of(*names: str) -> tuple[Callable[[Any], bool], str]:
-    return lambda v: v in names, "one of " + ", ".join(map(repr, names))
-
-
-_ALLOWED = {
-    "hidden": _whole(2), "time_dim": _whole(1), "steps": _whole(1), "batch_size": _whole(1), "every": _whole(1),
-    "solver_steps": _whole(1), "patience": (lambda v: v is None or _whole(1)[0](v), "None or a whole number >= 1"),
-    "dropout": _number(lambda v: 0 <= v < 1, "in [0, 1)"), "lr": _number(lambda v: 0 < v < float("inf"), "> 0"),
-    "path_noise": _number(lambda v: 0 <= v < float("inf"), ">= 0"), "coupling": _one_of(*COUPLINGS),
-    "keep": _one_of("last", "best", "lowest"), "solver": _one_of(*SOLVERS),
-}  # fmt: skip
-
-
-# The settings of the paper's released code for its MLPs. Its noise is in weight units, so codes are not rescaled.
-PUBLISHED = {
-    "source": 0.01, "fixed_source": True, "rescale": False,
-    "flow": {"steps": 30_000, "batch_size": 8, "lr": 5e-4, "path_noise": 0.001, "keep": "lowest", "solver": "rk4",
-             "solver_steps": 99},
-}  # fmt: skip
-
-
-def _single(weights: Tensor | Shards) -> Tensor | Shards:
-    return weights if isinstance(weights, Shards) else weights.float()
-
-
-class DeepWeightFlow:
+class DeepWeightFlow(BaseEstimator):
     """Align a zoo, compress it, learn a flow from noise to its codes, and generate networks that need no training.
 
-    Codes are divided by one number, their root mean square, so that a code coordinate has size about 1 whatever the
-    network; distances keep their proportions (this is not whitening).
+    An estimator of scikit-learn: arguments are stored as they are and checked by :meth:`fit`; ``sklearn.base.clone``
+    gives an unfitted copy. Codes are divided by one number, their root mean square, so that a code coordinate has size
+    about 1 whatever the network; distances keep their proportions (this is not whitening).
 
     Args:
         align: True: weight matching to the first fitted member, with the network's own spec; a ``PermutationSpec``
             for a reader's own network; None or False: no alignment.
         components: k of the PCA: a number, a share of variance in (0, 1), or None for all N-1.
-        flow: settings that differ from ``generate.FLOW``: ``hidden`` (width of the field), ``steps``,
-            ``coupling``, ``patience``, ``solver`` and so on; ``keep`` is ``"last"``, ``"best"`` by held-out loss, or
-            ``"lowest"`` by the loss of a single batch.
+        flow: ``FlowSettings`` of its field, its training and its solver; None: the defaults.
         source: standard deviation of Gaussian noise, in units of the codes' root mean square; ``"matched"``: each
             coordinate's own standard deviation; ``"kaiming"``: freshly initialised networks, seen through the PCA.
         fixed_source: draw the training noise once, one vector a network, as the paper's code does. Default: fresh.
@@ -95,39 +45,59 @@ class DeepWeightFlow:
         seed: of the alignment, the field and its training.
         memory: bytes that chunks of weights may take in the PCA and in decoding.
 
-    After :meth:`fit`: ``zoo_`` (aligned), ``pca_``, ``scale_``, ``source_``, ``field_``, ``training_``.
+    Attributes:
+        zoo_: the zoo it was fitted on, aligned (not there once saved and loaded).
+        pca_: between weights (d,) and codes (k,).
+        scale_: by which codes are divided.
+        source_: from which points are drawn when it generates.
+        field_: v(x, t) on codes.
+        training_: what happened in training.
+        layout_, network_, record_: of the networks it makes.
+        settings_: the arguments it was fitted with.
+
+    Example:
+        >>> from dwflow_lite import MLP, Zoo
+        >>> zoo = Zoo.from_modules([MLP([2, 4, 1]) for _ in range(5)])
+        >>> model = DeepWeightFlow(flow=FlowSettings(hidden=8, steps=10)).fit(zoo)
+        >>> generated = model.sample(3, seed=0)
+        >>> len(generated), generated.module(0)(torch.zeros(1, 2)).shape
+        (3, torch.Size([1, 1]))
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a public door
         self,
         *,
         align: bool | PermutationSpec | None = True,
         components: int | float | None = None,
-        flow: Mapping[str, Any] | None = None,
+        flow: FlowSettings | None = None,
         source: float | str = 0.05,
         fixed_source: bool = False,
         rescale: bool = True,
         seed: int = 0,
         memory: int = 1 << 28,
     ) -> None:
-        if unknown := set(flow or {}) - set(FLOW):
-            raise ValueError(f"unknown flow settings {sorted(unknown)}; there are {', '.join(FLOW)}")
-        if not (source in ("matched", "kaiming") if isinstance(source, str) else 0 < source < float("inf")):
-            raise ValueError(f"source must be a number > 0, 'matched' or 'kaiming', got {source!r}")
-        if not isinstance(align, bool | PermutationSpec | None):
-            raise ValueError(f"align must be True, False, None or a PermutationSpec, got {align!r}")
-        self.align, self.components, self.flow = align, components, dict(FLOW) | dict(flow or {})
-        for name, value in self.flow.items():
-            allowed, says = _ALLOWED[name]
-            if not allowed(value):
-                raise ValueError(f"flow {name} must be {says}, got {value!r}")
-        self.source, self.fixed_source, self.rescale, self.seed = source, fixed_source, rescale, seed
+        self.align = align
+        self.components = components
+        self.flow = flow
+        self.source = source
+        self.fixed_source = fixed_source
+        self.rescale = rescale
+        self.seed = seed
         self.memory = memory
 
     @classmethod
-    def published(cls, *, align: bool | PermutationSpec | None = True, seed: int = 0, **flow: Any) -> DeepWeightFlow:
-        """The settings of the paper's code (``generate.PUBLISHED``), except the flow settings given."""
-        return cls(align=align, seed=seed, **PUBLISHED | {"flow": PUBLISHED["flow"] | flow})
+    def published(
+        cls, *, align: bool | PermutationSpec | None = True, seed: int = 0, flow: FlowSettings | None = None
+    ) -> DeepWeightFlow:
+        """The settings of the paper's code: its noise is in weight units, drawn once, and codes are not rescaled.
+
+        Args:
+            align: as above.
+            seed: as above.
+            flow: None: ``FlowSettings.published()``.
+        """
+        flow = FlowSettings.published() if flow is None else flow
+        return cls(align=align, flow=flow, source=0.01, fixed_source=True, rescale=False, seed=seed)
 
     def fit(
         self, zoo: Zoo, *, checkpoint: str | Path | None = None, folder: str | Path | None = None,
@@ -137,170 +107,167 @@ class DeepWeightFlow:
 
         Args:
             zoo: in memory or on disk.
-            checkpoint: a file from which an interrupted training of the flow goes on (see ``train_flow``).
+            checkpoint: a file or folder in which the training of the flow is kept (see :func:`train_flow`).
             folder: where the aligned zoo is written; needed to align a zoo on disk.
-            executor: where members are aligned and the Gram matrix is summed (:func:`dwflow_lite.jobs.run_jobs`).
+            executor: where members are aligned and the Gram matrix is summed (see ``support.jobs.run_jobs``).
             progress: show bars.
 
         Raises:
-            ValueError: fewer than two fitted members, k >= N, or alignment asked for a network without a spec.
+            ValueError: a setting that makes no sense, fewer than two fitted members, k >= N, or alignment asked for a
+                network without a spec.
+            TypeError: ``flow`` that is no ``FlowSettings``.
         """
-        if sum(not held for held in zoo.held_out) < 2:
-            raise ValueError(f"a generator needs at least two members it may see, got {zoo!r}")
-        options = self.flow
-        if zoo.unseen is None and (options["patience"] or options["keep"] == "best"):
-            raise ValueError("patience and keep='best' watch held-out members, and this zoo has none")
+        flow = FlowSettings() if self.flow is None else self.flow
+        self._check(zoo, flow)
+
+        # 1. Align: permute the hidden units of every member, so that its weights lie close to those of the first.
         if self.align:
-            spec = self.align if isinstance(self.align, PermutationSpec) else None
-            first = zoo.held_out.index(False)
-            zoo = canonicalise(
-                zoo, spec, reference=first, seed=self.seed, folder=folder, executor=executor, progress=progress
-            )
-        fitted, unseen = _single(zoo.fitted.weights), zoo.unseen
+            zoo = self._aligned(zoo, folder, executor, progress)
+
+        # 2. Compress: weights (N, d) to codes (N, k) of size about 1.
         pca = DualPCA(self.components, memory=self.memory)
-        codes = pca.fit_transform(fitted, executor=executor, progress=progress)
+        codes = pca.fit_transform(_float32(zoo.fitted.weights), executor=executor, progress=progress)
         scale = float(codes.square().mean().sqrt()) if self.rescale else 1.0
         codes = codes / scale
-        held_out = pca.transform(_single(unseen.weights)) / scale if unseen else None
-        source = training_source = self._source(codes, pca, scale, zoo.layout)
+        unseen = zoo.unseen
+        held_out = None if unseen is None else pca.transform(_float32(unseen.weights)) / scale  # (M, k)
+
+        # 3. Learn a flow from noise to codes.
+        source = make_source(self.source, codes, pca, scale, zoo.layout)
+        training_source = source
         if self.fixed_source:
             training_source = FixedSource(source, len(codes), torch.Generator().manual_seed(self.seed + 3))
-        field = self._field(codes.shape[1])
+        field = make_field(codes.shape[1], flow, self.seed)
         training = train_flow(
-            field, codes, training_source, path=StraightPath(options["path_noise"]), held_out=held_out,
-            steps=options["steps"], batch_size=options["batch_size"], lr=options["lr"], coupling=options["coupling"],
-            every=options["every"], patience=options["patience"], track_lowest=options["keep"] == "lowest",
-            seed=self.seed, checkpoint=checkpoint, progress=progress,
+            field, codes, training_source, flow, held_out=held_out, seed=self.seed, checkpoint=checkpoint,
+            progress=progress,
         )  # fmt: skip
-        field.load_state_dict(getattr(training, options["keep"]))
+
         # All at once and last: a fit that failed or was interrupted leaves the estimator as it was.
-        self.zoo_, self.network_, self.layout_, self.pca_, self.scale_ = zoo, zoo.network, zoo.layout, pca, scale
-        self.source_, self.field_, self.training_ = source, field, training
-        self.record_ = {k: zoo.record[k] for k in ("architecture", "task", "identity", "seed") if k in zoo.record}
-        self.record_["basis"] = basis_of(zoo)
+        keys = ("architecture", "task", "identity", "seed")
+        record = {key: zoo.record[key] for key in keys if key in zoo.record} | {"basis": basis_of(zoo)}
+        settings = self.get_params(deep=False) | {"align": bool(self.align), "flow": flow}
+        fitted = FittedFlow(
+            settings=settings,
+            layout=zoo.layout,
+            network=zoo.network,
+            record=record,
+            pca=pca,
+            scale=scale,
+            source=source,
+            field=field,
+        )
+        self._learn(fitted)
+        self.zoo_ = zoo
+        self.training_ = training
         return self
-
-    def trajectory(self, n: int, *, seed: int, steps: int | None = None, solver: str | None = None) -> Trajectory:
-        """Follow ``n`` points from noise to codes; :meth:`decode` turns any of them into networks."""
-        self._fitted()
-        if not isinstance(n, int) or n < 1:
-            raise ValueError(f"how many networks? n must be a whole number >= 1, got {n!r}")
-        start = self.source_.sample(n, torch.Generator().manual_seed(seed))
-        steps = self.flow["solver_steps"] if steps is None else steps
-        return integrate(self.field_, start, steps=steps, solver=self.flow["solver"] if solver is None else solver)
-
-    def decode(self, codes: Tensor, folder: str | Path | None = None, **how: Any) -> Zoo:
-        """The networks (n, d) of codes (n, k), as a zoo; written to ``folder`` as they are made, if one is named."""
-        self._fitted()
-        record = self.record_ | {
-            "generated": {"align": bool(self.align), "source": self.source, "flow": self.flow} | how
-        }
-        codes = codes * self.scale_
-        if folder is None:
-            return Zoo(self.pca_.inverse_transform(codes), self.layout_, self.network_, record)
-        blocks, storage = self.pca_.blocks(codes), getattr(self.pca_.rows_, "storage", "float32")
-        return write_zoo(folder, blocks, self.layout_, self.network_, record, (False,) * len(codes), storage)
 
     def sample(self, n: int, *, seed: int, folder: str | Path | None = None) -> Zoo:
         """Generate ``n`` complete networks; the same seed gives the same networks. ``folder``: keep them on disk."""
-        return self.decode(self.trajectory(n, seed=seed).end, folder, sample_seed=seed)
+        codes = self.trajectory(n, seed=seed).end  # (n, k)
+        return self._decode(codes, folder, {"sample_seed": seed})
 
-    # -- inside --------------------------------------------------------------------------------------------------
+    def trajectory(self, n: int, *, seed: int, steps: int | None = None, solver: str | None = None) -> Trajectory:
+        """Follow ``n`` points from noise to codes; :meth:`decode` turns any of them into networks.
 
-    def _fitted(self) -> None:
-        if not hasattr(self, "field_"):
-            raise RuntimeError("this DeepWeightFlow is not fitted yet: call fit(zoo) first")
+        Args:
+            n: how many.
+            seed: of the noise.
+            steps: of the solver; None: as in ``flow``.
+            solver: None: as in ``flow``.
+        """
+        self._check_fitted()
+        check_number_of_networks(n)
+        flow = self.settings_["flow"]
+        steps = flow.solver_steps if steps is None else steps
+        solver = flow.solver if solver is None else solver
+        x0 = self.source_.sample(n, torch.Generator().manual_seed(seed))  # (n, k)
+        return integrate(self.field_, x0, steps=steps, solver=solver)
 
-    def _field(self, dim: int) -> VelocityField:
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(self.seed)  # torch.manual_seed would seed the GPUs' generators too
-            return VelocityField(dim, self.flow["hidden"], self.flow["time_dim"], self.flow["dropout"])
-
-    def _source(self, codes: Tensor, pca: DualPCA, scale: float, layout: Layout) -> GaussianSource:
-        dim = codes.shape[1]
-        if self.source == "matched":
-            return GaussianSource(dim, codes.std(0))
-        if self.source != "kaiming":
-            return GaussianSource(dim, float(self.source))
-        # Fresh Kaiming networks are Gaussian in weight space, so their codes are Gaussian too: project both moments.
-        std, known = torch.zeros(layout.size), torch.ones(layout.size)  # tensors of one axis stay at the zoo's mean
-        for entry in layout.entries:
-            if len(entry.shape) >= 2:
-                columns, fan_in = layout.slices[entry.name], entry.size // entry.shape[0]
-                std[columns], known[columns] = (2 / fan_in) ** 0.5, 0.0
-        covariance, centre = 1e-9 * torch.eye(dim, dtype=torch.float64), torch.zeros(dim, dtype=torch.float64)
-        for columns, mean, basis in pca.basis():
-            spread = basis * std[columns].to(basis)
-            covariance += (spread @ spread.T).cpu() / scale**2
-            centre += (basis @ ((known[columns].to(basis) - 1) * mean)).cpu() / scale
-        factor = torch.linalg.cholesky(covariance).float()
-        return GaussianSource(dim, factor.contiguous(), centre.float())
-
-    # -- files ---------------------------------------------------------------------------------------------------
+    def decode(self, codes: Tensor, folder: str | Path | None = None) -> Zoo:
+        """The networks (n, d) of codes (n, k), as a zoo; written to ``folder`` as they are made, if one is named."""
+        return self._decode(codes, folder, {})
 
     def save(self, path: str | Path) -> Path:
         """Write the generator (field, PCA, source, layout) to one safetensors file; the zoo itself is not in it.
 
         Fitted on a zoo on disk it decodes from that zoo, whose folder the file names and :meth:`load` needs.
         """
-        self._fitted()
-        tensors = {f"field.{k}": v for k, v in self.field_.state_dict().items()}
-        kept = ("components", "mean") if self.pca_.rows_ is None else ("combination",)
-        tensors |= {f"pca.{k}": getattr(self.pca_, k + "_") for k in (*kept, "singular_values")}
-        tensors |= {"pca.ratio": self.pca_.explained_variance_ratio_}
-        tensors |= {"source.scale": self.source_.scale, "source.mean": self.source_.mean}
-        record = {
-            "layout": self.layout_.to_json(), "architecture": architecture_of(self.network_), "record": self.record_,
-            "align": bool(self.align), "components": self.components, "flow": self.flow, "source": self.source,
-            "fixed_source": self.fixed_source, "rescale": self.rescale, "seed": self.seed, "scale": self.scale_,
-            "memory": self.memory, "n_samples": self.pca_.n_samples_,
-            "versions": versions(),
-        }  # fmt: skip
-        if (rows := self.pca_.rows_) is not None:
-            record["rows"] = {"folder": str(rows.folder), "rows": rows.rows, "storage": rows.storage}
-            record["fingerprint"] = rows.fingerprint()
-        text = json.dumps(record, sort_keys=True)
-        return write_safetensors(tensors, path, {"format": FORMAT, "record": text, "sha256": digest(tensors, text)})
+        self._check_fitted()
+        fitted = FittedFlow(
+            settings=self.settings_,
+            layout=self.layout_,
+            network=self.network_,
+            record=self.record_,
+            pca=self.pca_,
+            scale=self.scale_,
+            source=self.source_,
+            field=self.field_,
+        )
+        return write_generator(path, fitted)
 
     @classmethod
     def load(cls, path: str | Path, network: nn.Module | None = None) -> DeepWeightFlow:
         """Read a generator and verify it; ``network`` as in :meth:`Zoo.load`. It samples; ``zoo_`` is not there."""
-        tensors, metadata = read_safetensors(path, FORMAT)
-        if metadata.get("sha256") != digest(tensors, metadata.get("record", "")):
-            raise ZooFileError(f"{Path(path).name} was altered after it was written: its hash does not match")
-        record = json.loads(metadata["record"])
-        model = cls(
-            **{k: record[k] for k in ("align", "components", "flow", "source", "fixed_source", "rescale", "seed")},
-            memory=record.get("memory", 1 << 28),
-        )
-        model.layout_ = Layout.from_json(record["layout"])
-        written = record["architecture"]
-        model.network_ = build(written) if network is None else deepcopy(network)
-        if Layout.of(model.network_) != model.layout_:
-            difference = model.layout_.difference(model.network_)
-            raise ZooFileError(f"{Path(path).name} does not fit the network: {difference}")
-        if not written.get("custom") and written != architecture_of(model.network_):
-            raise ZooFileError(f"{Path(path).name} makes {written} networks, not {architecture_of(model.network_)}")
-        model.record_, model.scale_ = record["record"], record["scale"]
-        pca = model.pca_ = DualPCA(record["components"], memory=model.memory)
-        for name in ("components", "mean", "combination", "singular_values"):
-            setattr(pca, f"{name}_", tensors.get(f"pca.{name}"))
-        pca.explained_variance_ratio_, pca.rows_ = tensors["pca.ratio"], None
-        if stored := record.get("rows"):
-            rows = tuple(map(tuple, stored["rows"]))
-            pca.rows_ = Shards(Path(stored["folder"]), rows, model.layout_.size, stored["storage"])
-            with failing_as(
-                f"{path} decodes from the zoo in {stored['folder']}: put it back, or fit anew", ZooFileError
-            ):
-                if pca.rows_.fingerprint() != record["fingerprint"]:
-                    raise ValueError("which has changed")
-        pca.n_components_, pca.n_features_in_ = len(pca.singular_values_), model.layout_.size
-        pca.n_samples_ = record["n_samples"]
-        pca.explained_variance_ = pca.singular_values_**2 / (pca.n_samples_ - 1)
-        model.source_ = GaussianSource(pca.n_components_, tensors["source.scale"], tensors["source.mean"])
-        model.field_ = model._field(pca.n_components_)
-        model.field_.load_state_dict(
-            {k.removeprefix("field."): v for k, v in tensors.items() if k.startswith("field.")}
-        )
-        model.field_.eval()
+        fitted = read_generator(path, network)
+        model = cls(**fitted.settings)
+        model._learn(fitted)
         return model
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _check(self, zoo: Zoo, flow: FlowSettings) -> None:
+        """Before anything is computed: settings, and whether they go with this zoo."""
+        require_settings(flow)
+        check_source(self.source)
+        if not isinstance(self.align, bool | PermutationSpec | None):
+            raise ValueError(f"align must be True, False, None or a PermutationSpec, got {self.align!r}")
+        if sum(not held_out for held_out in zoo.held_out) < 2:
+            raise ValueError(f"a generator needs at least two members it may see, got {zoo!r}")
+        watches_held_out = flow.patience is not None or flow.keep == "best"
+        if watches_held_out and zoo.unseen is None:
+            raise ValueError("patience and keep='best' watch held-out members, and this zoo has none")
+
+    def _aligned(self, zoo: Zoo, folder: str | Path | None, executor: Executor | None, progress: bool) -> Zoo:
+        """The zoo in the basis of its first fitted member."""
+        spec = self.align if isinstance(self.align, PermutationSpec) else None
+        first = zoo.held_out.index(False)
+        return canonicalise(
+            zoo, spec, reference=first, seed=self.seed, folder=folder, executor=executor, progress=progress
+        )
+
+    def _learn(self, fitted: FittedFlow) -> None:
+        """Take over what was learned, or read from a file."""
+        self.settings_ = fitted.settings
+        self.layout_ = fitted.layout
+        self.network_ = fitted.network
+        self.record_ = fitted.record
+        self.pca_ = fitted.pca
+        self.scale_ = fitted.scale
+        self.source_ = fitted.source
+        self.field_ = fitted.field
+
+    def _check_fitted(self) -> None:
+        check_is_fitted(self, msg="this %(name)s is not fitted yet: call fit(zoo) first")
+
+    def _decode(self, codes: Tensor, folder: str | Path | None, notes: dict[str, Any]) -> Zoo:
+        """Networks of codes (n, k); ``notes`` go to the record."""
+        self._check_fitted()
+        how = {
+            "align": self.settings_["align"],
+            "source": self.settings_["source"],
+            "flow": self.settings_["flow"].to_json(),
+        }
+        record = self.record_ | {"generated": how | notes}
+        codes = codes * self.scale_
+        if folder is None:
+            return Zoo(self.pca_.inverse_transform(codes), self.layout_, self.network_, record)
+        rows = self.pca_.rows_
+        storage = "float32" if rows is None else rows.storage
+        blocks = self.pca_.blocks(codes)  # of columns, one after the other
+        return write_zoo(folder, blocks, self.layout_, self.network_, record, (False,) * len(codes), storage)
+
+
+def _float32(weights: Tensor | Shards) -> Tensor | Shards:
+    """Weights in single precision; those on disk are read in it anyway."""
+    return weights if isinstance(weights, Shards) else weights.float()

@@ -1,112 +1,268 @@
-"""Trivial generators: what anybody could do with a zoo, no training needed. None of them changes the zoo."""
+"""Simple generators: what anybody could do with a zoo, no training needed. A flow has to beat them.
+
+All are estimators: ``fit(zoo)`` remembers the fitted members, or measures them, and ``sample(n, seed=…)`` draws.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-
 import torch
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from dwflow_lite.compress import DualPCA
-from dwflow_lite.flow import ClosedFormField, GaussianSource, integrate
-from dwflow_lite.symmetry import interpolate
+from dwflow_lite.flow.field import ClosedFormField
+from dwflow_lite.flow.path import GaussianSource
+from dwflow_lite.flow.solver import integrate
+from dwflow_lite.generate.generator import Generator, check_number_of_networks
+from dwflow_lite.support.checks import is_number, is_whole
+from dwflow_lite.symmetry.barrier import interpolate
+from dwflow_lite.zoo.storage import Shards
 from dwflow_lite.zoo.zoo import Zoo
 
-Generator = Callable[[Zoo, int, int], Zoo]
+
+class Retrieval(BaseEstimator):
+    """Random fitted members, handed back as they are: perfect in every score that does not ask for novelty.
+
+    Example:
+        >>> from dwflow_lite import MLP, Zoo
+        >>> zoo = Zoo.from_modules([MLP([2, 3, 1]), MLP([2, 3, 1])])
+        >>> retrieved = Retrieval().fit(zoo).sample(5, seed=0)
+        >>> len(retrieved), bool((retrieved.weights[0] == zoo.weights).all(1).any())
+        (5, True)
+    """
+
+    def fit(self, zoo: Zoo) -> Retrieval:
+        """Remember the fitted members."""
+        self.members_ = fitted_members(self, zoo)
+        return self
+
+    def sample(self, n: int, *, seed: int) -> Zoo:
+        """``n`` members, drawn with repeats."""
+        generator = start(self, n, seed)
+        weights = self.members_.weights  # (N, d)
+        rows = torch.randint(len(weights), (n,), generator=generator)
+        return as_zoo(weights[rows], self.members_, "retrieval")
 
 
-def retrieval(zoo: Zoo, n: int, seed: int) -> Zoo:
-    """Random fitted members, handed back as they are: perfect in every score that does not ask for novelty."""
-    generator, weights = torch.Generator().manual_seed(seed), zoo.fitted.weights
-    return _made(zoo, weights[torch.randint(len(weights), (n,), generator=generator)], "retrieval")
+class ClosedFormFlow(BaseEstimator):
+    """The flow a perfect learner would find in the codes (:class:`ClosedFormField`): it can only return members.
+
+    Args:
+        source: standard deviation of the noise, in units of the codes' root mean square.
+        steps: of Euler's method.
+    """
+
+    def __init__(self, source: float = 0.05, steps: int = 100) -> None:
+        self.source = source
+        self.steps = steps
+
+    def fit(self, zoo: Zoo) -> ClosedFormFlow:
+        """Compress the fitted members; their codes are all that the field needs."""
+        if not is_number(self.source, 0) or self.source == 0:
+            raise ValueError(f"source must be a number > 0, got {self.source!r}")
+        if not is_whole(self.steps, 1):
+            raise ValueError(f"steps must be a whole number >= 1, got {self.steps!r}")
+        members = zoo.fitted
+        pca = DualPCA()
+        codes = pca.fit_transform(members.weights)  # (N, k)
+        self.members_ = members
+        self.pca_ = pca
+        self.scale_ = float(codes.square().mean().sqrt())
+        self.codes_ = codes / self.scale_
+        return self
+
+    def sample(self, n: int, *, seed: int) -> Zoo:
+        """``n`` points of the source, carried along the field and decoded."""
+        generator = start(self, n, seed)
+        source = GaussianSource(self.codes_.shape[1], self.source)
+        field = ClosedFormField(self.codes_, self.source)
+        x0 = source.sample(n, generator).to(self.codes_)  # (n, k)
+        x1 = integrate(field, x0, steps=self.steps, solver="euler", keep=False).end  # (n, k)
+        weights = self.pca_.inverse_transform(x1 * self.scale_)  # (n, d)
+        return as_zoo(weights, self.members_, "closed-form flow")
 
 
-def member_noise(zoo: Zoo, n: int, seed: int, level: float = 0.1) -> Zoo:
-    """Random fitted members plus Gaussian noise of ``level`` times each tensor's own standard deviation."""
-    generator, weights = torch.Generator().manual_seed(seed), zoo.fitted.weights
-    copies = weights[torch.randint(len(weights), (n,), generator=generator)]
-    noise = torch.randn(copies.shape, generator=generator).to(weights)
-    for columns in zoo.layout.slices.values():
-        noise[:, columns] *= level * weights[:, columns].std()
-    return _made(zoo, copies + noise, f"zoo + {level:g} noise")
+class MemberNoise(BaseEstimator):
+    """Random fitted members plus Gaussian noise.
+
+    Args:
+        level: of the noise, in units of each tensor's own standard deviation.
+    """
+
+    def __init__(self, level: float = 0.1) -> None:
+        self.level = level
+
+    def fit(self, zoo: Zoo) -> MemberNoise:
+        """Remember the fitted members."""
+        if not is_number(self.level, 0):
+            raise ValueError(f"level must be a number >= 0, got {self.level!r}")
+        self.members_ = fitted_members(self, zoo)
+        return self
+
+    def sample(self, n: int, *, seed: int) -> Zoo:
+        """``n`` noisy copies of members."""
+        generator = start(self, n, seed)
+        weights = self.members_.weights  # (N, d)
+        rows = torch.randint(len(weights), (n,), generator=generator)
+        noise = torch.randn(n, weights.shape[1], generator=generator).to(weights)  # (n, d)
+        for columns in self.members_.layout.slices.values():
+            noise[:, columns] *= self.level * weights[:, columns].std()
+        return as_zoo(weights[rows] + noise, self.members_, f"zoo + {self.level:g} noise")
 
 
-def gaussian_weights(zoo: Zoo, n: int, seed: int) -> Zoo:
-    """Gaussian noise with the mean and standard deviation of every single weight over the fitted members."""
-    weights = zoo.fitted.weights
-    _needs(weights, 2, "a Gaussian")
-    noise = torch.randn(n, zoo.layout.size, generator=torch.Generator().manual_seed(seed)).to(weights)
-    return _made(zoo, weights.mean(0) + noise * weights.std(0), "Gaussian on weights")
-
-
-def closed_form_flow(zoo: Zoo, n: int, seed: int, source: float = 0.05, steps: int = 100) -> Zoo:
-    """The flow a perfect learner would find in the codes (:class:`ClosedFormField`): it can only return members."""
-    pca = DualPCA()
-    codes = pca.fit_transform(zoo.fitted.weights)
-    scale = float(codes.square().mean().sqrt())
-    start = GaussianSource(codes.shape[1], source).sample(n, torch.Generator().manual_seed(seed)).to(codes)
-    end = integrate(ClosedFormField(codes / scale, source), start, steps=steps, solver="euler", keep=False).end
-    return _made(zoo, pca.inverse_transform(end * scale), "closed-form flow")
-
-
-def gaussian_codes(zoo: Zoo, n: int, seed: int, components: int | float | None = None) -> Zoo:
-    """Gaussian noise in the PCA codes of the fitted members, with each code's own standard deviation."""
-    pca = DualPCA(components)
-    codes = pca.fit_transform(zoo.fitted.weights)
-    noise = torch.randn(n, codes.shape[1], generator=torch.Generator().manual_seed(seed))
-    return _made(zoo, pca.inverse_transform(noise * codes.std(0)), "Gaussian on codes")
-
-
-def pair_interpolation(zoo: Zoo, n: int, seed: int) -> Zoo:
+class PairInterpolation(BaseEstimator):
     """Points on the lines between random pairs of fitted members, at t uniform in [0, 1]."""
-    generator, weights = torch.Generator().manual_seed(seed), zoo.fitted.weights
-    _needs(weights, 2, "pair interpolation")
-    pairs = torch.stack([torch.randperm(len(weights), generator=generator)[:2] for _ in range(n)])
-    t = torch.rand(n, 1, generator=generator)
-    points = interpolate(weights[pairs[:, 0]], weights[pairs[:, 1]], t.to(weights))
-    return _made(zoo, points.squeeze(1), "pair interpolation")
+
+    def fit(self, zoo: Zoo) -> PairInterpolation:
+        """Remember the fitted members, at least two."""
+        self.members_ = fitted_members(self, zoo, at_least=2)
+        return self
+
+    def sample(self, n: int, *, seed: int) -> Zoo:
+        """``n`` points on lines."""
+        generator = start(self, n, seed)
+        weights = self.members_.weights  # (N, d)
+        pairs = different_rows(len(weights), 2, n, generator)  # (n, 2)
+        t = torch.rand(n, 1, generator=generator).to(weights)
+        points = interpolate(weights[pairs[:, 0]], weights[pairs[:, 1]], t)  # (n, 1, d)
+        return as_zoo(points.squeeze(1), self.members_, "pair interpolation")
 
 
-def soup(zoo: Zoo, n: int, seed: int, size: int = 10) -> Zoo:
-    """Averages of ``size`` random fitted members (all of them where there are fewer)."""
-    generator, weights = torch.Generator().manual_seed(seed), zoo.fitted.weights
-    _needs(weights, 2, "a soup")
-    rows = torch.stack([torch.randperm(len(weights), generator=generator)[:size] for _ in range(n)])
-    return _made(zoo, weights[rows].mean(1), f"soup of {min(size, len(weights))}")
+class Soup(BaseEstimator):
+    """Averages of random fitted members.
+
+    Args:
+        size: how many different members are averaged; all where there are fewer.
+    """
+
+    def __init__(self, size: int = 10) -> None:
+        self.size = size
+
+    def fit(self, zoo: Zoo) -> Soup:
+        """Remember the fitted members, at least two."""
+        if not is_whole(self.size, 1):
+            raise ValueError(f"size must be a whole number >= 1, got {self.size!r}")
+        self.members_ = fitted_members(self, zoo, at_least=2)
+        return self
+
+    def sample(self, n: int, *, seed: int) -> Zoo:
+        """``n`` soups."""
+        generator = start(self, n, seed)
+        weights = self.members_.weights  # (N, d)
+        size = min(self.size, len(weights))
+        rows = different_rows(len(weights), size, n, generator)  # (n, size)
+        return as_zoo(weights[rows].mean(1), self.members_, f"soup of {size}")
 
 
-def fresh_start(zoo: Zoo, n: int, seed: int) -> Zoo:
+class GaussianCodes(BaseEstimator):
+    """Gaussian noise in the PCA codes of the fitted members, with each code's own standard deviation.
+
+    Args:
+        components: of the PCA, as in :class:`DualPCA`.
+    """
+
+    def __init__(self, components: int | float | None = None) -> None:
+        self.components = components
+
+    def fit(self, zoo: Zoo) -> GaussianCodes:
+        """Compress the fitted members, and measure their codes."""
+        members = zoo.fitted
+        pca = DualPCA(self.components)
+        codes = pca.fit_transform(members.weights)  # (N, k)
+        self.members_ = members
+        self.pca_ = pca
+        self.std_ = codes.std(0)  # (k,)
+        return self
+
+    def sample(self, n: int, *, seed: int) -> Zoo:
+        """``n`` random codes, decoded."""
+        generator = start(self, n, seed)
+        noise = torch.randn(n, len(self.std_), generator=generator).to(self.std_)  # (n, k)
+        weights = self.pca_.inverse_transform(noise * self.std_)  # (n, d)
+        return as_zoo(weights, self.members_, "Gaussian on codes")
+
+
+class GaussianWeights(BaseEstimator):
+    """Gaussian noise with the mean and standard deviation of every single weight over the fitted members."""
+
+    def fit(self, zoo: Zoo) -> GaussianWeights:
+        """Measure every weight over the fitted members, at least two."""
+        self.members_ = fitted_members(self, zoo, at_least=2)
+        self.mean_ = self.members_.weights.mean(0)  # (d,)
+        self.std_ = self.members_.weights.std(0)  # (d,)
+        return self
+
+    def sample(self, n: int, *, seed: int) -> Zoo:
+        """``n`` random weight vectors."""
+        generator = start(self, n, seed)
+        noise = torch.randn(n, len(self.mean_), generator=generator).to(self.mean_)  # (n, d)
+        return as_zoo(self.mean_ + noise * self.std_, self.members_, "Gaussian on weights")
+
+
+class RandomWeights(BaseEstimator):
     """Noise of each tensor's own mean and standard deviation: no network at all, the floor."""
-    weights, generator = zoo.fitted.weights, torch.Generator().manual_seed(seed)
-    noise = torch.randn(n, zoo.layout.size, generator=generator)
-    for columns in zoo.layout.slices.values():
-        noise[:, columns] = weights[:, columns].mean() + noise[:, columns] * weights[:, columns].std()
-    return _made(zoo, noise, "random weights")
+
+    def fit(self, zoo: Zoo) -> RandomWeights:
+        """Remember the fitted members."""
+        self.members_ = fitted_members(self, zoo)
+        return self
+
+    def sample(self, n: int, *, seed: int) -> Zoo:
+        """``n`` random weight vectors."""
+        generator = start(self, n, seed)
+        weights = self.members_.weights  # (N, d)
+        noise = torch.randn(n, weights.shape[1], generator=generator).to(weights)  # (n, d)
+        for columns in self.members_.layout.slices.values():
+            tensor = weights[:, columns]
+            noise[:, columns] = tensor.mean() + noise[:, columns] * tensor.std()
+        return as_zoo(noise, self.members_, "random weights")
 
 
+# Name -> an unfitted generator. ``sklearn.base.clone`` gives one's own, so that these stay unfitted.
 TRIVIAL: dict[str, Generator] = {
-    "retrieval": retrieval,
-    "closed-form flow": closed_form_flow,
-    "zoo + noise": member_noise,
-    "pair interpolation": pair_interpolation,
-    "soup of 10": soup,
-    "Gaussian on codes": gaussian_codes,
-    "Gaussian on weights": gaussian_weights,
-    "random weights": fresh_start,
+    "retrieval": Retrieval(),
+    "closed-form flow": ClosedFormFlow(),
+    "zoo + noise": MemberNoise(),
+    "pair interpolation": PairInterpolation(),
+    "soup of 10": Soup(),
+    "Gaussian on codes": GaussianCodes(),
+    "Gaussian on weights": GaussianWeights(),
+    "random weights": RandomWeights(),
 }
-
 
 NOISE_LADDER: dict[str, Generator] = {
-    f"zoo + {level:g} noise": partial(member_noise, level=level) for level in (0.03, 0.1, 0.2, 0.4, 0.8)
+    f"zoo + {level:g} noise": MemberNoise(level) for level in (0.03, 0.1, 0.2, 0.4, 0.8)
 }
 
 
-def _needs(weights: Tensor, members: int, what: str) -> None:
-    if len(weights) < members:
-        raise ValueError(f"{what} needs at least {members} fitted members, got {len(weights)}")
+# -- what they share ---------------------------------------------------------------------------------------------
 
 
-def _made(zoo: Zoo, weights: Tensor, name: str) -> Zoo:
-    record = {k: zoo.record[k] for k in ("architecture", "task") if k in zoo.record}
-    return Zoo(weights, zoo.layout, zoo.network, record | {"generated": {"by": name}})
+def fitted_members(generator: Generator, zoo: Zoo, at_least: int = 1) -> Zoo:
+    """The members of a zoo that a generator may see, in memory; ``ValueError`` where there are too few."""
+    name = type(generator).__name__
+    if isinstance(zoo.weights, Shards):
+        raise ValueError(f"{zoo!r} lives on disk, and {name} draws from all of it: take zoo.in_memory()")
+    members = zoo.fitted
+    if len(members) < at_least:
+        raise ValueError(f"{name} needs at least {at_least} fitted members, got {len(members)}")
+    return members
+
+
+def start(generator: Generator, n: int, seed: int) -> torch.Generator:
+    """Before a draw: check that the generator is fitted, and seed its random numbers."""
+    check_is_fitted(generator, msg="this %(name)s is not fitted yet: call fit(zoo) first")
+    check_number_of_networks(n)
+    return torch.Generator().manual_seed(seed)
+
+
+def different_rows(members: int, size: int, n: int, generator: torch.Generator) -> Tensor:
+    """``n`` times ``size`` different positions of members: (n, size)."""
+    return torch.stack([torch.randperm(members, generator=generator)[:size] for _ in range(n)])
+
+
+def as_zoo(weights: Tensor, members: Zoo, name: str) -> Zoo:
+    """Networks (n, d) of the architecture of ``members``, with a record that names who made them."""
+    record = {key: members.record[key] for key in ("architecture", "task") if key in members.record}
+    return Zoo(weights, members.layout, members.network, record | {"generated": {"by": name}})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from math import inf
+from math import inf, isfinite
 from numbers import Real
 from typing import NamedTuple
 
@@ -32,6 +32,11 @@ def check_options(where: str, options: Mapping[str, object], known: Collection[s
             raise TypeError(f"{where} has no option {name!r}: choose from {', '.join(known)}")
 
 
+def is_number(value: object, least: float = -inf) -> bool:
+    """Whether ``value`` is a finite real number (of Python or NumPy) of at least ``least``."""
+    return isinstance(value, Real) and not isinstance(value, bool) and isfinite(value) and value >= least
+
+
 @contextmanager
 def failing_as(message: str, kind: type[Exception] = ValueError) -> Iterator[None]:
     """Whatever fails in here fails as an error of this kind that says ``message``, and why."""
@@ -48,15 +53,10 @@ class Range(NamedTuple):
     allows: Callable[[object], bool]
 
 
-def is_real(value: object) -> bool:
-    """Whether ``value`` is a finite real number, of Python or NumPy."""
-    return isinstance(value, Real) and -inf < value < inf
-
-
 WHOLE = Range("a whole number >= 0", is_whole)
 COUNT = Range("a whole number >= 1", lambda value: is_whole(value, 1))
-POSITIVE = Range("a number > 0", lambda value: is_real(value) and value > 0)
-NOT_NEGATIVE = Range("a number >= 0", lambda value: is_real(value) and value >= 0)
+POSITIVE = Range("a number > 0", lambda value: is_number(value) and value > 0)
+NOT_NEGATIVE = Range("a number >= 0", lambda value: is_number(value, 0))
 
 
 def check_ranges(values: Mapping[str, object], ranges: Mapping[str, Range]) -> None:

@@ -359,7 +359,7 @@ def test_a_package_that_does_nothing_fails_the_claims(tmp_path):
     for cell in nb.cells:
         if cell.source.startswith("import torch"):
             cell.source += (
-                "\nDeepWeightFlow.sample = lambda self, n, seed: TRIVIAL['random weights'](self.zoo_, n, seed)"
+                "\nDeepWeightFlow.sample = lambda self, n, seed: RandomWeights().fit(self.zoo_).sample(n, seed=seed)"
             )
     nbformat.write(nb, source / FILES[0].name)
     (source / "profiles.yaml").write_text(f"smoke:\n  {FILES[0].stem}: {{members: 20, flow_steps: 100, samples: 10}}\n")

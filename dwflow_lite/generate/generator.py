@@ -1,0 +1,31 @@
+"""What a generator of networks is."""
+
+from __future__ import annotations
+
+from typing import Protocol, Self, runtime_checkable
+
+from dwflow_lite.support.checks import is_whole
+from dwflow_lite.zoo.zoo import Zoo
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """Anything that learns from the fitted members of a zoo, and then makes further networks.
+
+    Those of this package are estimators of scikit-learn (``BaseEstimator``) besides: ``__init__`` only stores its
+    arguments, :meth:`fit` checks them, and ``sklearn.base.clone`` gives an unfitted copy.
+    """
+
+    def fit(self, zoo: Zoo) -> Self:
+        """Learn from the fitted members of ``zoo`` (never from held-out ones), which is not changed; gives itself."""
+        ...
+
+    def sample(self, n: int, *, seed: int) -> Zoo:
+        """``n`` networks; the same seed gives the same ones."""
+        ...
+
+
+def check_number_of_networks(n: int) -> None:
+    """``ValueError`` unless ``n`` is a whole number >= 1."""
+    if not is_whole(n, 1):
+        raise ValueError(f"how many networks? n must be a whole number >= 1, got {n!r}")
