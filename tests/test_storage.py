@@ -251,7 +251,7 @@ def test_a_folder_with_a_suffix_is_refused_before_anything_is_done(tmp_path, mon
     folder = tmp_path / "lr-0.01"
     if made:
         folder.mkdir()
-    monkeypatch.setattr(training, "initialise", None)
+    monkeypatch.setattr(plan, "initialise", None)
     monkeypatch.setattr(canonical, "weight_matching", None)
     for use in (
         lambda: train_zoo(TASK, mlp(), folder=folder, **FAST),
