@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dwflow_lite.compress import DualPCA
     from dwflow_lite.flow import (
         ClosedFormField,
+        FlowSettings,
         GaussianSource,
         StraightPath,
         VelocityField,
@@ -36,10 +37,18 @@ _HOME = {
     "training": ["Recipe", "train_zoo"],
     "symmetry": ["Permutation", "PermutationSpec", "canonicalise", "linear_barrier", "weight_matching"],
     "compress": ["DualPCA"],
-    "flow": ["ClosedFormField", "GaussianSource", "StraightPath", "VelocityField", "integrate", "train_flow"],
+    "flow": [
+        "ClosedFormField",
+        "FlowSettings",
+        "GaussianSource",
+        "StraightPath",
+        "VelocityField",
+        "integrate",
+        "train_flow",
+    ],
     "generate": ["DeepWeightFlow"],
     "auditing": ["audit"],
-}
+}  # fmt: skip
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
@@ -47,6 +56,7 @@ __all__ = [
     "ClosedFormField",
     "DeepWeightFlow",
     "DualPCA",
+    "FlowSettings",
     "GaussianSource",
     "Layout",
     "Permutation",

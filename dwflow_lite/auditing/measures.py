@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dwflow_lite.symmetry.canonical import match_all, match_each, permute_all
+from dwflow_lite.symmetry.many import match_all, match_each, permute_all
 from dwflow_lite.symmetry.matching import weight_matching
 from dwflow_lite.symmetry.spec import PermutationSpec
 
