@@ -246,6 +246,21 @@ def test_a_name_of_the_other_kind_is_one_clear_sentence(tmp_path):
     )  # control
 
 
+def test_a_zoo_is_not_written_where_it_lives(tmp_path, trained, monkeypatch):
+    disk = on_disk(trained, tmp_path / "zoo")
+    monkeypatch.chdir(tmp_path)
+    before = {path: path.read_bytes() for path in (tmp_path / "zoo").iterdir()}
+    for use in (
+        lambda: disk.save("zoo"),
+        lambda: disk.take([0, 1]).save("zoo"),
+        lambda: canonicalise(disk, folder="zoo"),
+    ):
+        with pytest.raises(ValueError, match=r"lives in that folder already: name another$"):
+            use()
+    assert {path: path.read_bytes() for path in (tmp_path / "zoo").iterdir()} == before
+    assert same(on_disk(disk, "other"), disk) and same(on_disk(trained, "zoo"), disk)  # control
+
+
 @pytest.mark.parametrize("made", [False, True])
 def test_a_folder_with_a_suffix_is_refused_before_anything_is_done(tmp_path, monkeypatch, made):
     folder = tmp_path / "lr-0.01"
@@ -434,7 +449,8 @@ def test_two_zoos_of_one_record_are_two_zoos(tmp_path, storage):
     assert same(on_disk(zoo, tmp_path, storage), first)  # control
     rounded = Zoo(zoo.weights * (1 + 1e-6), zoo.layout, zoo.network, zoo.record, zoo.held_out)
     assert same(on_disk(rounded, tmp_path, storage), first)
-    for wrong in (other, zoo.take([1, 0, 2, 3, 4, 5]), zoo.take([0, 1, 2, 4, 3, 5])):
+    close = Zoo(zoo.weights * 1.005, zoo.layout, zoo.network, zoo.record, zoo.held_out)
+    for wrong in (other, zoo.take([1, 0, 2, 3, 4, 5]), zoo.take([0, 1, 2, 4, 3, 5]), close):
         with pytest.raises(ValueError, match="holds another zoo"):
             wrong.save(tmp_path, storage)
     assert same(Zoo.load(tmp_path), first)

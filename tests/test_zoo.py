@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from sklearn.base import clone
 from torch import nn
 
+from dwflow_lite.flow import FlowSettings
+from dwflow_lite.generate import DeepWeightFlow, GaussianWeights, Retrieval
 from dwflow_lite.networks import MLP, initialise
 from dwflow_lite.support import files as files_module
 from dwflow_lite.tasks import load_task
@@ -167,6 +170,21 @@ def test_networks_of_a_reader_are_held_out(held_out):
     assert torch.equal(zoo.fitted.weights, plain.weights[[0, 2, 3]])
     assert torch.equal(zoo.unseen.weights, plain.weights[[1, 4]])
     assert plain.fitted is plain and plain.unseen is None and "held_out" not in zoo.record  # control
+
+
+def test_held_out_networks_of_a_reader_are_not_fitted_on():
+    modules = [MLP([4, 3]) for _ in range(6)]
+    changed = [deepcopy(module) for module in modules]
+    with torch.no_grad():
+        changed[5].layers[0].weight += 5
+    flow = FlowSettings(hidden=8, time_dim=4, steps=5, every=5)
+    for generator in (GaussianWeights(), Retrieval(), DeepWeightFlow(align=None, flow=flow)):
+        samples = []
+        for networks, held_out in ((modules, [5]), (changed, [5]), (changed, [])):
+            zoo = Zoo.from_modules(networks, held_out=held_out)
+            samples.append(clone(generator).fit(zoo).sample(20, seed=0).weights)
+        assert torch.equal(samples[0], samples[1])
+        assert not torch.equal(samples[1], samples[2])  # control: one that is not held out is
 
 
 def test_what_from_modules_does_not_name_is_refused():

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -47,7 +48,7 @@ def digest(tensors: Tensor | Mapping[str, Tensor], text: str) -> str:
     return whole.hexdigest()
 
 
-def _bytes_of(tensor: Tensor) -> Any:
+def _bytes_of(tensor: Tensor) -> np.ndarray:
     """The numbers of a tensor as the bytes they are kept in."""
     return tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy()
 

@@ -89,8 +89,8 @@ def cut_stages(record: Mapping[str, Any], positions: Sequence[int], members: int
 def _cut_stage(stage: Mapping[str, Any], positions: Sequence[int], members: int) -> dict[str, Any]:
     stage = dict(stage)
     for key in PER_MEMBER_IN_STAGES:
-        values = stage.get(key, [])
-        if len(values) == members:
+        values = stage.get(key)
+        if isinstance(values, list | tuple) and len(values) == members:
             stage[key] = [values[position] for position in positions]
     return stage
 

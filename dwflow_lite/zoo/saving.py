@@ -1,4 +1,7 @@
-"""A zoo on disk: one file that is written at once, or a folder that is written member after member."""
+"""A zoo on disk: one file that is written at once, or a folder that is written member after member.
+
+The file holds the weights (N, d); its metadata are its format, the version that wrote it, the record as JSON (with the
+layout and who is held out), and a hash of all this. What a folder holds is told in ``storage.py``."""
 
 from __future__ import annotations
 
@@ -28,6 +31,10 @@ from dwflow_lite.zoo.storage import (
 )
 
 FORMAT = "dwflow_lite.zoo/1"
+# By how much a number may differ from the one that is kept and still be the same: computed on other processors, it is
+# rounded otherwise in its last digits; bfloat16 keeps eight binary ones. Relative to the number, and to the largest.
+SAME_NUMBER = {"float32": 1e-4, "bfloat16": 2**-8}
+SAME_BESIDE_LARGEST = 1e-4
 
 
 class SavedZoo(NamedTuple):
@@ -120,7 +127,8 @@ def write_folder(
             append(folder, position, row, [note])
             continue
         kept_row = before.weights[kept_rows[position]]  # (d,)
-        if not _same_member(row[0], note, kept_row, before.notes[position]):
+        kept_note = before.notes[position]
+        if not (_same_note(note, kept_note) and _same_row(row[0], kept_row, storage)):
             raise ValueError(f"{folder} holds another zoo (see member {position}): name another folder, or delete it")
     return read_folder(folder).weights
 
@@ -143,13 +151,16 @@ def _rows_of(
         yield from part.split(1)
 
 
-def _same_member(row: Tensor, note: Mapping[str, Any], kept_row: Tensor, kept_note: Mapping[str, Any]) -> bool:
-    """Whether a member (d,) is the one that is kept, which may have been rounded otherwise."""
-    note_as_kept = json.loads(json.dumps(note))  # tuples become lists
-    if note_as_kept != kept_note:
-        return False
-    tolerance = 1e-4 * float(row.abs().max())
-    return torch.allclose(kept_row, row.to(kept_row), rtol=1e-2, atol=tolerance)
+def _same_note(note: Mapping[str, Any], kept: Mapping[str, Any]) -> bool:
+    """Whether the notes of a member say what is kept of it."""
+    as_kept = json.loads(json.dumps(note))  # tuples become lists
+    return as_kept == kept
+
+
+def _same_row(row: Tensor, kept: Tensor, storage: str) -> bool:
+    """Whether the weights (d,) of a member are those that are kept, up to rounding."""
+    near_zero = SAME_BESIDE_LARGEST * float(row.abs().max())
+    return torch.allclose(kept, row.to(kept), rtol=SAME_NUMBER[storage], atol=near_zero)
 
 
 def read_members(folder: Path, verify: bool) -> SavedZoo:

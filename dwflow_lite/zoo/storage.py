@@ -1,7 +1,13 @@
 """A matrix of networks on disk, kept as shards of rows.
 
-A folder of shards holds ``zoo.json`` (what all members share) and safetensors files of one or more rows each, named by
-the position of their first row. A row is there or it is not: a crash or a full disk loses what was being written."""
+A folder of shards holds what all members share, and safetensors files of one or more rows each:
+
+    zoo.json                       format and version; layout, record, number of members, storage; identity (whose
+                                   shards belong here); a hash of all this
+    members-00000000.safetensors   weights (m, d); format and version, identity, position of the first row, the notes of
+                                   each member, and a hash of all this as metadata
+
+A row is there or it is not: a crash or a full disk loses what was being written."""
 
 from __future__ import annotations
 
@@ -175,7 +181,7 @@ def start_folder(folder: str | Path, header: Mapping[str, Any], storage: str, id
 
     Args:
         folder: a name without suffix.
-        header: see ``folder_header`` of the zoo's room.
+        header: what all members share (``folder_header`` in ``record.py``).
         storage: a name in ``STORAGE``.
         identity: what tells this zoo from others; by default a hash of the header.
 

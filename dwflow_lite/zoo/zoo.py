@@ -128,7 +128,7 @@ class Zoo:
         """The zoo of some members; what the record says of each comes along.
 
         Args:
-            members: positions, in the order given, or a mask of one boolean a member.
+            members: positions, in the order given; a mask of one boolean a member; or a slice.
 
         Raises:
             ValueError: no members, or members that are not there.
@@ -205,13 +205,19 @@ class Zoo:
         """Before a stage begins, whether its result has a place.
 
         Raises:
-            ValueError: a zoo on disk and no folder, or a folder whose name has a suffix.
+            ValueError: a zoo on disk and no folder, or its own; or a folder whose name has a suffix.
             OSError: the folder cannot be made.
         """
         if folder is not None:
+            self._check_elsewhere(folder)
             check_folder(folder)
         elif isinstance(self.weights, Shards):
             raise ValueError(f"{self!r} lives on disk: name a folder for the result, or take zoo.in_memory()")
+
+    def _check_elsewhere(self, folder: str | Path) -> None:
+        """``ValueError`` if a zoo that lives on disk would be written where it lives."""
+        if isinstance(self.weights, Shards) and Path(folder).resolve() == self.weights.folder:
+            raise ValueError(f"{self!r} lives in that folder already: name another")
 
     def in_memory(self) -> Zoo:
         """The same zoo with its weights in one tensor."""
@@ -259,7 +265,8 @@ class Zoo:
         Raises:
             OSError: it cannot be written (what was there before is as it was), or the path has a suffix and is a
                 folder, or has none and is a file.
-            ValueError: the folder holds another zoo, ``storage`` is unknown, or the record is not JSON-able.
+            ValueError: the folder holds another zoo or is where this one lives, ``storage`` is unknown, or the record
+                is not JSON-able.
             MemoryError: a zoo on disk does not fit in memory, and ``path`` is a file.
 
         Example:
@@ -277,6 +284,7 @@ class Zoo:
         with failing_as(f"cannot write {path}", OSError):
             in_folder = names_folder(path)
         if in_folder:
+            self._check_elsewhere(path)
             write_folder(path, self.weights, self.layout, self.record, self.held_out, storage)
         else:
             write_file(path, self.weights, self.layout, self.record, self.held_out, storage)
