@@ -159,7 +159,7 @@ class _Alignment:
     progress: bool
 
     def match(self, target: Row, restarts: int) -> list[Matching]:
-        """Match every member, as permuted so far, to a target (1, d), and permute it further by what was found."""
+        """Match every member, as permuted so far, to a target (1, d), and permute it further by the result."""
         jobs = [
             (target, row, permutation, self.spec, restarts, self.seed)
             for row, permutation in zip(self.rows, self.permutations, strict=True)

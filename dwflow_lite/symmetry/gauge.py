@@ -39,13 +39,15 @@ def balance_relu(zoo: Zoo, tolerance: float = 1e-9, max_sweeps: int = 1000) -> Z
 
     Args:
         zoo: of MLPs with ReLU, weights (N, d); not changed.
-        tolerance: stop after a sweep in which no |log c| reached it. max_sweeps: give up after so many.
+        tolerance: stop after a sweep in which no |log c| reached it.
+        max_sweeps: give up after so many.
 
     Returns:
         A zoo of the same functions. A unit with no weight on one side (dead, or unused) keeps its scale.
 
     Raises:
-        ValueError: another network. RuntimeError: ``max_sweeps`` were not enough.
+        ValueError: another network.
+        RuntimeError: ``max_sweeps`` were not enough.
     """
     network = zoo.network
     if type(network) is not MLP or type(network.activation) is not nn.ReLU:
@@ -121,7 +123,7 @@ def normalise_filters(zoo: Zoo) -> Zoo:
         length = weight.flatten(2).norm(dim=-1)  # (N, filters)
         sign = torch.where(gain < 0, -1, 1)
         factor = torch.where(length > 0, sign / length, 1.0)
-        eps = norms[norm].eps
+        eps = norms[norm].eps  # the norm divides by √(variance + eps): the part that does not scale, the gain makes up
         gain *= ((variance * factor**2 + eps) / (variance + eps)).sqrt() / factor
         weight *= factor[..., None, None, None]
         mean *= factor

@@ -228,8 +228,7 @@ def rounding_error(a: State) -> float:
 def is_settled(groups: Iterable[str], spec: PermutationSpec, products: Products) -> bool:
     """Whether these groups were solved, and nothing that they depend on has changed since.
 
-    That is so if all their products are there: a visit adds them, and :func:`still_valid` drops those whose rows
-    change.
+    That is so if all their products are there: a visit adds them, :func:`still_valid` drops those whose rows change.
     """
     return all(use in products for group in groups for use in spec.uses[group])
 
