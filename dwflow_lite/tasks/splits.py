@@ -52,8 +52,8 @@ def deal_rows(
     Args:
         y: labels (n,) or targets (n, outputs).
         stratified: deal class by class, so that each split has its share of every class.
-        fractions: split name -> share. Only their ratios count; the last split takes what rounding leaves, and all if it
-            is the only one, even with a share of 0.
+        fractions: split name -> share. Only their ratios count; the last split takes what rounding leaves, and all if
+            it is the only one, even with a share of 0.
         rng: draws the order.
 
     Returns:
