@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dwflow_lite.auditing.audit import Audit
+from dwflow_lite.auditing.table import Audit
 from dwflow_lite.figures.style import COLOURS, colour, new_figure
 
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from dwflow_lite.figures.style import COLOURS, new_figure
-from dwflow_lite.flow import FlowTraining
+from dwflow_lite.flow.watch import FlowTraining
 
 
 def draw_training(training: FlowTraining) -> Figure:

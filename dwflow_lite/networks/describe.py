@@ -57,7 +57,7 @@ def architecture_of(network: nn.Module) -> dict[str, Any]:
     if ours and not has_own_forward:
         with torch.device("meta"):  # draws no weights
             unchanged = build(network.architecture)
-        if repr(network) == repr(unchanged):
+        if repr(network) == repr(unchanged):  # it lists every module with its sizes
             return network.architecture
     return {"class": type(network).__qualname__, "custom": True, "modules": repr(network)}
 
@@ -87,16 +87,18 @@ class Probe:
         rng = np.random.default_rng(0)  # NumPy's, which draws the same on all machines
         x = torch.from_numpy(rng.random((2, *input_shape))).to(self.dtype)
         if self.tokens:
-            x = (2 * x).long()
+            x = (2 * x).long()  # from [0, 1) to 0 and 1
         else:
             x[1] *= self.largest
         for p in network.parameters():
-            fan_in = p[0].numel() if p.ndim > 1 else 3
-            bound = (3 / fan_in) ** 0.5
+            bound = 1.0
+            if p.ndim > 1:
+                fan_in = p[0].numel()
+                bound = (3 / fan_in) ** 0.5  # a variance of 1 / fan_in: layers keep the size of what passes
             p.copy_(torch.from_numpy(rng.uniform(-bound, bound, p.shape)))
         for buffer in network.buffers():
             if torch.is_floating_point(buffer):
-                buffer.copy_(torch.from_numpy(rng.uniform(0.5, 1.5, buffer.shape)))
+                buffer.copy_(torch.from_numpy(rng.uniform(0.5, 1.5, buffer.shape)))  # positive, as variances are
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)  # of dropout, say
             outputs = network(x).double().flatten()

@@ -53,11 +53,13 @@ def _reset(network: nn.Module, seed: int) -> None:
     leaves: list[tuple[str, nn.Module]] = []
     parents: list[tuple[str, nn.Module]] = []
     for name, module in network.named_modules():
-        has_children = next(module.children(), None) is not None
-        (parents if has_children else leaves).append((name, module))
+        if list(module.children()):
+            parents.append((name, module))
+        else:
+            leaves.append((name, module))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs' generators too
-        # Children first, so that a parent that starts them has the last word.
+        # Children first, inner parents before outer ones: a parent that starts its children has the last word.
         for name, module in leaves + parents[::-1]:
             if hasattr(module, "reset_parameters"):
                 module.reset_parameters()

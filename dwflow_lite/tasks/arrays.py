@@ -37,7 +37,9 @@ class Examples:
 
     def tensors(self) -> Split:
         """The same as tensors, laid out row by row."""
-        return Split(torch.from_numpy(np.ascontiguousarray(self.x)), torch.from_numpy(np.ascontiguousarray(self.y)))
+        x = np.ascontiguousarray(self.x)
+        y = np.ascontiguousarray(self.y)
+        return Split(torch.from_numpy(x), torch.from_numpy(y))
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,7 @@ def read_targets(y: Any, name: str) -> np.ndarray:
 
 
 def read_labels(y: Any, classes: int | None, name: str) -> np.ndarray:
-    """Labels 0 … classes-1 of shape (n,), as int64; without ``classes`` the largest label is allowed."""
+    """Labels 0 … classes-1 of shape (n,), as int64; without ``classes`` any from 0 on."""
     y = as_array(y, name)
     numbers = y.ndim == 1 and len(y) > 0 and y.dtype.kind in "iuf"
     if not numbers or not np.isfinite(y).all() or (y != np.round(y)).any():
@@ -221,4 +223,8 @@ def standardised(parts: Mapping[str, Examples]) -> dict[str, Examples]:
     std = np.std(train, axis=0, dtype=np.float64)
     constant = std < 1e-6 * np.maximum(1, np.abs(mean))
     std[constant] = 1.0
-    return {split: Examples(((part.x - mean) / std).astype(np.float32), part.y) for split, part in parts.items()}
+    scaled: dict[str, Examples] = {}
+    for split, part in parts.items():
+        x = (part.x - mean) / std  # in float64
+        scaled[split] = Examples(x.astype(np.float32), part.y)
+    return scaled

@@ -52,13 +52,17 @@ def deal_rows(
     Args:
         y: labels (n,) or targets (n, outputs).
         stratified: deal class by class, so that each split has its share of every class.
-        fractions: split name -> share; only their ratios count.
+        fractions: split name -> share. Only their ratios count; the last split takes what rounding leaves, and all if
+            it is the only one, even with a share of 0.
         rng: draws the order.
 
     Returns:
         Split name -> rows of ``y``, shuffled. Every row is in one split.
     """
-    groups = [np.flatnonzero(y == label) for label in np.unique(y)] if stratified else [np.arange(len(y))]
+    if stratified:
+        groups = [np.flatnonzero(y == label) for label in np.unique(y)]
+    else:
+        groups = [np.arange(len(y))]
     shares = np.array(list(fractions.values()))
     ends = np.cumsum(shares) / max(shares.sum(), 1e-12)  # where each split ends, as a share of the rows
     dealt: dict[str, list[np.ndarray]] = {split: [] for split in fractions}

@@ -34,16 +34,16 @@ class DataNotFoundError(FileNotFoundError):
 class Task:
     """Data in four disjoint splits, with the loss that trains on it and the score that reports it.
 
-    Two tasks are equal (``==``, and as keys of a dict) only if they are one object, like two modules of PyTorch: the
-    tensors inside may be changed in place. Whether two tasks hold the same data, cut alike, say their
-    :attr:`fingerprint` values.
+    A task equals itself alone (``==``, and as a key of a dict), as a module of PyTorch does: the tensors inside may be
+    changed in place. To ask whether two tasks hold the same data, cut alike, compare their :attr:`fingerprint`.
 
     Attributes:
         name: what reports call it.
         kind: ``"classification"`` (trained on cross-entropy) or ``"regression"`` (on squared error).
         outputs: numbers the network returns for one input (classes, or regression targets).
         splits: split name -> ``Split``.
-        indices: split name -> positions in the array that was cut (one array a source file).
+        indices: split name -> positions (n,) in the array that was cut; those in an official test set, a second array,
+            are counted on from the end of the first.
         seed: what the cut was drawn from.
         metric: which of :meth:`measures` is the score: ``"accuracy"``; ``"R²"`` (default of regression) or
             ``"Spearman"``. Empty: the default of the kind.
@@ -65,7 +65,7 @@ class Task:
             raise ValueError(f"no task kind {self.kind!r}: choose one of {', '.join(KINDS)}")
         scores = SCORES[self.kind]
         if not self.metric:
-            object.__setattr__(self, "metric", scores[0])
+            object.__setattr__(self, "metric", scores[0])  # a frozen dataclass has no other way
         if self.metric not in scores:
             raise ValueError(f"no metric {self.metric!r} of {self.kind}: choose one of {', '.join(scores)}")
         missing = [s for s in SPLITS if s not in self.splits or len(self.splits[s]) == 0]
@@ -139,7 +139,7 @@ class Task:
         if self.kind == "regression":
             return (outputs - y).square().mean((-2, -1))
         networks_and_examples = outputs.shape[:-1]  # (..., n)
-        y = y.expand(networks_and_examples)
+        y = y.expand(networks_and_examples)  # one set of labels is every network's
         losses = F.cross_entropy(outputs.reshape(-1, self.outputs), y.reshape(-1), reduction="none")
         return losses.view(networks_and_examples).mean(-1)
 
@@ -214,8 +214,9 @@ class Task:
         if x_test is not None and not tokens:
             check_same_scale(x, x_test)
         examples = reading.examples(x, y)
-        sources = [(examples, SPLITS)]
-        if x_test is not None:
+        if x_test is None:
+            sources = [(examples, SPLITS)]
+        else:
             official = reading.examples(x_test, y_test, "_test")
             check_same_shapes(examples, official)
             sources = [(examples, ("train", "calibration", "validation")), (official, ("test",))]
@@ -230,7 +231,7 @@ class Task:
         if kind == "regression":
             outputs = examples.y.shape[1]
         elif outputs is None:
-            outputs = 1 + max(source.y.max() for source, _ in sources)
+            outputs = 1 + max(source.y.max() for source, _ in sources)  # labels count from 0
         return cls(name, kind, int(outputs), splits, positions, int(seed), metric)
 
     @classmethod

@@ -131,7 +131,7 @@ class Layout:
         state = {}
         for entry in self.entries:
             part = weights[..., self.slices[entry.name]]  # (..., size)
-            state[entry.name] = part.reshape(*batch, *entry.shape)
+            state[entry.name] = part.reshape((*batch, *entry.shape))
         return state
 
     def check(self, weights: Tensor) -> None:
