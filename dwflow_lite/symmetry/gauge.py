@@ -6,6 +6,8 @@ a reference. Do it before matching, whose scores are weighted by scale.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -62,7 +64,7 @@ def balance_relu(zoo: Zoo, tolerance: float = 1e-9, max_sweeps: int = 1000) -> Z
             change = _balance_layer(weight, bias, state[f"layers.{i + 1}.weight"])
             largest = max(largest, change)
         if largest < tolerance:
-            return _fixed(zoo, state, "balance relu", tolerance=tolerance, sweeps=sweep)
+            return _fixed(zoo, state, "balance relu", {"tolerance": tolerance, "sweeps": sweep})
     raise RuntimeError(f"not balanced after {max_sweeps} sweeps: the last had |log c| up to {largest:.2g}")
 
 
@@ -217,6 +219,7 @@ def _state(zoo: Zoo) -> dict[str, Tensor]:
     return zoo.layout.unflatten(zoo.weights.to(torch.float64, copy=True))
 
 
-def _fixed(zoo: Zoo, state: dict[str, Tensor], method: str, **options: float) -> Zoo:
+def _fixed(zoo: Zoo, state: dict[str, Tensor], method: str, options: Mapping[str, float] | None = None) -> Zoo:
     weights = zoo.layout.flatten(state).to(zoo.weights.dtype)
-    return zoo.with_weights(weights, {"stage": "fix gauge", "method": method} | options, keep_scores=True)
+    stage = {"stage": "fix gauge", "method": method} | dict(options or {})
+    return zoo.with_weights(weights, stage, keep_scores=True)

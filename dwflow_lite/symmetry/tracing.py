@@ -1,23 +1,78 @@
-"""A permutation spec read off a network's own forward pass: labels proposed by tracing, and tested by renaming."""
+"""A permutation spec read off a network's own forward pass.
+
+The idea. Every axis of every parameter gets a label, which stands for the units along it. Then the forward pass is
+followed, one operation after another, and each operation says which labels must be equal. A linear layer makes its
+columns equal to what it reads, and gives its rows to what it writes; a sum makes both sides equal; inputs and outputs
+are fixed. Labels that are still free at the end may be permuted, and all axes with equal labels are permuted together.
+
+A worked example: a linear layer ``0`` of 4 inputs and 3 units, ReLU, a linear layer ``2`` of 2 outputs. At first
+
+    0.weight (3, 4)   labels (a, b)          2.weight (2, 3)   labels (d, e)
+    0.bias   (3,)     labels (c)             2.bias   (2,)     labels (f)
+
+Then the forward pass is followed, for a batch of inputs with labels (., .), where a dot is fixed.
+
+    operation   reads     writes    what it says
+    linear      (., .)    (., a)    b = .    columns of the weight are the inputs
+                                    c = a    the offset lies on the units
+    relu        (., a)    (., a)
+    linear      (., a)    (., d)    e = a    columns of the weight are the units that it reads
+                                    f = d
+    output      (., d)              d = .    nobody puts outputs back in order
+
+What is free is ``a``: the rows of the first layer, its offset, and the columns of the second. That is the spec:
+
+    >>> network = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> spec = derive_spec(network, torch.randn(5, 4))
+    >>> spec.axes["0.weight"], spec.axes["0.bias"], spec.axes["2.weight"], spec.axes["2.bias"]
+    (('0', None), ('0',), (None, '0'), (None,))
+
+Four files, in the order in which to read them:
+
+1. ``labels.py``: labels, and what can become of them (equal, cut, joined, fixed);
+2. ``operations.py``: what each operation says about labels, one small function each;
+3. ``stretches.py``: labels written as a spec;
+4. this one: the forward pass is traced, labelled, written as a spec, and every group of the spec is tested. A rule that
+   is wrong can cost a group, but it cannot make a spec that changes outputs: the test finds such a group.
+
+How to add an operation. An error names it: "stack in forward is not known". (``torch.stack`` puts tensors side by side
+along a new axis.)
+
+1. Ask what it says about units. Places of the new axis are called by number, so they are fixed. Along the other axes
+   the tensors lie on one another: if one is permuted, all must be.
+2. Say so in a function of ``operations.py``. The labels of what it takes are in ``call.tensors``, its arguments by name
+   in ``call.options``, the shapes of what it returns in ``call.shapes``. Return None for a form that you leave out (a
+   step, a mode): it is refused as not known. Axes that cannot move in any form are refused with a reason,
+   ``call.labelling.refuse(axes, reason)``. ::
+
+       def stack(call: Call) -> list[Axes]:
+           axes = broadcast(call.labelling, *call.tensors)
+           new = call.options["dim"] % (len(axes) + 1)
+           places = fixed_axes([len(call.tensors)])
+           return [[*axes[:new], *places, *axes[new:]]]
+
+3. Add the line ``"stack": stack`` to ``OPERATIONS``, under the name that the error gives.
+4. Test it, in ``tests/test_tracing.py``: a network in ``FREE`` (everything that may move is found), and one in
+   ``SOUND`` where units are not alike (nothing else moves).
+"""
 
 from __future__ import annotations
 
 import operator
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
-from functools import reduce
-from itertools import combinations
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 from torch.func import functional_call
 from torch.fx.node import Node, map_arg
 
-from dwflow_lite.symmetry.axes import Stretch
-from dwflow_lite.symmetry.permutation import Permutation
-from dwflow_lite.symmetry.spec import PermutationSpec
+from dwflow_lite.symmetry.labels import Axes, Label, Labelling, all_fixed, fix_all, fixed_axes
+from dwflow_lite.symmetry.operations import Call, labels_of_results
+from dwflow_lite.symmetry.spec import Permutation, PermutationSpec
+from dwflow_lite.symmetry.stretches import write_spec
 from dwflow_lite.zoo.layout import Layout
 
 BY_HAND = "write the spec by hand: PermutationSpec(layout, axes)"
@@ -29,7 +84,7 @@ def derive_spec(network: nn.Module, x: Tensor, *, unknown: str = "raise") -> Per
     Every axis of every parameter gets a label. Operations make labels equal (a sum of both sides, a layer and what it
     reads), cut them (heads, slices) or put them in a row (concatenation); what reaches the output, meets inputs,
     positions or constants, or an operation that is not known, is fixed. What is left is a proposal. Each of its groups
-    is then renamed alone, by renamings of which all others are made, in float64 and with random weights: one that
+    is then permuted alone, by permutations of which all others are made, in float64 and with random weights: one that
     changes outputs is fixed as well.
 
     Known: linear layers, convolutions (plain, depthwise), BatchNorm, LayerNorm, RMSNorm, GroupNorm of one group,
@@ -51,392 +106,161 @@ def derive_spec(network: nn.Module, x: Tensor, *, unknown: str = "raise") -> Per
     """
     if unknown not in ("raise", "fix"):
         raise ValueError(f"unknown must be 'raise' or 'fix', got {unknown!r}")
-    network, name = deepcopy(network).cpu().eval(), type(network).__name__
+    name = type(network).__name__
+    network = deepcopy(network).cpu().eval()
+    x = x.cpu()
+    program = trace(network, x)
+    tensors = labels_of_parameters(network)
+    labelling = Labelling()
     try:
-        program = torch.export.export(network, (x.cpu(),), strict=False)
+        label_forward_pass(program, tensors, labelling)
+        spec = write_spec(Layout.of(network), tensors, labelling)
+        labelling.here = "the test of permuting, in float64,"
+        failing = failing_groups(network, spec, x)
+    except Exception as error:
+        raise ValueError(f"{name}: {labelling.here} is not understood ({type(error).__name__}); {BY_HAND}") from error
+    doubts = labelling.doubts + [f"permuting {', '.join(groups)} changes outputs" for groups in failing]
+    if doubts and unknown == "raise":
+        raise ValueError(f"{name}: {'; '.join(doubts)}. unknown='fix' leaves these units where they are; or {BY_HAND}")
+    reasons = doubts + labelling.notes
+    if reasons:
+        warnings.warn(f"{name}: units left where they are: {'; '.join(reasons)}", stacklevel=2)
+    return spec.fix(*(group for groups in failing for group in groups))
+
+
+# -- the traced forward pass -------------------------------------------------------------------------------------------
+
+
+def trace(network: nn.Module, x: Tensor) -> ExportedProgram:
+    """The forward pass as a graph of ``aten`` operators, for inputs ``x`` (n, ...)."""
+    name = type(network).__name__
+    try:
+        program = torch.export.export(network, (x,), strict=False)
     except Exception as error:  # whatever a reader's own code raises
         raise ValueError(f"{name} cannot be traced ({str(error).splitlines()[0]}); {BY_HAND}") from error
     if len(program.graph_signature.user_outputs) != 1:
         raise ValueError(f"{name} returns more than one tensor; derive the spec of a module that returns the one used")
-    tracer = _Tracer(program, network)
-    try:
-        spec = tracer.run(Layout.of(network))
-        tracer.here = "the test of renaming, in float64,"
-        failing = _failing(network, spec, x.cpu())
-    except Exception as error:
-        raise ValueError(f"{name}: {tracer.here} is not understood ({type(error).__name__}); {BY_HAND}") from error
-    doubts = tracer.doubts + [f"renaming {', '.join(groups)} changes outputs" for groups in failing]
-    if doubts and unknown == "raise":
-        raise ValueError(f"{name}: {'; '.join(doubts)}. unknown='fix' leaves these units where they are; or {BY_HAND}")
-    if told := doubts + tracer.notes:
-        warnings.warn(f"{name}: units left where they are: {'; '.join(told)}", stacklevel=2)
-    return spec.fix(*(g for groups in failing for g in groups))
+    return program
+
+
+def labels_of_parameters(network: nn.Module) -> dict[str, Axes]:
+    """A label for every axis of every parameter and buffer, by name; those that are one tensor (tied) share theirs."""
+    tensors = dict(network.named_parameters(remove_duplicate=False))
+    tensors |= dict(network.named_buffers(remove_duplicate=False))
+    labels: dict[int, Axes] = {}
+    for tensor in tensors.values():
+        counts = not tensor.is_floating_point()  # token types and the like: no weights, so they stay
+        labels[id(tensor)] = [Label(size, stays=counts) for size in tensor.shape]
+    return {name: labels[id(tensor)] for name, tensor in tensors.items()}
+
+
+def label_forward_pass(program: ExportedProgram, tensors: Mapping[str, Axes], labelling: Labelling) -> None:
+    """Follow the forward pass, and let each operation say what it asks of the labels of parameters.
+
+    Args:
+        program: the traced forward pass.
+        tensors: labels of all parameters and buffers, by name; changed as operations ask for.
+        labelling: gets a doubt for each operation that is not known.
+    """
+    labels: dict[Node, list[Axes]] = {}  # of the tensors that each node returns
+    name_of = {spec.arg.name: spec.target for spec in program.graph_signature.input_specs}
+    for node in program.graph.nodes:
+        name = name_of.get(node.name)
+        if name in tensors:
+            labels[node] = [tensors[name]]
+            if not node.users:  # a parameter that the forward pass does not use
+                fix_all(tensors[name])
+    for node in program.graph.nodes:
+        if node not in labels:
+            labels[node] = labels_of_node(node, labels, labelling)
+
+
+def labels_of_node(node: Node, labels: Mapping[Node, list[Axes]], labelling: Labelling) -> list[Axes]:
+    """The labels of all tensors that a node of the graph returns, from those of the nodes before it."""
+    if node.target is operator.getitem:  # one of the tensors that an operation returned
+        source, index = node.args
+        return [labels[source][index]]
+    taken: list[Axes] = []
+    map_arg((node.args, node.kwargs), lambda argument: taken.extend(labels[argument]))
+    axes = [axis for tensor in taken for axis in tensor]
+    shapes = shapes_of_results(node)
+    if node.op == "output":
+        fix_all(axes)
+    if not all_fixed(axes):
+        name = str(node.target).removeprefix("aten.").rsplit(".", 1)[0].rstrip("_")
+        labelling.here = f"{name} in {module_of(node)}"
+        is_operator = hasattr(node.target, "_schema")
+        results = labels_of_results(Call(name, node, taken, shapes, labelling)) if is_operator else None
+        if results is not None and [tuple(axis.size for axis in tensor) for tensor in results] == shapes:
+            return results
+        labelling.refuse(axes, "is not known")
+    return [fixed_axes(shape) for shape in shapes]
+
+
+def shapes_of_results(node: Node) -> list[tuple[int, ...]]:
+    """Shapes of all tensors that a node returns; () for what is no tensor."""
+    results = node.meta.get("val")
+    if not isinstance(results, (list, tuple)):
+        results = [results]
+    return [tuple(getattr(result, "shape", ())) for result in results]
+
+
+def module_of(node: Node) -> str:
+    """The module in whose forward pass a node stands, for messages: ``layers.0``, or ``forward``."""
+    stack = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
+    path = stack[-1] if stack else ""
+    return path.removeprefix("L[self].") or "forward"
+
+
+# -- the test of what is proposed --------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
-def _failing(network: nn.Module, spec: PermutationSpec, x: Tensor) -> list[tuple[str, ...]]:
-    """The groups (or blocks of heads) that cannot be renamed alone without a change of outputs."""
-    double, failing = deepcopy(network).double().eval(), {}
+def failing_groups(network: nn.Module, spec: PermutationSpec, x: Tensor) -> list[tuple[str, ...]]:
+    """The groups (or blocks of heads) that cannot be permuted alone without a change of outputs."""
+    double = deepcopy(network).double().eval()
     x = x.double() if x.is_floating_point() else x
+    failing: dict[tuple[str, ...], None] = {}
     for seed in range(4):  # in some networks, for some weights, hardly anything reaches the output
-        generator = torch.Generator().manual_seed(seed)
-        weights = 0.5 * torch.randn(spec.layout.size, generator=generator, dtype=torch.float64)
-        state = spec.layout.unflatten(weights)
-        state |= {name: t.abs() + 0.1 for name, t in state.items() if name.endswith("running_var")}
+        state = random_state(spec.layout, seed)
         before = functional_call(double, state, (x,))
         for heads, groups in spec.coordinates:
-            for move in _generators(heads, {g: spec.groups[g] for g in groups}):
-                after = functional_call(double, spec.permute(state, Permutation(move)), (x,))
+            sizes = {group: spec.groups[group] for group in groups}
+            for permutation in generating_permutations(heads, sizes):
+                after = functional_call(double, spec.permute(state, permutation), (x,))
                 if not torch.allclose(before, after, rtol=1e-6, atol=1e-8):
-                    failing[groups] = True
+                    failing[groups] = None
     return list(failing)
 
 
-def _generators(heads: int, sizes: dict[str, int]) -> Iterator[dict[str, Tensor]]:
-    """Renamings of which all others are made: a cycle and a swap, of heads and inside the first head."""
+def random_state(layout: Layout, seed: int) -> dict[str, Tensor]:
+    """Named tensors of a network, drawn at random in float64; running variances are positive."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = 0.5 * torch.randn(layout.size, generator=generator, dtype=torch.float64)
+    state = dict(layout.unflatten(weights))
+    for name in state:
+        if name.endswith("running_var"):
+            state[name] = state[name].abs() + 0.1
+    return state
 
-    def moves(n: int) -> list[Tensor]:
-        return [torch.tensor([*range(1, n), 0]), torch.tensor([1, 0, *range(2, n)])] if n > 1 else []
 
-    for order in moves(heads):
-        yield {g: torch.arange(size).view(heads, -1)[order].flatten() for g, size in sizes.items()}
+def generating_permutations(heads: int, sizes: Mapping[str, int]) -> Iterator[Permutation]:
+    """Permutations of which all others are made: a cycle and a swap, of heads, and of units in each group's first head.
+
+    Args:
+        heads: number of heads; 1 for a group without.
+        sizes: group -> number of units, of the groups that have these heads.
+    """
+    for order in cycle_and_swap(heads):
+        yield Permutation({g: torch.arange(size).view(heads, -1)[order].flatten() for g, size in sizes.items()})
     for group, size in sizes.items():
-        for order in moves(size // heads):
-            yield {group: torch.cat([order, torch.arange(size // heads, size)])}
+        inside = size // heads
+        for order in cycle_and_swap(inside):
+            yield Permutation({group: torch.cat([order, torch.arange(inside, size)])})
 
 
-class _Label:
-    """Units of an axis: an atom, a ``product`` of outer and inner units, or a ``row`` of parts."""
-
-    def __init__(self, size: int, kind: str = "", parts: Sequence[_Label] = (), stays: bool = False) -> None:
-        self.size, self.kind, self.parts, self.stays = size, kind, tuple(parts), stays or size == 1
-        self.same: _Label | None = None  # the label that it was made equal to
-        self.under: tuple[_Label, ...] = ()  # the outer units of the products that it is inside of
-        self.at: dict[tuple[_Label, int], _Label] = {}  # what it is at one place of an outer atom
-
-    @property
-    def root(self) -> _Label:
-        return self.same.root if self.same else self
-
-    @property
-    def fixed(self) -> bool:
-        root = self.root
-        return all(p.fixed for p in root.parts) if root.parts else root.stays
-
-    @property
-    def outers(self) -> list[_Label]:
-        """The atoms that its order may depend on."""
-        return [atom for label in self.root.under for atom in label.leaves("product")]
-
-    def fix(self) -> None:
-        root = self.root
-        root.stays = True
-        for label in (*root.parts, *root.at.values()):
-            if not label.fixed:
-                label.fix()
-
-    def leaves(self, kind: str) -> list[_Label]:
-        """With products (or rows) taken apart."""
-        root = self.root
-        return [leaf for part in root.parts for leaf in part.leaves(kind)] if root.kind == kind else [root]
-
-    def place(self, outer: _Label, index: int) -> _Label:
-        """The units as they are at one place of an outer label."""
-        root, outer = self.root, outer.root
-        if outer.kind == "product":
-            first, second = outer.parts
-            return root.place(first, index // second.size).place(second, index % second.size)
-        if root.parts:
-            return _Label(root.size, root.kind, [p.place(outer, index) for p in root.parts])
-        if outer not in root.outers:
-            return root
-        label = _Label(root.size, stays=root.stays)
-        label.under = tuple(u.place(outer, index) for u in root.outers if u is not outer)
-        return root.at.setdefault((outer, index), label).root
-
-
-Value = list[_Label]  # one for each axis
-Key = tuple[_Label, ...]  # what moves: (atom,) or (head, unit inside)
-
-
-def _plain(shape: Iterable[int]) -> Value:
-    return [_Label(n, stays=True) for n in shape]
-
-
-def _whole(kind: str, labels: Sequence[_Label]) -> _Label:
-    """Several labels as one: all their pairs of units, outer first, or all in a row."""
-    size = operator.mul if kind == "product" else operator.add
-    *outers, last = labels or [_Label(1)]
-    return reduce(lambda inner, outer: _Label(size(outer.size, inner.size), kind, (outer, inner)), outers[::-1], last)
-
-
-VIEWS = {"view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze"}
-TURNS = {"permute", "transpose", "t", "numpy_T", "mT"}
-SAME = {"contiguous", "detach", "alias", "to", "type_as", "softmax", "log_softmax", "dropout", "feature_dropout"}
-MEANS = {"mean", "sum", "amax", "amin", "logsumexp", "var", "std"}
-
-
-class _Tracer:
-    """Walks through a traced forward pass and makes labels equal where an operation asks for it."""
-
-    def __init__(self, program: torch.export.ExportedProgram, network: nn.Module) -> None:
-        self.nodes, self.here = list(program.graph.nodes), ""
-        self.doubts: list[str] = []  # what is not known to be safe
-        self.notes: list[str] = []  # what is free, but not in a way that a spec can say
-        tensors = dict(network.named_parameters(remove_duplicate=False))
-        tensors |= dict(network.named_buffers(remove_duplicate=False))
-        labels = {id(t): [_Label(n, stays=not t.is_floating_point()) for n in t.shape] for t in tensors.values()}
-        self.tensors = {name: labels[id(t)] for name, t in tensors.items()}  # tied ones share their labels
-        given = {spec.arg.name: spec.target for spec in program.graph_signature.input_specs}
-        self.env = {n: [self.tensors[given[n.name]]] for n in self.nodes if given.get(n.name) in tensors}
-        self.fix(axis for node, (axes,) in self.env.items() if not node.users for axis in axes)
-
-    def fix(self, axes: Iterable[_Label]) -> None:
-        for label in axes:
-            label.fix()
-
-    def refuse(self, axes: Sequence[_Label], why: str = "is not known") -> None:
-        """These units stay, and that is said; nothing is said where nothing moved."""
-        if not all(label.fixed for label in axes):
-            self.doubts.append(f"{self.here} {why}")
-            self.fix(axes)
-
-    # -- labels that are equal -------------------------------------------------------------------------------------
-
-    def unify(self, a: _Label, b: _Label) -> _Label:
-        """Both run over the same units, in one order; or one is a single place, which goes with any units."""
-        a, b = a.root, b.root
-        if a is b or 1 in (a.size, b.size):
-            return b if a.size == 1 else a
-        if a.fixed or b.fixed or a.size != b.size:
-            self.fix([a, b])
-        elif a.parts or b.parts:
-            whole, other = (a, b) if a.parts else (b, a)
-            parts = self.deal([other], [p.size for p in whole.parts], whole.kind)
-            for one, two in zip(whole.parts, parts, strict=True):
-                self.unify(one, two)
-        else:
-            shared = tuple(u for u in a.outers if u in b.outers)
-            a.same, b.under = b, shared
-            for (outer, index), there in [*a.at.items(), *b.at.items()]:
-                self.unify(there, b.place(outer, index))
-        return a.root
-
-    def deal(self, axes: Value, sizes: Sequence[int], kind: str) -> Value:
-        """The units of these axes dealt out to axes of other sizes: row-major by a view, in a row by slices."""
-        dealt, product = [], kind == "product"
-        queue = [leaf for axis in axes for leaf in axis.leaves(kind) if leaf.size != 1 or not product][::-1]
-        for size in sizes:
-            taken = []
-            while size > (1 if product else 0):
-                label = queue.pop().root
-                if size % label.size if product else size < label.size:
-                    if (parts := self.divide(label, size, kind)) is None:
-                        self.refuse(axes, "tears units apart" if product else "takes a part of heads")
-                        return _plain(sizes)
-                    label, rest = parts
-                    queue.append(rest)
-                taken.append(label)
-                size = size // label.size if product else size - label.size
-            dealt.append(_whole(kind, taken))
-        return dealt
-
-    def divide(self, label: _Label, size: int, kind: str) -> Value | None:
-        """A label as two, the first of this size; None if that would tear units apart."""
-        rest, left = divmod(label.size, size) if kind == "product" else (label.size - size, 0)
-        if label.fixed and not left:
-            return _plain([size, rest])
-        if label.parts or left:
-            return None
-        label.kind, label.parts = kind, (_Label(size), _Label(rest))
-        first, second = label.parts
-        first.under = label.under
-        second.under = (*label.under, first) if kind == "product" else label.under
-        for (outer, index), there in label.at.items():
-            self.unify(there, label.place(outer, index))
-        return [first, second]
-
-    # -- operations ------------------------------------------------------------------------------------------------
-
-    def run(self, layout: Layout) -> PermutationSpec:
-        for node in self.nodes:
-            if node not in self.env:
-                self.env[node] = self.results(node)
-        return self.spec(layout)
-
-    def results(self, node: Node) -> list[Value]:
-        """The labels of all tensors that a node returns; those that it takes are refused if it is not known."""
-        if node.target is operator.getitem:
-            return [self.env[node.args[0]][node.args[1]]]
-        values: list[Value] = []
-        map_arg((node.args, node.kwargs), lambda n: values.extend(self.env[n]))
-        taken = [axis for v in values for axis in v]
-        if node.op == "output":
-            self.fix(taken)
-        val = node.meta.get("val")
-        shapes = [tuple(getattr(v, "shape", ())) for v in (val if isinstance(val, (list, tuple)) else [val])]
-        if not all(axis.fixed for axis in taken):
-            name = str(node.target).removeprefix("aten.").rsplit(".", 1)[0].rstrip("_")
-            module = [*(node.meta.get("nn_module_stack") or {"": ("", "")}).values()][-1][0]
-            self.here = f"{name} in {module.removeprefix('L[self].') or 'forward'}"
-            found = self.apply(name, node, values, shapes) if hasattr(node.target, "_schema") else None
-            if found is not None and [tuple(axis.size for axis in v) for v in found] == shapes:
-                return found
-            self.refuse(taken)
-        return [_plain(shape) for shape in shapes]
-
-    def apply(self, name: str, node: Node, values: list[Value], shapes: list[tuple]) -> list[Value] | None:
-        """The labels of all that an operation returns; None if it is not known."""
-        known = node.target._schema.arguments
-        a = {s.name: s.default_value for s in known if s.has_default_value()}
-        a |= dict(zip([s.name for s in known], node.args, strict=False)) | node.kwargs
-        x, shape = values[0], shapes[0]
-        given = a.get("dim", a.get("dims"))
-        dims = [given] if isinstance(given, int) else given or range(len(x))  # none: all
-        dims = [d % max(len(x), 1) for d in dims]
-        dim = dims[0] if dims else 0
-        match name:
-            case "linear":
-                weight, *bias = values[1:]
-                return [self.broadcast(self.matmul(x, weight[::-1]), *bias)]
-            case "matmul" | "mm" | "bmm" if min(map(len, values)) > 1:
-                return [self.matmul(*values)]
-            case "addmm" | "baddbmm":
-                return [self.broadcast(x, self.matmul(*values[1:]))]
-            case "scaled_dot_product_attention" if not a.get("enable_gqa"):
-                q, k, v, *mask = values
-                scores = self.broadcast(self.matmul(q, [*k[:-2], k[-1], k[-2]]), *mask)
-                if a["is_causal"]:
-                    self.refuse(scores[-2:], "orders its tokens")
-                return [self.matmul(scores, v)]
-            case "batch_norm" | "instance_norm" | "prelu" | "group_norm":
-                channels = [x[1], *(v[0] for v in values[1:])]
-                if a.get("num_groups", 1) > 1:
-                    self.refuse(channels, "ties channels to their neighbours in groups")
-                reduce(self.unify, channels)
-                return [x]
-            case "_assert_tensor_metadata":
-                return [[]]  # nothing
-            case "embedding":
-                self.fix(x[:1])  # entries of a table
-                return [[*values[1], x[1]]]
-            case "cat":
-                meet = zip(*values, strict=True)
-                return [[_whole("row", axes) if d == dim else reduce(self.unify, axes) for d, axes in enumerate(meet)]]
-            case "select" | "unbind":
-                x[dim].fix()  # what is inside of it is known by its place
-                places = [a["index"] % x[dim].size] if name == "select" else range(len(shapes))
-                return [[axis.place(x[dim], k) for axis in (*x[:dim], *x[dim + 1 :])] for k in places]
-            case "split" | "split_with_sizes" | "chunk" | "tensor_split" | "slice" | "narrow" if a.get("step", 1) == 1:
-                start = range(x[dim].size)[a.get("start") :].start
-                _, *parts = self.deal([x[dim]], [start, *(s[dim] for s in shapes)], "row")
-                return [[*x[:dim], part, *x[dim + 1 :]] for part in parts]
-            case "expand":
-                padded = zip([*_plain(shape[: len(shape) - len(x)]), *x], shape, strict=True)
-                return [[axis if axis.size == n else _Label(n, stays=True) for axis, n in padded]]
-            case _ if name in VIEWS:
-                return [self.deal(x, shape, "product")]
-            case _ if name in TURNS:
-                probe = torch.empty(*range(2, len(x) + 2), device="meta")  # the size tells the axis
-                return [[x[m - 2] for m in node.target(probe, *node.args[1:], **node.kwargs).shape]]
-            case _ if name in SAME:
-                return [x]
-            case _ if name in ("layer_norm", "rms_norm") or torch.Tag.pointwise in node.target.tags:
-                return [self.broadcast(*values)]
-            case _ if name in MEANS and len(shapes) == 1:
-                return [self.deal([axis for d, axis in enumerate(x) if d not in dims], shape, "product")]
-            case _ if name[-1] == "d" and ("pool" in name or name.startswith("conv")):
-                return [self.windows(name, x, values[1:], a.get("groups", 1), shape)]
-        return None
-
-    def windows(self, name: str, x: Value, weights: list[Value], groups: int, shape: tuple) -> Value:
-        """Windows that slide over places: a pool keeps the channels, a convolution is a matrix of them."""
-        sides = int(name[-2])
-        self.refuse(x[-sides:], "mixes neighbours")
-        *batch, channels = x[:-sides]
-        if weights:
-            weight, *bias = weights[0], *(v[0] for v in weights[1:])
-            self.fix(weight[2:])  # places of a kernel
-            columns, rows = weight[:2] if "transpose" in name else weight[1::-1]
-            if groups == channels.size == weight[0].size and weight[1].size == 1:  # depthwise
-                columns = rows = weight[0]
-            elif groups > 1:
-                self.refuse([channels, *weight, *bias], "has several groups of channels")
-            self.unify(channels, columns)
-            channels = reduce(self.unify, bias, rows)
-        return [*batch, channels, *_plain(shape[-sides:])]
-
-    def matmul(self, a: Value, b: Value) -> Value:
-        """Products of matrices, or of batches of them; a may be one vector."""
-        batch = self.broadcast(a[:-2], b[:-2])  # heads before the units inside them
-        self.unify(a[-1], b[-2])
-        return [*batch, *a[-2:-1], b[-1]]
-
-    def broadcast(self, *values: Value) -> Value:
-        """Tensors on one another: axes joined from the right."""
-        n = max(map(len, values))
-        padded = [_plain([1] * (n - len(v))) + v for v in values]
-        return [reduce(self.unify, axes) for axes in zip(*padded, strict=True)]
-
-    # -- the spec --------------------------------------------------------------------------------------------------
-
-    def spec(self, layout: Layout) -> PermutationSpec:
-        """What is free, in the words of a spec; what those cannot say is fixed."""
-        rows: dict[str, list[list[Stretch]]] = {}
-        for self.here in (e.name for e in layout.entries):
-            rows[self.here] = [self.words(axis) for axis in self.tensors[self.here]]
-        if bad := _not_in_words(rows):
-            self.fix(bad)
-            self.notes += dict.fromkeys(bad.values())
-            return self.spec(layout)
-        names: dict[Key, str] = {}
-        for entry in sorted(layout.entries, key=lambda e: len(e.shape) < 2):  # matrices name what they write to
-            path = entry.name.rpartition(".")[0] or entry.name
-            for key in (stretch.group for axis in rows[entry.name] for stretch in axis if stretch.group):
-                if key not in names:
-                    number = sum(name.partition("[")[0] == path for name in names.values())
-                    names[key] = f"{path}[{number}]" if number else path
-        pairs = [key for key in names if len(key) == 2]
-        blocks = {heads: tuple(names[key] for key in pairs if key[0] is heads) for heads, _ in pairs}
-        axes = {name: tuple(_axis(words, names) for words in rows[name]) for name in rows}
-        return PermutationSpec(layout, axes, {groups[0]: (h.size, groups) for h, groups in blocks.items()})
-
-    def words(self, label: _Label) -> list[Stretch]:
-        """An axis as stretches; what moves is not a name yet, but (atom,) or (head, unit inside)."""
-        root = label.root
-        if root.fixed or not root.parts:
-            return [Stretch(None if root.fixed else (root,), root.size)]
-        if root.kind == "row":
-            return [word for part in root.parts for word in self.words(part)]
-        outer, inner = (p.root for p in root.parts)
-        if outer.fixed:
-            return [word for k in range(outer.size) for word in self.words(inner.place(outer, k))]
-        if not inner.fixed:
-            if outer in inner.outers and not inner.parts:
-                return [Stretch((outer, inner), root.size)]
-            inner.fix()
-            self.notes.append(f"{self.here}: in an order that a spec has no word for")
-        return [word._replace(each=word.each * inner.size) for word in self.words(outer)]
-
-
-def _not_in_words(rows: dict[str, list[list[Stretch]]]) -> dict[_Label, str]:
-    """Labels that a spec cannot say, and why."""
-    keys = {word.group for axes in rows.values() for axis in axes for word in axis if word.group}
-    inside = {key[-1]: {k[:-1] for k in keys if k[-1] is key[-1]} for key in keys}
-    bad = {i: "units inside heads, which other tensors share" for i, found in inside.items() if len(found) > 1}
-    bad |= {key[-1]: "units inside heads that are named elsewhere" for key in keys if key[0] in inside and key[1:]}
-    for name, axes in rows.items():
-        labels = [{label for word in axis for label in word.group or ()} for axis in axes]
-        for one, other in combinations(labels, 2):
-            bad |= dict.fromkeys(one & other, f"on two axes of {name}")
-    return bad
-
-
-def _axis(words: list[Stretch], names: dict[Key, str]) -> Any:
-    """A spec's axis: a group, None, or stretches."""
-    found: list[Stretch] = []
-    for key, units, each in words:
-        if not key and found and found[-1].group is None:
-            units, each = found.pop().units + units * each, 1
-        found.append(Stretch(names[key], units, each) if key else Stretch(None, units * each))
-    return found[0].group if len(found) == 1 and found[0].each == 1 else tuple(found)
+def cycle_and_swap(n: int) -> list[Tensor]:
+    """The cycle of n places and the swap of the first two, which generate all permutations; none where n is 1."""
+    if n < 2:
+        return []
+    return [torch.tensor([*range(1, n), 0]), torch.tensor([1, 0, *range(2, n)])]

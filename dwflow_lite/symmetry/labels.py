@@ -1,0 +1,290 @@
+"""Labels of axes: which units an axis runs over, and which axes run over the same ones.
+
+A label stands for the units along one axis of a tensor. At first every axis has a label of its own; then each operation
+of a network says something about them, in one of four ways.
+
+- *equal*: two axes run over the same units, so they are permuted together (``Labelling.unify``);
+- *cut*: one axis is viewed as two, or sliced. Twelve units as 3 × 4 become a **product** of 3 outer units (heads) and 4
+  inner ones; as 5 + 7 they become a **row** of two parts (``Labelling.divide``, ``Labelling.deal``);
+- *joined*: the way back, two axes flattened or concatenated into one (``join``);
+- *fixed*: these units stay where they are (``Label.fix``).
+
+A label that is not cut is an **atom**. A label is shared by all tensors that run over its units, so cutting it once
+cuts it everywhere: the view that makes heads of a query also divides the rows of the layer that wrote it.
+
+    >>> labelling = Labelling()
+    >>> written, read = Label(12), Label(12)  # rows of a layer; columns of the next one
+    >>> labelling.unify(written, read)
+    12
+    >>> heads, inside = labelling.deal([read], [3, 4], "product")  # as a view to 3 heads of 4 units
+    >>> heads, inside, written
+    (3, 4, (3 × 4))
+    >>> heads.fix()
+    >>> written
+    (3 fixed × 4)
+
+One thing more: the units inside a head need not stand in the same order in every head. So an inner label remembers the
+outer labels that its order may depend on, and ``Label.place`` gives the label that it is at one place of an outer one.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from functools import reduce
+from typing import Literal
+
+Kind = Literal["product", "row"]
+
+
+class Label:
+    """The units along an axis: an atom, a product of outer and inner units, or a row of two parts.
+
+    Two labels are the same only if they are one object, or were made equal; ``root`` is the one that speaks for all
+    labels that are equal.
+
+    Args:
+        size: number of units. A single unit cannot move, so it is fixed.
+        kind: what the parts make; None for an atom.
+        parts: outer and inner label of a product, or first and second of a row; none for an atom.
+        stays: whether the units are fixed from the beginning.
+    """
+
+    def __init__(self, size: int, kind: Kind | None = None, parts: Sequence[Label] = (), stays: bool = False) -> None:
+        self.size = size
+        self.kind = kind
+        self.parts = tuple(parts)
+        self.stays = stays or size == 1
+        self.equal_to: Label | None = None  # one step towards the root
+        self.depends_on: tuple[Label, ...] = ()  # outer labels: inside each of their units the order may be another
+        self.at_place: dict[tuple[Label, int], Label] = {}  # (outer atom, index) -> what it is there
+
+    def __repr__(self) -> str:
+        root = self.root
+        if root.parts:
+            sign = " × " if root.kind == "product" else " + "
+            return f"({sign.join(map(repr, root.parts))})"
+        return f"{root.size} fixed" if root.stays else f"{root.size}"
+
+    @property
+    def root(self) -> Label:
+        """The label that speaks for all that are equal to this one."""
+        label = self
+        while label.equal_to is not None:
+            label = label.equal_to
+        return label
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether no unit of it can move."""
+        root = self.root
+        return all(part.is_fixed for part in root.parts) if root.parts else root.stays
+
+    @property
+    def outer_atoms(self) -> list[Label]:
+        """The atoms of outer labels that its order may depend on."""
+        return [atom for outer in self.root.depends_on for atom in outer.leaves("product")]
+
+    def fix(self) -> None:
+        """Leave its units where they are, as a whole, in its parts, and at each place of an outer label."""
+        root = self.root
+        root.stays = True
+        for label in (*root.parts, *root.at_place.values()):
+            if not label.is_fixed:
+                label.fix()
+
+    def leaves(self, kind: Kind) -> list[Label]:
+        """Its parts, taken apart again and again as long as they are of this kind; only itself if it is not."""
+        root = self.root
+        if root.kind != kind:
+            return [root]
+        return [leaf for part in root.parts for leaf in part.leaves(kind)]
+
+    def place(self, outer: Label, index: int) -> Label:
+        """The units as they are at one place of an outer label: the units of head ``index``.
+
+        Asked twice for one place, it is the same label. Where the order does not depend on the outer label, it is the
+        label itself.
+        """
+        root, outer = self.root, outer.root
+        if outer.kind == "product":
+            first, second = outer.parts
+            return root.place(first, index // second.size).place(second, index % second.size)
+        if root.parts:
+            return Label(root.size, root.kind, [part.place(outer, index) for part in root.parts])
+        if outer not in root.outer_atoms:
+            return root
+        if (outer, index) not in root.at_place:
+            label = Label(root.size, stays=root.stays)
+            others = [atom for atom in root.outer_atoms if atom is not outer]
+            label.depends_on = tuple(other.place(outer, index) for other in others)
+            root.at_place[outer, index] = label
+        return root.at_place[outer, index].root
+
+
+Axes = list[Label]  # the labels of one tensor, one for each axis
+
+
+def fixed_axes(shape: Iterable[int]) -> Axes:
+    """Labels of a tensor of which nothing moves."""
+    return [Label(size, stays=True) for size in shape]
+
+
+def fix_all(axes: Iterable[Label]) -> None:
+    """Leave the units of all these labels where they are."""
+    for label in axes:
+        label.fix()
+
+
+def all_fixed(axes: Iterable[Label]) -> bool:
+    """Whether nothing moves along any of these axes."""
+    return all(label.is_fixed for label in axes)
+
+
+def join(labels: Sequence[Label], kind: Kind) -> Label:
+    """Several labels as one, nested to the right: ``(a, (b, c))``.
+
+    Args:
+        labels: outer before inner for a product; in their order for a row.
+        kind: ``"product"``: all tuples of their units, as flattening gives; ``"row"``: one after another.
+    """
+    if not labels:
+        return Label(1)
+    whole = labels[-1]
+    for label in reversed(labels[:-1]):
+        size = label.size * whole.size if kind == "product" else label.size + whole.size
+        whole = Label(size, kind, (label, whole))
+    return whole
+
+
+class Labelling:
+    """What is decided about the labels of one network, and what was doubtful on the way.
+
+    Attributes:
+        here: what is being looked at, for messages: ``"linear in layers.0"``.
+        doubts: what is not known to be safe; its units are fixed.
+        notes: what is free, but not in a way that a spec can say; its units are fixed too.
+    """
+
+    def __init__(self) -> None:
+        self.here = ""
+        self.doubts: list[str] = []
+        self.notes: list[str] = []
+
+    def refuse(self, axes: Sequence[Label], why: str) -> None:
+        """Fix these axes and say why; nothing is said where nothing could move."""
+        if not all_fixed(axes):
+            self.doubts.append(f"{self.here} {why}")
+            fix_all(axes)
+
+    def unify(self, a: Label, b: Label) -> Label:
+        """Make two labels equal: both run over the same units, in one order.
+
+        A single place goes with any units (it is broadcast to them). What is equal to something fixed is fixed; units
+        of different numbers cannot be matched, so both are fixed.
+
+        Returns:
+            The label that an axis has on which both meet.
+        """
+        a, b = a.root, b.root
+        if a.size == 1:
+            return b
+        if a is b or b.size == 1:
+            return a
+        if a.is_fixed or b.is_fixed or a.size != b.size:
+            fix_all([a, b])
+        elif a.parts:
+            self._unify_parts(a, b)
+        elif b.parts:
+            self._unify_parts(b, a)
+        else:
+            self._unify_atoms(a, b)
+        return a.root
+
+    def unify_all(self, labels: Iterable[Label]) -> Label:
+        """Make one or more labels equal; the label of an axis on which all meet."""
+        return reduce(self.unify, labels)
+
+    def _unify_parts(self, whole: Label, other: Label) -> None:
+        """Cut the other label as the whole is cut, and make the parts equal."""
+        sizes = [part.size for part in whole.parts]
+        parts = self.deal([other], sizes, whole.kind)
+        for one, two in zip(whole.parts, parts, strict=True):
+            self.unify(one, two)
+
+    def _unify_atoms(self, a: Label, b: Label) -> None:
+        """Let ``b`` speak for ``a``; its order may only depend on what both may depend on."""
+        shared = tuple(atom for atom in a.outer_atoms if atom in b.outer_atoms)
+        a.equal_to = b
+        b.depends_on = shared
+        for (outer, index), inner in [*a.at_place.items(), *b.at_place.items()]:
+            self.unify(inner, b.place(outer, index))
+
+    def deal(self, axes: Axes, sizes: Sequence[int], kind: Kind) -> Axes:
+        """Deal the units of some axes out to axes of other sizes, cutting and joining labels where needed.
+
+        Args:
+            axes: labels of the axes that there are.
+            sizes: of the axes that are asked for.
+            kind: ``"product"``: as a view does, row-major; ``"row"``: as slices do, one after another.
+
+        Returns:
+            One label for each size. Where a unit would have to be torn, all axes are fixed, with a doubt.
+        """
+        leaves = [leaf for axis in axes for leaf in axis.leaves(kind)]
+        if kind == "product":
+            leaves = [leaf for leaf in leaves if leaf.size != 1]
+        queue = deque(leaves)
+        dealt: Axes = []
+        for size in sizes:
+            labels = self._take(queue, size, kind)
+            if labels is None:
+                self.refuse(axes, "tears units apart" if kind == "product" else "takes a part of heads")
+                return fixed_axes(sizes)
+            dealt.append(join(labels, kind))
+        return dealt
+
+    def _take(self, queue: deque[Label], size: int, kind: Kind) -> Axes | None:
+        """Labels from the front of the queue that fill one axis; what is left of the last goes back to the front."""
+        labels: Axes = []
+        nothing = 1 if kind == "product" else 0
+        room = size  # places of the axis that are not filled yet
+        while room > nothing:
+            label = queue.popleft().root
+            fits = room % label.size == 0 if kind == "product" else label.size <= room
+            if not fits:
+                halves = self.divide(label, room, kind)
+                if halves is None:
+                    return None
+                label, rest = halves
+                queue.appendleft(rest)
+            labels.append(label)
+            room = room // label.size if kind == "product" else room - label.size
+        return labels
+
+    def divide(self, label: Label, size: int, kind: Kind) -> tuple[Label, Label] | None:
+        """Cut an atom in two, everywhere that it is used.
+
+        Args:
+            label: not yet cut, or fixed.
+            size: of the first part.
+            kind: ``"product"``: outer and inner units; ``"row"``: two parts, one after the other.
+
+        Returns:
+            Both parts; None where that would tear units apart.
+        """
+        label = label.root
+        rest = label.size // size if kind == "product" else label.size - size
+        tears = kind == "product" and label.size % size != 0
+        if label.is_fixed and not tears:
+            return Label(size, stays=True), Label(rest, stays=True)
+        if label.parts or tears:
+            return None
+        first, second = Label(size), Label(rest)
+        first.depends_on = label.depends_on
+        second.depends_on = (*label.depends_on, first) if kind == "product" else label.depends_on
+        label.kind = kind
+        label.parts = (first, second)
+        for (outer, index), inner in label.at_place.items():
+            self.unify(inner, label.place(outer, index))
+        return first, second
