@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
+from math import ceil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,12 +16,16 @@ from dwflow_lite.tasks.task import Task
 from dwflow_lite.zoo.forward import forward_all, together
 from dwflow_lite.zoo.zoo import Zoo
 
-BATCH = 256
+BATCH = 256  # examples
 
 
 def norms_with_statistics(network: nn.Module) -> dict[str, _BatchNorm]:
     """The modules, by name, that keep a running mean and variance."""
-    return {n: m for n, m in network.named_modules() if isinstance(m, _BatchNorm) and m.track_running_stats}
+    norms = {}
+    for name, module in network.named_modules():
+        if isinstance(module, _BatchNorm) and module.track_running_stats:
+            norms[name] = module
+    return norms
 
 
 def without_statistics(network: nn.Module) -> nn.Module:
@@ -28,25 +33,36 @@ def without_statistics(network: nn.Module) -> nn.Module:
     network = deepcopy(network)
     for norm in norms_with_statistics(network).values():
         norm.track_running_stats = False
-        norm.running_mean = norm.running_var = norm.num_batches_tracked = None
+        norm.running_mean = None
+        norm.running_var = None
+        norm.num_batches_tracked = None
     return network
 
 
 @torch.no_grad()
 def measure_statistics(network: nn.Module, state: Mapping[str, Tensor], batches: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Copies of the tensors (N, *shape) of N networks; their running statistics are now the mean over batches.
+    """Running statistics of N networks, measured afresh as the mean over batches.
 
-    ``network`` is a template. Nothing is trained, and no label is needed.
+    Nothing is trained, and no label is needed.
+
+    Args:
+        network: template module; not changed.
+        state: tensors (N, *shape) of N networks, by name; not changed.
+        batches: inputs, each (n, ...), that all N networks see.
+
+    Returns:
+        Copies of the tensors; the running statistics among them are the measured ones.
     """
-    network, state = deepcopy(network).eval(), {name: tensor.clone() for name, tensor in state.items()}
+    network = deepcopy(network).eval()
+    state = {name: tensor.clone() for name, tensor in state.items()}
     norms = norms_with_statistics(network)
     for name, norm in norms.items():
         norm.train()  # BatchNorm alone: it normalises by the batch, and remembers
-        counter = torch.zeros_like(state[f"{name}.running_mean"][:, 0], dtype=torch.long)
-        state[f"{name}.num_batches_tracked"] = counter
+        mean = state[f"{name}.running_mean"]  # (N, channels)
+        state[f"{name}.num_batches_tracked"] = torch.zeros(len(mean), dtype=torch.long, device=mean.device)
     for i, batch in enumerate(batches):
         for norm in norms.values():
-            norm.momentum = 1 / (i + 1)  # the first forgets what was there
+            norm.momentum = 1 / (i + 1)  # the first batch replaces what was there, later ones join
         forward_all(network, state, batch)
     return state
 
@@ -69,30 +85,39 @@ def recalibrate(
 
     Args:
         zoo: of networks with BatchNorm; others come back with the same weights.
-        task: gives the images. split: ``"calibration"`` or ``"train"``.
+        task: gives the images.
+        split: ``"calibration"`` or ``"train"``.
         batch_size: examples a batch.
         members_at_once: bounds memory, not the result; None: :func:`dwflow_lite.zoo.together`.
         folder: where the result is written, member after member; needed for a zoo on disk.
+
+    Returns:
+        The zoo with these statistics; what was measured is the last stage of its record.
 
     Raises:
         ValueError: another split, or batches of one example.
     """
     if split not in ("calibration", "train"):
         raise ValueError(f"statistics are measured on 'calibration' or 'train', never on {split!r}")
-    network, inputs = deepcopy(zoo.network).to(zoo.weights.device), task.split(split).inputs(zoo.weights)
-    norms = norms_with_statistics(network)
+    inputs = task.split(split).inputs(zoo.weights)  # (n, ...)
     if len(inputs) < 2 or batch_size < 2:
         raise ValueError("statistics need batches of at least two examples")
-
-    def parts() -> Iterator[Tensor]:
-        for weights in zoo.weights.split(members_at_once or together(zoo.layout)):
-            batches = inputs.tensor_split(-(-len(inputs) // batch_size))  # of nearly equal size: none is left with one
-            yield zoo.layout.flatten(measure_statistics(network, zoo.layout.unflatten(weights), batches))
-
-    done = stage(split, len(inputs), batch_size)
-    return zoo.with_weights(parts() if norms else zoo.weights, done, keep_scores=not norms, folder=folder)
+    stage = statistics_stage(split, len(inputs), batch_size)
+    if not norms_with_statistics(zoo.network):
+        return zoo.with_weights(zoo.weights, stage, keep_scores=True, folder=folder)
+    batches = inputs.tensor_split(ceil(len(inputs) / batch_size))  # of nearly equal size: none is left with one example
+    parts = _measured(zoo, batches, members_at_once or together(zoo.layout))
+    return zoo.with_weights(parts, stage, folder=folder)
 
 
-def stage(split: str, examples: int, batch_size: int = BATCH) -> dict[str, Any]:
-    """What the record of a recalibrated zoo says of it."""
+def _measured(zoo: Zoo, batches: Sequence[Tensor], members_at_once: int) -> Iterator[Tensor]:
+    """The weights of a zoo with statistics measured on these batches, some members (m, d) at a time."""
+    network = deepcopy(zoo.network).to(zoo.weights.device)
+    for weights in zoo.weights.split(members_at_once):  # (m, d)
+        state = measure_statistics(network, zoo.layout.unflatten(weights), batches)
+        yield zoo.layout.flatten(state)
+
+
+def statistics_stage(split: str, examples: int, batch_size: int = BATCH) -> dict[str, Any]:
+    """What the record of a zoo says of its statistics."""
     return {"stage": "recalibrate", "split": split, "examples": examples, "batch_size": batch_size}

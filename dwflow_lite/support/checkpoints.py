@@ -156,26 +156,3 @@ def _read_state(path: Path, identity: str, device: torch.device | str) -> dict[s
     if saved["identity"] != identity:
         raise ValueError(f"{path} belongs to another recipe; name another checkpoint or delete it")
     return saved["state"]
-
-
-def write_partial(path: Path, content: dict[str, Any]) -> None:
-    """As it was before :class:`Checkpoint`, for callers that have not moved yet."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(path) as partial:
-        torch.save(content, partial)
-        with partial.open("r+b") as file:
-            digest = hashlib.file_digest(file, "sha256").digest()
-            file.write(digest)
-
-
-def read_partial(path: Path, identity: str, device: torch.device) -> dict[str, Any] | None:
-    """As it was before :class:`Checkpoint`, for callers that have not moved yet."""
-    if not path.is_file():
-        return None
-    raw = path.read_bytes()
-    if hashlib.sha256(raw[:-32]).digest() != raw[-32:]:
-        raise ValueError(f"{path} is truncated or was altered; delete it to train afresh")
-    saved = torch.load(io.BytesIO(raw[:-32]), map_location=device, weights_only=True)
-    if saved["identity"] != identity:
-        raise ValueError(f"{path} belongs to another recipe; name another checkpoint or delete it")
-    return saved

@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dwflow_lite.batchnorm import norms_with_statistics
-from dwflow_lite.batchnorm import stage as statistics_stage
+from dwflow_lite.batchnorm import norms_with_statistics, statistics_stage
 from dwflow_lite.networks import architecture_of, behaviour_of
 from dwflow_lite.support.checkpoints import Checkpoint
 from dwflow_lite.support.checks import COUNT, WHOLE, check_ranges, failing_as
