@@ -31,6 +31,8 @@ from dwflow_lite.zoo.storage import (
 )
 
 FORMAT = "dwflow_lite.zoo/1"
+# Weights on their way to a folder: a matrix (N, d); its rows in order, some at a time; or blocks of its columns.
+Writable = Tensor | Shards | Iterable[Tensor] | Iterable[tuple[slice, Tensor]]
 # By how much a number may differ from the one that is kept and still be the same: computed on other processors, it is
 # rounded otherwise in its last digits; bfloat16 keeps eight binary ones. Relative to the number, and to the largest.
 SAME_NUMBER = {"float32": 1e-4, "bfloat16": 2**-8}
@@ -105,7 +107,7 @@ def read_file(path: Path) -> SavedZoo:
 
 def write_folder(
     folder: str | Path,
-    weights: Tensor | Shards | Iterable[Tensor] | Iterable[tuple[slice, Tensor]],
+    weights: Writable,
     layout: Layout,
     record: Mapping[str, Any],
     held_out: Sequence[bool],
@@ -133,10 +135,8 @@ def write_folder(
     return read_folder(folder).weights
 
 
-def _rows_of(
-    weights: Tensor | Shards | Iterable[Tensor] | Iterable[tuple[slice, Tensor]], folder: str | Path, members: int
-) -> Iterator[Tensor]:
-    """Rows in order, each (1, d), of weights in any of the forms that ``write_zoo`` takes."""
+def _rows_of(weights: Writable, folder: str | Path, members: int) -> Iterator[Tensor]:
+    """Rows in order, each (1, d), of weights in any of the forms that can be written."""
     if isinstance(weights, Tensor | Shards):
         yield from weights.split(1)
         return

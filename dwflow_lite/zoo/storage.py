@@ -88,7 +88,7 @@ class Shards:
             return replace(self, rows=self.rows[which])
         return replace(self, rows=tuple(self.rows[row] for row in which))
 
-    def __getattr__(self, name: str) -> None:
+    def __getattr__(self, name: str) -> None:  # called for what is not there: all that a tensor has beside
         raise AttributeError(f"weights on disk have no {name!r}: zoo.in_memory() reads them into a tensor")
 
     @classmethod
@@ -101,7 +101,7 @@ class Shards:
             yield self._read(self.rows[start : start + at_once], slice(0, self.size))
 
     def columns(self, columns: slice, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Some columns, in a row, of all rows: (N, columns)."""
+        """Neighbouring columns of all rows: (N, columns)."""
         return self._read(self.rows, columns, dtype)
 
     def to(self, device: torch.device | str) -> Shards:
@@ -109,7 +109,7 @@ class Shards:
         return replace(self, device=torch.device(device))
 
     def _read(self, rows: Sequence[tuple[str, int]], columns: slice, dtype: torch.dtype = torch.float32) -> Tensor:
-        """These rows and columns as a tensor (rows, columns); each file is opened once for rows in a row."""
+        """These rows and columns as a tensor (rows, columns); a file is opened once for neighbours in it."""
         start, stop, _ = columns.indices(self.size)
         block = torch.empty(len(rows), stop - start, dtype=dtype, device=self.device)
         next_row = 0

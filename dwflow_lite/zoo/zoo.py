@@ -18,7 +18,7 @@ from dwflow_lite.support.files import names_folder
 from dwflow_lite.zoo.layout import Layout
 from dwflow_lite.zoo.members import positions_of
 from dwflow_lite.zoo.record import record_of_members
-from dwflow_lite.zoo.saving import read_file, read_members, write_file, write_folder
+from dwflow_lite.zoo.saving import Writable, read_file, read_members, write_file, write_folder
 from dwflow_lite.zoo.storage import Shards, check_folder
 from dwflow_lite.zoo.template import template_for
 
@@ -318,7 +318,7 @@ class Zoo:
 
 def write_zoo(
     folder: str | Path,
-    weights: Tensor | Shards | Iterable[Tensor] | Iterable[tuple[slice, Tensor]],
+    weights: Writable,
     layout: Layout,
     network: nn.Module,
     record: Mapping[str, Any],
