@@ -392,7 +392,7 @@ def test_bert_alone_needs_transformers(monkeypatch):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_renaming_units_of_bert_changes_no_output(stream):
+def test_permuting_units_of_bert_changes_no_output(stream):
     network, tokens = small_bert(), some_tokens(5)
     spec = PermutationSpec.of(network, stream=stream)
     blocks = {f"block{i}.{part}": n for i in range(2) for part, n in (("hidden", 10), ("query-key", 12), ("value", 12))}
