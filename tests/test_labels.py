@@ -8,9 +8,8 @@ import torch
 from torch import nn
 
 from dwflow_lite.networks import MLP
-from dwflow_lite.symmetry import PermutationSpec, derive_spec, operations, stretches, tracing
+from dwflow_lite.symmetry import PermutationSpec, Stretch, derive_spec, operations, stretches, tracing
 from dwflow_lite.symmetry.labels import Label, Labelling, join
-from dwflow_lite.symmetry.spec import Stretch
 from dwflow_lite.symmetry.stretches import Span
 
 

@@ -16,8 +16,9 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
+from dwflow_lite.symmetry.axes import Axis, Stretch
 from dwflow_lite.symmetry.labels import Axes, Label, Labelling
-from dwflow_lite.symmetry.spec import Axis, PermutationSpec, Stretch
+from dwflow_lite.symmetry.spec import PermutationSpec
 from dwflow_lite.zoo.layout import Entry, Layout
 
 Key = tuple[Label, ...]  # what a group permutes: (units,), or (heads, units inside a head)

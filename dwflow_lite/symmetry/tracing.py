@@ -71,7 +71,8 @@ from torch.fx.node import Node, map_arg
 
 from dwflow_lite.symmetry.labels import Axes, Label, Labelling, all_fixed, fix_all, fixed_axes
 from dwflow_lite.symmetry.operations import Call, labels_of_results
-from dwflow_lite.symmetry.spec import Permutation, PermutationSpec
+from dwflow_lite.symmetry.permutation import Permutation
+from dwflow_lite.symmetry.spec import PermutationSpec
 from dwflow_lite.symmetry.stretches import write_spec
 from dwflow_lite.zoo.layout import Layout
 
