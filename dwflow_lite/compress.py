@@ -11,6 +11,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from dwflow_lite.support.checks import is_whole
 from dwflow_lite.support.jobs import run_jobs
 from dwflow_lite.zoo.storage import Shards
 
@@ -168,12 +169,12 @@ class DualPCA(BaseEstimator):
         if x.ndim != 2 or len(x) < 2:
             raise ValueError(f"PCA needs at least two networks in a matrix (N, d), got shape {tuple(x.shape)}")
         most = len(x) - 1
-        wanted = self.n_components
-        is_count = isinstance(wanted, int) and not isinstance(wanted, bool) and 1 <= wanted <= most
-        if not (wanted is None or is_count or self._is_share()):
+        k = self.n_components
+        is_count = is_whole(k, 1) and k <= most
+        if not (k is None or is_count or self._is_share()):
             raise ValueError(
                 f"n_components must be a whole number from 1 to N-1 = {most} (N networks span N-1 directions around "
-                f"their mean), a share of variance in (0, 1), or None; got {wanted!r}"
+                f"their mean), a share of variance in (0, 1), or None; got {k!r}"
             )
 
     def _is_share(self) -> bool:
@@ -209,7 +210,7 @@ class DualPCA(BaseEstimator):
         if self._is_share():
             k = int((values.cumsum(0) / total < self.n_components - 1e-12).sum()) + 1
         else:
-            k = self.n_components
+            k = int(self.n_components)
         if k > rank:
             raise ValueError(f"{k} components asked for, but only {rank} carry variance (repeated networks?)")
         return k

@@ -224,6 +224,6 @@ def _restore(state: dict[str, Any] | None, parts: dict[str, Any], generators: li
         return 0
     for name, part in parts.items():
         part.load_state_dict(state["parts"][name])
-    for generator, kept in zip(generators, state["generators"], strict=True):
-        generator.set_state(kept.cpu())
+    for generator, its_state in zip(generators, state["generators"], strict=True):
+        generator.set_state(its_state.cpu())
     return state["step"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,13 @@ from dwflow_lite.compress import DualPCA
 from dwflow_lite.flow.field import VelocityField, make_field
 from dwflow_lite.flow.path import GaussianSource
 from dwflow_lite.flow.settings import FlowSettings
-from dwflow_lite.networks import architecture_of, build
+from dwflow_lite.networks import architecture_of
 from dwflow_lite.support.checks import failing_as
 from dwflow_lite.support.files import ZooFileError, digest, read_safetensors, write_safetensors
 from dwflow_lite.support.versions import versions
 from dwflow_lite.zoo.layout import Layout
 from dwflow_lite.zoo.storage import Shards
+from dwflow_lite.zoo.template import template_for
 
 FORMAT = "dwflow_lite.model/1"
 PLAIN_SETTINGS = ("align", "components", "source", "fixed_source", "rescale", "seed", "memory")  # all but ``flow``
@@ -130,7 +130,7 @@ def read_generator(path: str | Path, network: nn.Module | None = None) -> Fitted
     return FittedFlow(
         settings=settings | {"flow": flow},
         layout=layout,
-        network=_template(path, record["architecture"], layout, network),
+        network=template_for(path, record, layout, network),
         record=record["record"],
         pca=pca,
         scale=record["scale"],
@@ -164,16 +164,6 @@ def _rows_on_disk(path: Path, record: Mapping[str, Any], layout: Layout) -> Shar
         if rows.fingerprint() != record["fingerprint"]:
             raise ValueError("which has changed")
     return rows
-
-
-def _template(path: Path, architecture: Mapping[str, Any], layout: Layout, network: nn.Module | None) -> nn.Module:
-    """The network to fill with weights: built, or a copy of a reader's; :class:`ZooFileError` unless it fits."""
-    template = build(architecture) if network is None else deepcopy(network)
-    if Layout.of(template) != layout:
-        raise ZooFileError(f"{path.name} does not fit the network: {layout.difference(template)}")
-    if not architecture.get("custom") and architecture != architecture_of(template):
-        raise ZooFileError(f"{path.name} makes {architecture} networks, not {architecture_of(template)}")
-    return template
 
 
 def _read_field(tensors: Mapping[str, Tensor], flow: FlowSettings, dim: int) -> VelocityField:
