@@ -9,6 +9,21 @@ from collections.abc import Sequence
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line, do it, return the exit code (2 for bad usage)."""
+    options = _parser().parse_args(arguments)
+    try:
+        if options.command == "check":
+            from dwflow_lite.course.check import main as check
+
+            return check()
+        return _run(options)
+    except (ImportError, FileNotFoundError) as error:
+        print(f"error: {error}\n'make check' says what this machine lacks.", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m dwflow_lite", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("check", help="versions, device, memory, kernel and data of this machine")
@@ -29,37 +44,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run.add_argument("--cell-timeout", type=float, default=900, metavar="SECONDS")
     run.add_argument("--notebook-timeout", type=float, default=1800, metavar="SECONDS")
     run.add_argument("--source", default=None, metavar="FOLDER", help="notebooks to run (default: the course's)")
-    asked = parser.parse_args(arguments)
-    try:
-        if asked.command == "check":
-            from .course.check import main as check
-
-            return check()
-        return _run(asked)
-    except (ImportError, FileNotFoundError) as error:
-        print(f"error: {error}\n'make check' says what this machine lacks.", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return parser
 
 
-def _run(asked: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> int:
+    """The command `run`; it imports more than `check` may count on."""
     import yaml
 
-    from .course.lessons import UsageError
-    from .course.run import run
+    from dwflow_lite.course.lessons import UsageError
+    from dwflow_lite.course.run import run
 
     try:
-        parameters = {name: yaml.safe_load(value) for name, value in asked.parameters}
+        parameters = {name: yaml.safe_load(value) for name, value in options.parameters}
         return run(
-            asked.out,
-            asked.profile,
-            asked.notebooks,
+            options.out,
+            options.profile,
+            options.notebooks,
             parameters,
-            source=asked.source,
-            force=asked.force,
-            cell_timeout=asked.cell_timeout,
-            notebook_timeout=asked.notebook_timeout,
+            source=options.source,
+            force=options.force,
+            cell_timeout=options.cell_timeout,
+            notebook_timeout=options.notebook_timeout,
         )
     except (UsageError, yaml.YAMLError) as error:
         print(f"error: {error}", file=sys.stderr)

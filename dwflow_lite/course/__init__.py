@@ -3,8 +3,8 @@
 Importing this package is quick and needs neither torch nor papermill.
 """
 
-from .claims import above, below
-from .notebook import note, record
-from .paths import artefacts, data_folder, notebooks_folder, repository
+from dwflow_lite.course.claims import above, below
+from dwflow_lite.course.notebook import note, record
+from dwflow_lite.course.paths import artefacts, data_folder, notebooks_folder, repository
 
 __all__ = ["above", "artefacts", "below", "data_folder", "note", "notebooks_folder", "record", "repository"]

@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from . import paths
+from dwflow_lite.course import paths
 
 PROBE = """
 import json, torch
@@ -37,7 +37,7 @@ class Line(NamedTuple):
     """One line of the table; `advice` is what to do, and empty if all is well."""
 
     what: str
-    found: str
+    state: str
     advice: str = ""
 
 
@@ -53,8 +53,8 @@ def lines() -> Iterator[Line]:
 def python() -> Iterator[Line]:
     """The interpreter and the system."""
     old = sys.version_info < (3, 11)
-    found = f"{platform.python_version()}, {platform.platform()}"
-    yield Line("python", found, "use Python 3.11 or newer" if old else "")
+    version = f"{platform.python_version()}, {platform.platform()}"
+    yield Line("python", version, "use Python 3.11 or newer" if old else "")
 
 
 def requirements() -> list[str]:
@@ -67,14 +67,17 @@ def packages() -> Iterator[Line]:
     """This package and each that it requires: its version, and whether that meets the bound."""
     from packaging.requirements import Requirement
 
-    for wanted in map(Requirement, ["dwflow-lite", *requirements()]):
+    for text in ["dwflow-lite", *requirements()]:
+        requirement = Requirement(text)
         try:
-            version = metadata.version(wanted.name)
+            version = metadata.version(requirement.name)
         except metadata.PackageNotFoundError:
-            yield Line(wanted.name, "missing", INSTALL)
+            yield Line(requirement.name, "missing", INSTALL)
             continue
-        fits = wanted.specifier.contains(version, prereleases=True)
-        yield Line(wanted.name, version if fits else f"{version}, needs {wanted.specifier}", "" if fits else INSTALL)
+        if requirement.specifier.contains(version, prereleases=True):
+            yield Line(requirement.name, version)
+        else:
+            yield Line(requirement.name, f"{version}, needs {requirement.specifier}", INSTALL)
 
 
 def probe_torch() -> dict[str, Any]:
@@ -94,14 +97,15 @@ def probe_torch() -> dict[str, Any]:
 
 def torch() -> Iterator[Line]:
     """Device and threads, and whether torch and torchvision belong together."""
-    found = probe_torch()
-    if "error" in found:
-        yield Line("import torch", found["error"], INSTALL)
+    facts = probe_torch()
+    if "error" in facts:
+        yield Line("import torch", facts["error"], INSTALL)
         return
-    yield Line("device", f"{found['device']}; {os.cpu_count()} cores, torch uses {found['threads']} threads")
-    if broken := found.get("torchvision"):
-        mismatch = any(sign in broken for sign in ("nms", "libtorch", "undefined symbol"))
-        yield Line("import torchvision", broken, MISMATCH if mismatch else INSTALL)
+    yield Line("device", f"{facts['device']}; {os.cpu_count()} cores, torch uses {facts['threads']} threads")
+    error = facts.get("torchvision")
+    if error:
+        mismatch = any(sign in error for sign in ("nms", "libtorch", "undefined symbol"))
+        yield Line("import torchvision", error, MISMATCH if mismatch else INSTALL)
 
 
 def memory() -> Iterator[Line]:
@@ -110,9 +114,9 @@ def memory() -> Iterator[Line]:
     yield Line("disk free", f"{free:.1f} GB", "free 2 GB of disk" if free < 2 else "")
     import psutil
 
-    found = psutil.virtual_memory()
-    low = "close other programs: the course needs about 3 GB" if found.available < 3e9 else ""
-    yield Line("memory", f"{found.total / 1e9:.1f} GB, {found.available / 1e9:.1f} GB available", low)
+    memory = psutil.virtual_memory()
+    low = "close other programs: the course needs about 3 GB" if memory.available < 3e9 else ""
+    yield Line("memory", f"{memory.total / 1e9:.1f} GB, {memory.available / 1e9:.1f} GB available", low)
 
 
 def kernel() -> Iterator[Line]:
@@ -133,8 +137,9 @@ def data() -> Iterator[Line]:
     """What came with the repository, and the optional downloads."""
     optional = ("MNIST", "FashionMNIST")
     folder = paths.data_folder()
-    files = [p for p in folder.rglob("*") if p.is_file() and p.relative_to(folder).parts[0] not in optional]
-    size = sum(p.stat().st_size for p in files) / 1e6
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    files = [path for path in files if path.relative_to(folder).parts[0] not in optional]
+    size = sum(path.stat().st_size for path in files) / 1e6
     yield Line("data", f"{len(files)} files, {size:.1f} MB", "" if files else "'git checkout data' brings it back")
     for name in optional:
         there = any((Path(place) / name).is_dir() for place in (folder, os.environ.get("DWFLOW_DATA", folder)))
@@ -143,12 +148,12 @@ def data() -> Iterator[Line]:
 
 def main() -> int:
     """Print the table and what to do. Returns 0 if all is well, else 1."""
-    found = list(lines())
-    wide = max(len(x.what) for x in found)
-    for x in found:
-        print(f"{x.what:<{wide}}  {'!!' if x.advice else 'ok'}  {x.found}")
-    wrong = [x for x in found if x.advice]
-    for x in wrong:
-        print(f"\nwrong: {x.what}: {x.found}\n   do: {x.advice}")
+    table = list(lines())
+    width = max(len(line.what) for line in table)
+    for line in table:
+        print(f"{line.what:<{width}}  {'!!' if line.advice else 'ok'}  {line.state}")
+    wrong = [line for line in table if line.advice]
+    for line in wrong:
+        print(f"\nwrong: {line.what}: {line.state}\n   do: {line.advice}")
     print("\n" + (f"{len(wrong)} to mend." if wrong else "All is well."))
     return 1 if wrong else 0

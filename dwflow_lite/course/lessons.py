@@ -51,39 +51,66 @@ def places(cells: Sequence[Any]) -> list[tuple[int, str]]:
 
     The cell that papermill injects has the number of the one above it.
     """
-    found, number, heading = [], 0, ""
+    numbered = []
+    number = 0
+    heading = ""
     for cell in cells:
-        number += "injected-parameters" not in cell.metadata.get("tags", ())
+        if "injected-parameters" not in _tags(cell):
+            number += 1
         if cell.cell_type == "markdown":
-            heading = [heading, *HEADING.findall(cell.source)][-1]
-        found.append((number, heading))
-    return found
+            headings = HEADING.findall(cell.source)
+            if headings:
+                heading = headings[-1]
+        numbered.append((number, heading))
+    return numbered
+
+
+def _tags(cell: Any) -> list[str]:
+    return list(cell.metadata.get("tags", ()))
 
 
 def _read(path: Path, earlier: Sequence[str]) -> Lesson:
+    """The notebook at `path` as a lesson; `earlier` are the stems before it. What is wrong goes into `problems`."""
     try:
         nb = nbformat.read(path, as_version=4)
     except Exception as error:
-        return Lesson(path.stem, path, path.stem, (), {}, {}, "", (f"cannot be read as a notebook: {error}",))
+        problems = (f"cannot be read as a notebook: {error}",)
+        return Lesson(path.stem, path, path.stem, (), {}, {}, "", problems)
     own = nb.metadata.get("dwflow", {})
-    kernel = nb.metadata.get("kernelspec", {}).get("name", "python3")
-    wrong = f"asks for the kernel '{kernel}', but the course runs on 'python3': Kernel > Change Kernel > Python 3, save"
-    problems = [] if kernel == "python3" else [wrong]
     needs = tuple(own.get("needs", ()))
-    problems += [f"needs '{n}', which is no earlier notebook" for n in needs if n not in earlier]
-    tagged = [c for c in nb.cells if "parameters" in c.metadata.get("tags", ())]
-    defaults: dict[str, Any] = {}
-    if [c.cell_type for c in tagged] != ["code"]:
-        problems.append(f"must have exactly one code cell tagged 'parameters', has {len(tagged)}")
-    else:
-        try:
-            defaults = literals(tagged[0].source)
-        except (SyntaxError, ValueError) as error:
-            problems.append(f"cell tagged 'parameters': {error}")
-    title = HEADING.search("\n".join(c.source for c in nb.cells if c.cell_type == "markdown"))
-    content = digest([(c.cell_type, c.source, list(c.metadata.get("tags", ()))) for c in nb.cells])
-    title = title[1] if title else path.stem
-    return Lesson(path.stem, path, title, needs, own.get("minutes", {}), defaults, content, tuple(problems))
+    defaults, parameter_problems = _parameters(nb)
+    missing = [f"needs '{stem}', which is no earlier notebook" for stem in needs if stem not in earlier]
+    text = "\n".join(cell.source for cell in nb.cells if cell.cell_type == "markdown")
+    title = HEADING.search(text)
+    return Lesson(
+        stem=path.stem,
+        path=path,
+        title=title[1] if title else path.stem,
+        needs=needs,
+        minutes=own.get("minutes", {}),
+        defaults=defaults,
+        digest=digest([(cell.cell_type, cell.source, _tags(cell)) for cell in nb.cells]),
+        problems=(*_kernel_problems(nb), *missing, *parameter_problems),
+    )
+
+
+def _kernel_problems(nb: nbformat.NotebookNode) -> list[str]:
+    kernel = nb.metadata.get("kernelspec", {}).get("name", "python3")
+    if kernel == "python3":
+        return []
+    mend = "Kernel > Change Kernel > Python 3, save"
+    return [f"asks for the kernel '{kernel}', but the course runs on 'python3': {mend}"]
+
+
+def _parameters(nb: nbformat.NotebookNode) -> tuple[dict[str, Any], list[str]]:
+    """The parameters of a notebook with their defaults, and what is wrong with the cell that sets them."""
+    tagged = [cell for cell in nb.cells if "parameters" in _tags(cell)]
+    if [cell.cell_type for cell in tagged] != ["code"]:
+        return {}, [f"must have exactly one code cell tagged 'parameters', has {len(tagged)}"]
+    try:
+        return literals(tagged[0].source), []
+    except (SyntaxError, ValueError) as error:
+        return {}, [f"cell tagged 'parameters': {error}"]
 
 
 def literals(source: str) -> dict[str, Any]:
@@ -92,7 +119,7 @@ def literals(source: str) -> dict[str, Any]:
     Raises ValueError or SyntaxError with the offending line: papermill injects below this cell and does not
     run it again, so a value computed in it would keep its default.
     """
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for line in ast.parse(source).body:
         match line:
             case ast.Assign([ast.Name(name)], value) | ast.AnnAssign(ast.Name(name), _, ast.expr() as value):
@@ -100,22 +127,28 @@ def literals(source: str) -> dict[str, Any]:
             case _:
                 raise ValueError(f"line {line.lineno} is no plain 'name = literal'; put it in the next cell")
         try:
-            found[name] = ast.literal_eval(value)
+            values[name] = ast.literal_eval(value)
         except ValueError:
             raise ValueError(f"'{name}' is computed, not a literal; derive it in the next cell") from None
-    return found
+    return values
 
 
-def select(lessons: Sequence[Lesson], wanted: Iterable[str]) -> list[Lesson]:
-    """The lessons named by number ('03') or stem, in course order; all if `wanted` is empty."""
-    names = {w.removesuffix(".ipynb") for w in wanted}
-    chosen = [x for x in lessons if not names or {x.stem, x.stem[:2]} & names]
-    if unknown := names - {n for x in chosen for n in (x.stem, x.stem[:2])}:
-        there = "\n  ".join(x.stem for x in lessons)
-        raise UsageError(f"no notebook {', '.join(sorted(unknown))}; there are:\n  {there}")
-    if bad := [f"{x.path.name} {problem}" for x in chosen for problem in x.problems]:
-        raise UsageError("\n".join(bad))
-    return chosen
+def select(lessons: Sequence[Lesson], names: Iterable[str]) -> list[Lesson]:
+    """The lessons named by number ('03') or stem, in course order; all if there are no names.
+
+    Raises UsageError for a name that no lesson has, and for what is wrong with a lesson selected.
+    """
+    names = {name.removesuffix(".ipynb") for name in names}
+    known = {lesson.stem for lesson in lessons} | {lesson.stem[:2] for lesson in lessons}
+    unknown = names - known
+    if unknown:
+        stems = "\n  ".join(lesson.stem for lesson in lessons)
+        raise UsageError(f"no notebook {', '.join(sorted(unknown))}; there are:\n  {stems}")
+    selected = [lesson for lesson in lessons if not names or lesson.stem in names or lesson.stem[:2] in names]
+    problems = [f"{lesson.path.name} {problem}" for lesson in selected for problem in lesson.problems]
+    if problems:
+        raise UsageError("\n".join(problems))
+    return selected
 
 
 def read_profile(path: Path, profile: str, lessons: Sequence[Lesson]) -> dict[str, dict[str, Any]]:
@@ -127,19 +160,28 @@ def read_profile(path: Path, profile: str, lessons: Sequence[Lesson]) -> dict[st
         table = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UsageError(f"{path.name} is not valid YAML: {error}") from None
-    by_stem = {x.stem: x for x in lessons}
     checked: dict[str, dict[str, dict[str, Any]]] = {DEFAULT_PROFILE: {}}
     try:
         for name, entries in (table or {}).items():
-            where = f"{path.name}, profile '{name}'"
-            if unknown := [str(stem) for stem in entries or {} if stem not in by_stem]:
-                raise UsageError(f"{where}: no notebook '{unknown[0]}'; there are: {', '.join(by_stem)}")
-            checked[str(name)] = {stem: fit(by_stem[stem], v or {}, where) for stem, v in (entries or {}).items()}
+            checked[str(name)] = _check_profile(entries or {}, lessons, f"{path.name}, profile '{name}'")
     except AttributeError:  # no .items()
         raise UsageError(f"{path.name} must map profile -> notebook -> parameter -> value") from None
     if profile not in checked:
         raise UsageError(f"no profile '{profile}' in {path.name}; there are: {', '.join(checked)}")
     return checked[profile]
+
+
+def _check_profile(
+    entries: Mapping[str, Mapping[str, Any] | None], lessons: Sequence[Lesson], where: str
+) -> dict[str, dict[str, Any]]:
+    """One profile, stem -> parameters, with values as the notebooks take them; `where` goes into complaints."""
+    by_stem = {lesson.stem: lesson for lesson in lessons}
+    checked = {}
+    for stem, values in entries.items():
+        if stem not in by_stem:
+            raise UsageError(f"{where}: no notebook '{stem}'; there are: {', '.join(by_stem)}")
+        checked[stem] = fit(by_stem[stem], values or {}, where)
+    return checked
 
 
 def fit(lesson: Lesson, values: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -156,21 +198,35 @@ def fit(lesson: Lesson, values: Mapping[str, Any], where: str) -> dict[str, Any]
         if type(default) is float and type(value) in (int, str):
             with suppress(ValueError):
                 value = float(value)
-        kinds = type(default), type(value)
-        if default is not None and kinds[0] is not kinds[1] and kinds != (tuple, list):
-            wanted, got = (kind.__name__ for kind in kinds)
-            raise UsageError(f"{where}: '{name}' is {wanted} (default {default!r}), but {value!r} is {got}")
+        if not _same_kind(default, value):
+            kind = type(default).__name__
+            other = type(value).__name__
+            raise UsageError(f"{where}: '{name}' is {kind} (default {default!r}), but {value!r} is {other}")
         fitted[name] = value
     return fitted
 
 
-def fingerprints(lessons: Sequence[Lesson], given: Mapping[str, Mapping[str, Any]], code: str) -> dict[str, str]:
-    """Stem -> hash of all that a result depends on: notebook, parameters, package and data, and its needs."""
-    done: dict[str, str] = {}
-    for x in lessons:
-        parameters = {**x.defaults, **given.get(x.stem, {})}
-        done[x.stem] = digest([x.digest, sorted(parameters.items()), code, [done.get(n) for n in x.needs]])
-    return done
+def _same_kind(default: Any, value: Any) -> bool:
+    """Whether a value may stand for a default: the same type, a list for a tuple, anything for None."""
+    if default is None or type(default) is type(value):
+        return True
+    return isinstance(default, tuple) and isinstance(value, list)
+
+
+def fingerprints(lessons: Sequence[Lesson], parameters: Mapping[str, Mapping[str, Any]], code: str) -> dict[str, str]:
+    """Stem -> hash of all that a result depends on: notebook, parameters, package and data, and its needs.
+
+    Args:
+        lessons: in course order, needs before what needs them.
+        parameters: stem -> those that may differ from the defaults.
+        code: hash of package and data.
+    """
+    hashes: dict[str, str] = {}
+    for lesson in lessons:
+        values = {**lesson.defaults, **parameters.get(lesson.stem, {})}
+        needs = [hashes.get(stem) for stem in lesson.needs]
+        hashes[lesson.stem] = digest([lesson.digest, sorted(values.items()), code, needs])
+    return hashes
 
 
 def code_digest() -> str:
@@ -178,10 +234,13 @@ def code_digest() -> str:
     package = Path(__file__).resolve().parents[1]
     data = package.parent / "data"
     skip = {"__pycache__", "MNIST", "FashionMNIST"}
-    files = [*package.rglob("*.py"), *(p for p in data.rglob("*") if p.is_file())]
+    files = [*package.rglob("*.py"), *(path for path in data.rglob("*") if path.is_file())]
     total = hashlib.sha256()
-    for path in sorted(p for p in files if not skip & set(p.parts) and not p.name.startswith(".")):
-        total.update(f"{path.relative_to(package.parent)}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+    for path in sorted(files):
+        if path.name.startswith(".") or not skip.isdisjoint(path.parts):
+            continue
+        name = f"{path.relative_to(package.parent)}\0"
+        total.update(name.encode() + hashlib.sha256(path.read_bytes()).digest())
     return total.hexdigest()
 
 

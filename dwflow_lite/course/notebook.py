@@ -59,17 +59,17 @@ class _Row(NamedTuple):
 
     kind: str
     name: str
-    said: str
+    value: str
     details: tuple[str, ...] = ()
 
     def html(self) -> str:
         small = "".join(f"<br><small>{html.escape(detail)}</small>" for detail in self.details)
-        right = f"<td style='text-align:right'>{html.escape(self.said)}{small}</td>"
+        right = f"<td style='text-align:right'>{html.escape(self.value)}{small}</td>"
         return f"<tr class='{self.kind}'><td>{html.escape(self.name)}</td>{right}</tr>"
 
     def text(self) -> str:
         details = f" ({'; '.join(self.details)})" if self.details else ""
-        return f"{self.name}: {self.said}{details}"
+        return f"{self.name}: {self.value}{details}"
 
 
 def _metric_row(name: str, value: float | int | str) -> _Row:

@@ -19,10 +19,10 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbconvert.preprocessors.coalescestreams import CoalesceStreamsPreprocessor
 from pygments.formatters import HtmlFormatter
 
-from .execute import WIDGET_VIEW, inside, widgets
-from .lessons import places
-from .paths import write_atomic
-from .report import cost
+from dwflow_lite.course.lessons import places
+from dwflow_lite.course.outputs import WIDGET_VIEW, widgets, widgets_inside
+from dwflow_lite.course.paths import write_atomic
+from dwflow_lite.course.report import cost
 
 FETCHED = ("src", "href", "srcset", "data", "poster", "xlink:href")
 NAVIGATION = re.compile(r"<!--nav-->.*?<!--/nav-->", re.DOTALL)
@@ -39,7 +39,8 @@ def mathml(formula: str, display: str = "inline") -> str:
         out = convert(formula.strip(), display=display)
     except Exception as error:
         raise PageError(f"formula {formula.strip()!r} cannot be shown: {type(error).__name__} {error}") from None
-    if unknown := re.search(r">(\\[A-Za-z]+|[{}])<", out):
+    unknown = re.search(r">(\\[A-Za-z]+|[{}])<", out)
+    if unknown:
         raise PageError(f"formula {formula.strip()!r} cannot be shown: {unknown[1]!r} is not understood")
     return out
 
@@ -56,8 +57,12 @@ class _Renderer(IPythonRenderer):
 
     def _html_embed_images(self, html: str) -> str:
         """As the base class, but without closing tags whose end comes in a later block (`<details>`)."""
-        picture = r"(<img\b[^>]*?\bsrc=[\"'])([^\"']+)"
-        return re.sub(picture, lambda found: found[1] + (self._src_to_base64(found[2]) or found[2]), html)
+
+        def embedded(picture: re.Match[str]) -> str:
+            start, source = picture.groups()
+            return start + (self._src_to_base64(source) or source)
+
+        return re.sub(r"(<img\b[^>]*?\bsrc=[\"'])([^\"']+)", embedded, html)
 
 
 class _Exporter(HTMLExporter):
@@ -71,22 +76,30 @@ class _Exporter(HTMLExporter):
             return MarkdownWithMath(renderer=renderer).render(source)
         except PageError as error:
             raise PageError(f"cell {cell.metadata.get('number')}: {error}") from None
+        except Exception as error:  # of nbconvert: a picture whose attachment is missing, for one
+            raise PageError(f"cell {cell.metadata.get('number')}: {type(error).__name__}: {error}") from error
 
 
 def external_resources(page: str) -> list[str]:
     """Everything the page would load from outside itself; links may point anywhere. Empty for a self-contained one."""
-    styles, found = [], []
+    styles = []
+    resources = []
     for tag in BeautifulSoup(page, "html.parser").find_all(True):
         styles.append(tag.text if tag.name == "style" else tag.get("style", ""))
-        fetched = {k: v for k, v in tag.attrs.items() if k in FETCHED and v and tag.name != "a"}
-        found += [f"<{tag.name} {k}={v[:120]}>" for k, v in fetched.items() if not v.startswith(("data:", "#"))]
-    return found + re.findall(r"url\(\s*['\"]?(?!data:|#)[^)]*\)|@import[^;]*;", "\n".join(styles))
+        if tag.name == "a":
+            continue
+        for name, value in tag.attrs.items():
+            if name in FETCHED and value and not value.startswith(("data:", "#")):
+                resources.append(f"<{tag.name} {name}={value[:120]}>")
+    from_styles = re.findall(r"url\(\s*['\"]?(?!data:|#)[^)]*\)|@import[^;]*;", "\n".join(styles))
+    return resources + from_styles
 
 
 def notebook_page(nb: nbformat.NotebookNode, entry: Mapping[str, Any], source: Path) -> str:
     """The page of a notebook; of one that has not run, to see in time whether it can have one.
 
     Args:
+        nb: the notebook; it is left as it is.
         entry: its line of the report (title, stem, minutes, peak_mb, profile, date).
         source: folder that pictures named in markdown are relative to.
 
@@ -103,7 +116,8 @@ def notebook_page(nb: nbformat.NotebookNode, entry: Mapping[str, Any], source: P
     body, _ = exporter.from_notebook_node(nb, {"metadata": {"path": str(source)}})
     body = re.sub(r'href="(?:\./)?([\w-]+)\.ipynb(#[^"]*)?"', r'href="\1.html\2"', body)
     page = _shell(entry["title"], [cost(entry), f"profile {entry['profile']}", entry["date"][:10]], body)
-    if fetched := external_resources(page):
+    fetched = external_resources(page)
+    if fetched:
         raise PageError(f"the page would fetch {', '.join(fetched[:3])}")
     return page
 
@@ -112,10 +126,8 @@ def _make_still(nb: nbformat.NotebookNode, output: Any, heading: str) -> None:
     """Turn an output into what a page can show: no live widget, LaTeX as MathML, every picture described."""
     data = output.get("data", {})
     if WIDGET_VIEW in data:
-        every = widgets(nb)
-        states = [every[model] for model in inside(every, data[WIDGET_VIEW]["model_id"])]
-        names = [s.get("description") for s in states if "value" in s or "index" in s]
-        controls = ", ".join(html.escape(n) for n in dict.fromkeys(names) if n) or "controls"
+        controls = ", ".join(html.escape(name) for name in _control_names(nb, data[WIDGET_VIEW]["model_id"]))
+        controls = controls or "controls"
         data.clear()
         data["text/html"] = f"<p class='widget'>Live in Jupyter: {controls}. The picture above is the still.</p>"
     elif "text/latex" in data and "text/html" not in data:
@@ -125,15 +137,27 @@ def _make_still(nb: nbformat.NotebookNode, output: Any, heading: str) -> None:
             output.metadata.setdefault(kind, nbformat.NotebookNode()).setdefault("alt", f"Figure: {heading}")
 
 
+def _control_names(nb: nbformat.NotebookNode, model: str) -> list[str]:
+    """Descriptions of the controls in a widget, each once."""
+    states = widgets(nb)
+    names = []
+    for inner in widgets_inside(states, model):
+        state = states[inner]
+        name = state.get("description")
+        if name and name not in names and ("value" in state or "index" in state):
+            names.append(name)
+    return names
+
+
 def _shell(title: str, facts: Sequence[str], body: str) -> str:
     light = HtmlFormatter(style="friendly").get_style_defs(".highlight")
     dark = HtmlFormatter(style="github-dark").get_style_defs(".highlight")
-    said = "".join(f"<span>{html.escape(fact)}</span>" for fact in facts)
+    spans = "".join(f"<span>{html.escape(fact)}</span>" for fact in facts)
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<style>{light}\n@media (prefers-color-scheme: dark) {{ {dark} }}\n{CSS}</style></head>\n"
-        f'<body><header><!--nav--><!--/nav--><p class="facts">{said}</p></header>\n<main>{body}</main>\n'
+        f'<body><header><!--nav--><!--/nav--><p class="facts">{spans}</p></header>\n<main>{body}</main>\n'
         "<footer><!--nav--><!--/nav--></footer></body></html>\n"
     )
 
@@ -142,9 +166,9 @@ def link_pages(folder: Path, titles: Mapping[str, str]) -> None:
     """Give each page in `folder` its links to the one before, the index and the one after.
 
     Args:
+        folder: where the pages are.
         titles: stem -> title of all notebooks that have a page, in course order.
     """
-
     shown = {stem: html.escape(title) for stem, title in titles.items()}
     stems = [None, *titles, None]
     for before, stem, after in zip(stems, stems[1:], stems[2:], strict=False):

@@ -11,10 +11,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
 
-from .. import __version__
-from .claims import margins, shown
-from .notebook import VERDICT
-from .sweep import machine
+from dwflow_lite import __version__
+from dwflow_lite.course.claims import margins, shown
+from dwflow_lite.course.notebook import VERDICT
+from dwflow_lite.course.sweep import machine
 
 PACKAGES = "torch torchvision numpy scipy matplotlib scikit-learn papermill ipykernel ipywidgets nbconvert"
 
@@ -29,8 +29,13 @@ class Progress:
     """
 
     def __init__(self, stream: TextIO, expected: Mapping[str, float], every: float = 60.0) -> None:
-        self.stream, self.expected, self.every = stream, expected, every
+        self.stream = stream
+        self.expected = expected
+        self.every = every
         self.live = bool(getattr(stream, "isatty", lambda: False)())
+        self._head = ""
+        self._last = time.monotonic()
+        self._minutes: list[float | None] = []  # of the notebook that runs, and of those to come
 
     def line(self, text: str) -> None:
         """A line that stays."""
@@ -39,8 +44,9 @@ class Progress:
 
     def begin(self, head: str, stems: Sequence[str]) -> None:
         """The first of `stems`, named by `head`, starts; the others come later."""
-        self._head, self._last = head, time.monotonic()
-        self._minutes = [self.expected.get(s) for s in stems]
+        self._head = head
+        self._last = time.monotonic()
+        self._minutes = [self.expected.get(stem) for stem in stems]
         if not self.live:
             self.line(head)
 
@@ -49,15 +55,21 @@ class Progress:
         if not self.live and time.monotonic() - self._last < self.every:
             return
         self._last = time.monotonic()
-        text = f"{self._head}  {label}  {int(elapsed) // 60}:{int(elapsed) % 60:02d}"
-        if None not in self._minutes:
-            left = max(0.0, self._minutes[0] - elapsed / 60) + sum(self._minutes[1:])
-            text += f", about {max(1, round(left))} min left"
+        minutes, seconds = divmod(int(elapsed), 60)
+        text = f"{self._head}  {label}  {minutes}:{seconds:02d}{self._left(elapsed / 60)}"
         if self.live:
             self.stream.write("\r\x1b[K" + text[: shutil.get_terminal_size().columns - 1])
             self.stream.flush()
         else:
             self.line("  " + text)
+
+    def _left(self, minutes: float) -> str:
+        """How long it will take, if all that is to come is known; `minutes` are those spent on this notebook."""
+        if not self._minutes or None in self._minutes:
+            return ""
+        this, *others = self._minutes
+        left = max(0.0, this - minutes) + sum(others)
+        return f", about {max(1, round(left))} min left"
 
 
 def spent(minutes: float) -> str:
@@ -77,16 +89,18 @@ def complaint(entry: Mapping[str, Any]) -> str:
     error = entry["error"]
     if not error:
         return ""
-    place = f"cell {error['cell']}" if error["cell"] else ""
-    place += f" («{error['heading']}»)" if error["heading"] else ""
-    return f"{place}: {error['ename']}: {error['evalue']}".removeprefix(": ")
+    reason = f"{error['ename']}: {error['evalue']}"
+    if not error["cell"]:
+        return reason
+    heading = f" («{error['heading']}»)" if error["heading"] else ""
+    return f"cell {error['cell']}{heading}: {reason}"
 
 
 def surroundings(repository: Path) -> dict[str, Any]:
     """Versions, platform and commit of this run."""
-    there = {d.name: d.version for d in metadata.distributions()}
+    installed = {distribution.name: distribution.version for distribution in metadata.distributions()}
     versions = {"python": platform.python_version(), "dwflow_lite": __version__}
-    versions |= {name: there.get(name, "not installed") for name in PACKAGES.split()}
+    versions |= {name: installed.get(name, "not installed") for name in PACKAGES.split()}
     try:
         git = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
         commit = subprocess.run(git, cwd=repository, capture_output=True, text=True, timeout=10).stdout.strip()
@@ -104,17 +118,37 @@ def markdown(report: Mapping[str, Any]) -> str:
         "| notebook | status | | time, memory at most | seed | title |",
         "|---|---|---|---|---|---|",
     ]
-    for e in report["notebooks"]:
-        page = f"[{e['title']}](pages/{e['stem']}.html)" if "page" in e else e["title"]
-        stale, seed = "stale" if e["stale"] else "", "" if e["seed"] is None else e["seed"]
-        lines.append(f"| {e['stem']} | {e['status']} | {stale} | {cost(e)} | {seed} | {page} |")
-    for e in report["notebooks"]:
-        parameters = ", ".join(f"{k}={v!r}" for k, v in e["parameters"].items()) or "none"
-        lines += [f"\n## {e['stem']}: {e['title']}\n", f"Profile {e['profile']}, {e['status']}."]
-        lines += [f"Parameters: {parameters}.\n", *(f"- {k}: {shown(v)}" for k, v in e["metrics"].items())]
-        lines += [f"- {VERDICT[holds]}: {text}{margins(e['margins'], text)}" for text, holds in e["claims"].items()]
-        if said := complaint(e):
-            trace = [e["error"]["traceback"]] if e["error"] else []
-            lines += ["\n```", said, *trace, "```"]
-    lines += ["\n## Versions\n", *(f"- {k} {v}" for k, v in report["versions"].items())]
+    lines += [_table_row(entry) for entry in report["notebooks"]]
+    for entry in report["notebooks"]:
+        lines += _section(entry)
+    lines.append("\n## Versions\n")
+    lines += [f"- {name} {version}" for name, version in report["versions"].items()]
     return "\n".join(lines) + "\n"
+
+
+def _table_row(entry: Mapping[str, Any]) -> str:
+    title = f"[{entry['title']}](pages/{entry['stem']}.html)" if "page" in entry else entry["title"]
+    stale = "stale" if entry["stale"] else ""
+    seed = "" if entry["seed"] is None else entry["seed"]
+    return f"| {entry['stem']} | {entry['status']} | {stale} | {cost(entry)} | {seed} | {title} |"
+
+
+def _section(entry: Mapping[str, Any]) -> list[str]:
+    """What one notebook measured, claims, or complains of."""
+    parameters = ", ".join(f"{name}={value!r}" for name, value in entry["parameters"].items()) or "none"
+    lines = [
+        f"\n## {entry['stem']}: {entry['title']}\n",
+        f"Profile {entry['profile']}, {entry['status']}.",
+        f"Parameters: {parameters}.",
+    ]
+    if entry["repeated"]:
+        lines.append(f"Run twice: {entry['repeated']}.")
+    lines.append("")
+    lines += [f"- {name}: {shown(value)}" for name, value in entry["metrics"].items()]
+    for text, holds in entry["claims"].items():
+        lines.append(f"- {VERDICT[holds]}: {text}{margins(entry['margins'], text)}")
+    reason = complaint(entry)
+    if reason:
+        trace = entry["error"]["traceback"] if entry["error"] else ""
+        lines += ["\n```", reason, trace, "```"]
+    return lines

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import fcntl
 import importlib.util
 import json
 import math
@@ -14,24 +13,38 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
+import filelock
 import nbformat
 
-from . import lessons as ls
-from .execute import Fault, Watch, execute, problem, records
-from .pages import NAVIGATION, index_page, link_pages, notebook_page
-from .paths import notebooks_folder, repository, write_atomic
-from .report import Progress, complaint, cost, markdown, surroundings
+from dwflow_lite.course import lessons as ls
+from dwflow_lite.course.execute import execute
+from dwflow_lite.course.pages import index_page, link_pages, notebook_page
+from dwflow_lite.course.paths import notebooks_folder, repository, write_atomic
+from dwflow_lite.course.report import Progress, complaint, cost, markdown, surroundings
+from dwflow_lite.course.results import Results
+from dwflow_lite.course.verdict import Fault, problem
+from dwflow_lite.course.watch import Watch
 
-NOT_RUN = {"stale": False, "minutes": None, "peak_mb": None, "error": None, "metrics": {}, "claims": {}, "margins": {}}
+NOT_RUN = {
+    "stale": False,
+    "minutes": None,
+    "peak_mb": None,
+    "error": None,
+    "attempts": 0,
+    "repeated": None,
+    "metrics": {},
+    "claims": {},
+    "margins": {},
+}
 
 
-def run(
+def run(  # noqa: PLR0913 - the options of the command line
     out: Path | str = "build",
     profile: str = ls.DEFAULT_PROFILE,
     notebooks: Sequence[str] = (),
@@ -46,12 +59,14 @@ def run(
     """Run the selected notebooks and write executed copies, pages and reports into `out`.
 
     Args:
+        out: folder of the results; made if it is not there.
         profile: a key of profiles.yaml in the source folder; 'laptop' is the notebooks' own defaults.
         notebooks: numbers or stems; all if empty.
         parameters: name -> value for every selected notebook, over the profile.
         source: folder of the notebooks; the repository's if None.
         force: run also what has a valid result already.
-        cell_timeout, notebook_timeout: seconds.
+        cell_timeout: seconds that one cell may take.
+        notebook_timeout: seconds that one notebook may take.
         stream: for progress and complaints; standard output if None.
 
     Returns 0 if all selected passed, 1 if any failed or was blocked or the report could not be written,
@@ -64,223 +79,252 @@ def run(
     if importlib.util.find_spec("ipykernel") is None:
         raise ls.UsageError("no Jupyter kernel in this Python: install the project ('make course' does) or ipykernel")
     source = Path(source) if source is not None else notebooks_folder()
-    every = ls.discover(source)
-    chosen = ls.select(every, notebooks)
-    given = {x.stem: {} for x in every} | ls.read_profile(source / "profiles.yaml", profile, every)
+    plan = _plan(source, profile, notebooks, parameters or {})
+    out = Path(out).absolute()
+    with _locked(out):
+        course = Course(out, plan, Limits(cell_timeout, notebook_timeout), stream or sys.stdout)
+        return course.run(force)
+
+
+class Plan(NamedTuple):
+    """What to run: all lessons there are, those chosen, and the parameters that differ from the defaults by stem."""
+
+    profile: str
+    lessons: list[ls.Lesson]
+    chosen: list[ls.Lesson]
+    parameters: Mapping[str, Mapping[str, Any]]
+
+
+class Limits(NamedTuple):
+    """Seconds that a cell and a notebook may take."""
+
+    cell: float
+    notebook: float
+
+
+def _plan(source: Path, profile: str, notebooks: Sequence[str], parameters: Mapping[str, Any]) -> Plan:
+    """Read the notebooks and the profile; UsageError for a selection or a parameter that does not fit them."""
+    lessons = ls.discover(source)
+    chosen = ls.select(lessons, notebooks)
+    by_stem: dict[str, dict[str, Any]] = {lesson.stem: {} for lesson in lessons}
+    by_stem |= ls.read_profile(source / "profiles.yaml", profile, lessons)
     for lesson in chosen:
-        given[lesson.stem] = given[lesson.stem] | ls.fit(lesson, parameters or {}, "-p")
-    out, stream = Path(out).absolute(), stream or sys.stdout
-    with _lock(out):
-        return _Course(out, profile, every, chosen, given, cell_timeout, notebook_timeout, stream).go(force)
+        by_stem[lesson.stem] = by_stem[lesson.stem] | ls.fit(lesson, parameters, "-p")
+    return Plan(profile, lessons, chosen, by_stem)
 
 
-def _lock(out: Path) -> TextIO:
-    """Make `out`; UsageError if it or a folder in it cannot be written into, or another run holds the lock."""
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Make `out` and hold its lock; UsageError if it cannot be written into, or another run holds the lock."""
+    lock = filelock.FileLock(out / ".lock", timeout=0)
     folder = out
     try:
         out.mkdir(parents=True, exist_ok=True)
-        lock = (out / ".lock").open("w")
         for folder in (out, out / "executed", out / "failed", out / "pages"):
             if folder.exists():
                 tempfile.TemporaryFile(dir=folder).close()
+        folder = out
+        lock.acquire()
+    except filelock.Timeout:  # which is an OSError too
+        raise ls.UsageError(f"another run is using {out}; give this one its own --out") from None
     except OSError as error:
         raise ls.UsageError(f"cannot write into {folder}: {error.strerror}") from None
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise ls.UsageError(f"another run is using {out}; give this one its own --out") from None
-    shutil.rmtree(out / ".partial", ignore_errors=True)
-    return lock
+        shutil.rmtree(out / ".partial", ignore_errors=True)
+        yield
+    finally:
+        lock.release()
 
 
-@dataclass
-class _Course:
-    """One run over the chosen lessons; `entries` is the report's list, by stem."""
+class Course:
+    """One run over the chosen lessons.
 
-    out: Path
-    profile: str
-    every: list[ls.Lesson]
-    chosen: list[ls.Lesson]
-    given: Mapping[str, Mapping[str, Any]]
-    cell_timeout: float
-    notebook_timeout: float
-    stream: TextIO
+    `entries` holds what the report says of every lesson, by stem: a dictionary, since it goes into report.json and
+    into the metadata of the executed notebook as it is.
+    """
 
-    def __post_init__(self) -> None:
+    def __init__(self, out: Path, plan: Plan, limits: Limits, stream: TextIO) -> None:
+        self.out = out
+        self.plan = plan
+        self.limits = limits
         self.begun = time.monotonic()
-        self.watch: Watch | None = None
+        self.watch: Watch | None = None  # beside the notebook that runs
         self.interrupted = False
         self.unwritten = ""  # why the report could not be written
-        self.facts = surroundings(repository())
-        self.prints = ls.fingerprints(self.every, self.given, ls.code_digest())
-        self.entries = {x.stem: self._kept(x) for x in self.every}
-        stated = {x.stem: x.minutes[self.profile] for x in self.every if self.profile in x.minutes}
-        known = {s: e["minutes"] for s, e in self.entries.items() if e["minutes"] and e["profile"] == self.profile}
-        self.progress = Progress(self.stream, stated | known)
+        self.results = Results(out)
+        self.surroundings = surroundings(repository())
+        self.fingerprints = ls.fingerprints(plan.lessons, plan.parameters, ls.code_digest())
+        self.entries = {lesson.stem: self.results.earlier(lesson, self._blank(lesson)) for lesson in plan.lessons}
+        self.progress = Progress(stream, self._expected_minutes())
 
-    def _file(self, kind: str, lesson: ls.Lesson) -> Path:
-        return self.out / kind / f"{lesson.stem}.{'html' if kind == 'pages' else 'ipynb'}"
+    def _expected_minutes(self) -> dict[str, float]:
+        """Stem -> minutes: what an earlier run took under this profile, else what the notebook states."""
+        minutes: dict[str, float] = {}
+        for lesson in self.plan.lessons:
+            entry = self.entries[lesson.stem]
+            if entry["minutes"] and entry["profile"] == self.plan.profile:
+                minutes[lesson.stem] = entry["minutes"]
+            elif self.plan.profile in lesson.minutes:
+                minutes[lesson.stem] = lesson.minutes[self.plan.profile]
+        return minutes
 
     def _blank(self, lesson: ls.Lesson, status: str = "pending") -> dict[str, Any]:
-        parameters = {**lesson.defaults, **self.given[lesson.stem]}
+        """The entry of a lesson that has not run."""
+        parameters = {**lesson.defaults, **self.plan.parameters[lesson.stem]}
         return {
             "stem": lesson.stem,
             "title": lesson.title,
             "status": status,
-            "profile": self.profile,
+            "profile": self.plan.profile,
             "parameters": parameters,
             "seed": parameters.get("seed"),
-            "fingerprint": self.prints[lesson.stem],
+            "fingerprint": self.fingerprints[lesson.stem],
             "date": _now(),
             "blocked_by": [],
             **NOT_RUN,
         }
 
-    def _kept(self, lesson: ls.Lesson) -> dict[str, Any]:
-        """The entry of an earlier run whose files are untouched (a page that is not is made again), else a blank."""
-        for kind, status in (("executed", "passed"), ("failed", "failed")):
-            nb = unsealed(self._file(kind, lesson))
-            entry = {**self._blank(lesson), **(nb.metadata.dwflow_run if nb else {})}
-            if (entry["stem"], entry["status"]) != (lesson.stem, status):
-                continue
-            entry |= records(nb.cells).content()  # in the author's order
-            entry["stale"] = entry["fingerprint"] != self.prints[lesson.stem]
-            if status == "failed":
-                return entry
-            page = self._file("pages", lesson)
-            with suppress(OSError, ValueError):  # a page that cannot be made: it is run again, and fails aloud
-                old = page.read_text(encoding="utf-8", errors="replace") if page.exists() else ""
-                if ls.digest(NAVIGATION.sub("", old)) != entry["page"]:
-                    write_atomic(page, notebook_page(nb, entry, lesson.path.parent))
-                if all(entry["claims"].values()):
-                    return entry
-        return self._blank(lesson)
+    def run(self, force: bool) -> int:
+        """Run what has no valid result, or everything by `force`; returns the exit code."""
+        self._choose_what_runs(force)
+        with self._stoppable():
+            for number, lesson in enumerate(self.plan.chosen, 1):
+                if not self.interrupted:
+                    self._run_lesson(number, lesson)
+                    self._write_report("running")
+        good = all(self._status(lesson) in ("passed", "cached") for lesson in self.plan.chosen)
+        status = "interrupted" if self.interrupted else "passed" if good else "failed"
+        self._write_report(status)
+        self._say_how_it_ended(status)
+        if self.interrupted:
+            return 130
+        return 0 if good and not self.unwritten else 1
 
-    def go(self, force: bool) -> int:
-        """Run, and return the exit code."""
-        for lesson in self.chosen:
-            kept = self.entries[lesson.stem]
-            if force or kept["stale"] or kept["status"] != "passed":
+    def _status(self, lesson: ls.Lesson) -> str:
+        return self.entries[lesson.stem]["status"]
+
+    def _choose_what_runs(self, force: bool) -> None:
+        """Mark the chosen lessons whose earlier results hold as cached, and forget the others' results."""
+        for lesson in self.plan.chosen:
+            entry = self.entries[lesson.stem]
+            if force or entry["stale"] or entry["status"] != "passed":
                 self.entries[lesson.stem] = self._blank(lesson)
             else:
-                kept["status"] = "cached"
-        main = threading.current_thread() is threading.main_thread()
-        before = {s: signal.signal(s, self._stop) for s in (signal.SIGINT, signal.SIGTERM) if main}
+                entry["status"] = "cached"
+
+    @contextmanager
+    def _stoppable(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM end the kernel and let the report be written; a second one is final."""
+
+        def stop(number: int, frame: Any) -> None:
+            if self.interrupted:
+                raise KeyboardInterrupt
+            self.interrupted = True
+            if self.watch is not None:
+                self.watch.kill("interrupted")
+
+        handlers = {}
+        if threading.current_thread() is threading.main_thread():  # others may not set handlers
+            handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            for number, lesson in enumerate(self.chosen, 1):
-                if not self.interrupted:
-                    self._one(number, lesson)
-                    self._write("running")
+            yield
         finally:
-            for signaled, handler in before.items():
-                signal.signal(signaled, handler)
-        good = all(self.entries[x.stem]["status"] in ("passed", "cached") for x in self.chosen)
-        status = "interrupted" if self.interrupted else "passed" if good else "failed"
-        self._write(status)
-        say, shown = self.progress.line, os.path.relpath(self.out)
-        for entry in (self.entries[x.stem] for x in self.chosen):
-            if entry["error"]:
-                say(f"\n{entry['stem']}, {complaint(entry)}\n  as far as it got: {shown}/failed/{entry['stem']}.ipynb")
-        say(f"\n{status}: " + (self.unwritten or f"read {shown}/index.html or {shown}/report.md"))
-        return 130 if self.interrupted else int(not good or bool(self.unwritten))
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
-    def _one(self, number: int, lesson: ls.Lesson) -> None:
+    def _run_lesson(self, number: int, lesson: ls.Lesson) -> None:
         """Bring one lesson to its status: cached, blocked, passed, failed or interrupted."""
-        status = {x.stem: self.entries[x.stem]["status"] for x in self.chosen}
-        head = f"[{number}/{len(self.chosen)}] {lesson.stem}"
-        if bad := [n for n in lesson.needs if status.get(n) in ("failed", "blocked")]:
-            entry = self.entries[lesson.stem] = {**self._blank(lesson, "blocked"), "blocked_by": bad}
+        head = f"[{number}/{len(self.plan.chosen)}] {lesson.stem}"
+        statuses = {other.stem: self._status(other) for other in self.plan.chosen}
+        blocked_by = [stem for stem in lesson.needs if statuses.get(stem) in ("failed", "blocked")]
+        if blocked_by:
+            entry = self._blank(lesson, "blocked")
+            entry["blocked_by"] = blocked_by
+            self.entries[lesson.stem] = entry
             self.progress.line(f"{head}  blocked: {complaint(entry)}")
-        elif status[lesson.stem] == "cached":
+            return
+        if statuses[lesson.stem] == "cached":
             self.progress.line(f"{head}  cached")
-        else:
-            self.progress.begin(head, [n for n in status if status[n] == "pending"])
-            self._run(lesson, entry := self.entries[lesson.stem])
-            self.progress.line(f"{head}  {entry['status']}  {cost(entry)}".rstrip())
+            return
+        pending = [stem for stem, status in statuses.items() if status == "pending"]
+        self.progress.begin(head, pending)
+        entry = self.entries[lesson.stem]
+        self._execute_and_publish(lesson, entry)
+        self.progress.line(f"{head}  {entry['status']}  {cost(entry)}".rstrip())
 
-    def _run(self, lesson: ls.Lesson, entry: dict[str, Any]) -> None:
-        """Execute, judge and publish. What cannot be shown or written is a failure of this notebook only."""
+    def _execute_and_publish(self, lesson: ls.Lesson, entry: dict[str, Any]) -> None:
+        """Run the notebook and write its files. Whatever goes wrong here is a failure of this notebook only."""
         partial = self.out / ".partial"
         nb = nbformat.v4.new_notebook()
         try:
             nb = nbformat.read(lesson.path, as_version=4)
             notebook_page(nb, entry, lesson.path.parent)  # what cannot be shown fails before it costs time
-            self.watch = Watch(self.notebook_timeout, self.progress.tick)
-            if self.interrupted:
-                self.watch.reason = "interrupted"
-            artefacts, given = self.out / "artefacts", self.given[lesson.stem]
-            nb, found = execute(lesson, given, partial, self.watch, artefacts, self.cell_timeout)
-            entry.update(found, date=_now())
-            self.facts.update({k: entry[k] for k in ("device", "threads") if k in entry})
-            self.interrupted |= entry["status"] == "interrupted"
+            nb, findings = execute(
+                lesson,
+                self.plan.parameters[lesson.stem],
+                folder=partial,
+                artefacts=self.out / "artefacts",
+                cell_timeout=self.limits.cell,
+                start_watch=self._start_watch,
+                say=lambda sentence: self.progress.line(f"  {sentence}"),
+            )
+            entry.update(findings, date=_now())
+            self.surroundings |= {name: entry[name] for name in ("device", "threads") if name in entry}
+            if entry["status"] == "interrupted":
+                self.interrupted = True
             if entry["status"] == "passed":
-                page = notebook_page(nb, entry, lesson.path.parent)
-                entry["page"] = ls.digest(NAVIGATION.sub("", page))
-                write_atomic(self._file("pages", lesson), page)
-                write_atomic(self._file("executed", lesson), sealed(nb, entry))  # last: it vouches for the page
-        except (OSError, ValueError) as error:  # no page, no room to write
+                self.results.publish(lesson, nb, entry)
+        except Exception as error:
             entry.pop("page", None)
-            entry.update(status="failed", error=problem(Fault(None, type(error).__name__, str(error))))
+            expected = isinstance(error, OSError | ValueError)  # no room to write, nothing a page can show
+            fault = Fault(None, type(error).__name__, str(error), "" if expected else traceback.format_exc())
+            entry.update(status="failed", error=problem(fault))
         finally:
             self.watch = None
             shutil.rmtree(partial, ignore_errors=True)
-        for kind in {"passed": ["failed"], "failed": ["executed", "pages"]}.get(entry["status"], ()):
-            with suppress(OSError):
-                self._file(kind, lesson).unlink(missing_ok=True)
         if entry["status"] == "failed":
-            said = f"**This run failed.**\n\n```\n{complaint(entry)}\n```"
-            nb.cells.insert(0, nbformat.v4.new_markdown_cell(said))
-            with suppress(OSError):
-                write_atomic(self._file("failed", lesson), sealed(nbformat.v4.upgrade(nb), entry))
+            self.results.publish_failure(lesson, nb, entry, complaint(entry))
 
-    def _stop(self, number: int, frame: Any) -> None:
-        """Ctrl-C and SIGTERM end the kernel and let the report be written; a second one is final."""
-        if self.interrupted:
-            raise KeyboardInterrupt
-        self.interrupted = True
-        if self.watch is not None:
-            self.watch.kill("interrupted")
+    def _start_watch(self) -> Watch:
+        self.watch = Watch(self.limits.notebook, self.progress.tick)
+        if self.interrupted:  # meanwhile: the kernel ends as it starts
+            self.watch.reason = "interrupted"
+        return self.watch
 
-    def _write(self, status: str) -> None:
+    def _write_report(self, status: str) -> None:
         """Write the report, the index and the links between pages; `unwritten` says what was in the way."""
-        titles = {x.stem: x.title for x in self.every if "page" in self.entries[x.stem]}
+        with_page = [lesson for lesson in self.plan.lessons if "page" in self.entries[lesson.stem]]
         report = {
             "schema": 1,
             "status": status,
-            "profile": self.profile,
-            "selected": [x.stem for x in self.chosen],
+            "profile": self.plan.profile,
+            "selected": [lesson.stem for lesson in self.plan.chosen],
             "date": _now(),
             "minutes": round((time.monotonic() - self.begun) / 60, 3),
-            **self.facts,
-            "notebooks": [self.entries[x.stem] for x in self.every],
+            **self.surroundings,
+            "notebooks": [self.entries[lesson.stem] for lesson in self.plan.lessons],
         }
         try:
-            data = json.dumps(report, indent=1, ensure_ascii=False, default=repr)
-            write_atomic(self.out / "report.json", data + "\n")
+            text = json.dumps(report, indent=1, ensure_ascii=False, default=repr)
+            write_atomic(self.out / "report.json", text + "\n")
             write_atomic(self.out / "report.md", markdown(report))
             write_atomic(self.out / "index.html", index_page(markdown(report)))
-            link_pages(self.out / "pages", titles)
+            link_pages(self.out / "pages", {lesson.stem: lesson.title for lesson in with_page})
             self.unwritten = ""
         except (OSError, ValueError) as error:
             self.unwritten = f"error: the report could not be written: {error}"
 
-
-def sealed(nb: nbformat.NotebookNode, entry: Mapping[str, Any]) -> str:
-    """The notebook as text, with its entry of the report and a digest of all this in the metadata."""
-    nb.metadata["dwflow_run"] = {**entry, "seal": ""}
-    text = nbformat.writes(nb)
-    return text.replace('"seal": ""', f'"seal": "{ls.digest(text)}"')
-
-
-def unsealed(path: Path) -> nbformat.NotebookNode | None:
-    """The notebook at `path` if it is exactly what `sealed` made, else None."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        seal = json.loads(text)["metadata"]["dwflow_run"]["seal"]
-        whole = ls.digest(text.replace(f'"seal": "{seal}"', '"seal": ""')) == seal
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
-    return nbformat.reads(text, as_version=4) if whole else None
+    def _say_how_it_ended(self, status: str) -> None:
+        """The complaints of the chosen notebooks, and where to read on."""
+        folder = os.path.relpath(self.out)
+        for lesson in self.plan.chosen:
+            entry = self.entries[lesson.stem]
+            if entry["error"]:
+                self.progress.line(
+                    f"\n{lesson.stem}, {complaint(entry)}\n  as far as it got: {folder}/failed/{lesson.stem}.ipynb"
+                )
+        ending = self.unwritten or f"read {folder}/index.html or {folder}/report.md"
+        self.progress.line(f"\n{status}: {ending}")
 
 
 def _now() -> str:

@@ -17,9 +17,12 @@ def quiet_bars() -> None:
     from tqdm import std
 
     plain = types.ModuleType("tqdm.notebook")
-    plain.tqdm = plain.tqdm_notebook = std.tqdm
-    plain.trange = plain.tnrange = std.trange
-    plain.IProgress, plain.WARN_NOIPYW = object, ""
+    plain.tqdm = std.tqdm
+    plain.tqdm_notebook = std.tqdm
+    plain.trange = std.trange
+    plain.tnrange = std.trange
+    plain.IProgress = object
+    plain.WARN_NOIPYW = ""
     sys.modules.setdefault("tqdm.notebook", plain)
 
 
@@ -53,7 +56,8 @@ def candidates(control: Any) -> list[Any]:
     if values and isinstance(control, w.SelectMultiple):
         return [(value,) for value in values] + [tuple(values)]
     if values and isinstance(control, w.SelectionSlider):
-        return [values[i] for i in sorted({0, len(values) // 2, len(values) - 1})]
+        first_middle_last = sorted({0, len(values) // 2, len(values) - 1})
+        return [values[i] for i in first_middle_last]
     return values
 
 
@@ -68,20 +72,28 @@ def move_all() -> dict[str, int]:
         return {"controls": 0, "values": 0}
     from ipywidgets.widgets import widget as registry
 
-    found = {control: candidates(control) for control in list(registry._instances.values())}
-    moves = {control: values for control, values in found.items() if values}
+    moves = {control: candidates(control) for control in list(registry._instances.values())}
+    moves = {control: values for control, values in moves.items() if values}
     for control, values in moves.items():
         _move(control, values)
-    return {"controls": len(moves), "values": sum(map(len, moves.values()))}
+    return {"controls": len(moves), "values": sum(len(values) for values in moves.values())}
 
 
 def _move(control: Any, values: list[Any]) -> None:
+    """Set a control to each value and back; WidgetError for what a callback raises."""
     from IPython import get_ipython
     from IPython.display import display
 
-    shell, before, shown = get_ipython(), control.value, []
+    shell = get_ipython()
+    before = control.value
+    shown: list[BaseException] = []  # what `interact` and Output widgets would only have displayed
     original = shell.showtraceback
-    shell.showtraceback = lambda exc_tuple=None, *args, **kwargs: shown.append((exc_tuple or sys.exc_info())[1])
+
+    def keep(exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
+        _, error, _ = exc_tuple or sys.exc_info()
+        shown.append(error)
+
+    shell.showtraceback = keep
     try:
         for value in [*values, before]:
             control.value = value
@@ -111,6 +123,7 @@ def sweep() -> None:
 
     facts = {**machine(), **move_all()}
     status = Path("/proc/self/status")  # Linux keeps the high-water mark that sampling may miss
-    if mark := re.search(r"VmHWM:\s*(\d+)", status.read_text() if status.exists() else ""):
+    mark = re.search(r"VmHWM:\s*(\d+)", status.read_text()) if status.exists() else None
+    if mark:
         facts["peak_mb"] = int(mark[1]) / 1024
     display({KERNEL_MIME: facts, "text/plain": ""}, raw=True)

@@ -28,12 +28,13 @@ def write_notebook(folder, stem, *cells, kernel="python3", parameters="n = 3", *
 
 
 class Ran:
-    """A finished run: its exit code, what it printed, its report."""
+    """A finished run: its exit code, what it printed, its report. No notebook of a test takes minutes."""
 
     def __init__(self, source: Path, out: Path, **options):
         stream = io.StringIO()
         self.out = out
-        self.code = run(out, source=source, stream=stream, **options)
+        limits = {"cell_timeout": 60, "notebook_timeout": 100}
+        self.code = run(out, source=source, **{"stream": stream, **limits, **options})
         self.text = stream.getvalue()
         self.report = json.loads((out / "report.json").read_text(encoding="utf-8"))
         self.entries = {e["stem"]: e for e in self.report["notebooks"]}

@@ -17,10 +17,12 @@ import nbformat
 import psutil
 import pytest
 
+import dwflow_lite.course.run as run_module
 from dwflow_lite.course.lessons import UsageError, code_digest, discover, fingerprints, literals
 from dwflow_lite.course.paths import write_atomic
 from dwflow_lite.course.report import Progress
-from dwflow_lite.course.run import run, sealed, unsealed
+from dwflow_lite.course.results import sealed, unsealed
+from dwflow_lite.course.run import run
 
 from .conftest import RECORD, Ran, write_notebook
 
@@ -223,7 +225,7 @@ def test_a_full_disk_fails_that_notebook_only(kept, monkeypatch, kind):
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         write_atomic(path, text)
 
-    monkeypatch.setattr("dwflow_lite.course.run.write_atomic", full)
+    monkeypatch.setattr("dwflow_lite.course.results.write_atomic", full)
     ran = Ran(kept.out.parent / "nb", kept.out, force=True)
     assert ran.code == 1 and ran.status() == {"01_one": "failed", "02_two": "passed"}
     assert ran.error("01_one")["ename"] == "OSError" and "No space left" in ran.text
@@ -382,6 +384,40 @@ def test_no_process_outlives_its_notebook(broken):
     assert not psutil.pid_exists(broken.entries["18_child"]["metrics"]["pid"]) or (
         psutil.Process(broken.entries["18_child"]["metrics"]["pid"]).status() == psutil.STATUS_ZOMBIE
     )
+
+
+PASTED = "md:A picture:\n\n![x](attachment:image.png)"
+DISPLAYED = "from IPython.display import Markdown, display\ndisplay(Markdown('![x](attachment:image.png)'))"
+
+
+@pytest.mark.parametrize("cell, number", [(PASTED, 3), (DISPLAYED, 3)])
+def test_a_picture_that_is_missing_fails_its_notebook_only(tmp_path, cell, number):
+    write_notebook(tmp_path / "nb", "01_pasted", cell, RECORD)
+    write_notebook(tmp_path / "nb", "02_good", RECORD)
+    ran = Ran(tmp_path / "nb", tmp_path / "out")
+    assert ran.code == 1 and ran.status() == {"01_pasted": "failed", "02_good": "passed"}
+    error = ran.error("01_pasted")
+    assert error["ename"] == "PageError" and error["evalue"].startswith(f"cell {number}: ")
+    assert "image.png" in error["evalue"] and ran.report["status"] == "failed"
+
+
+@pytest.mark.parametrize("part", ["execute", "notebook_page"])
+def test_an_error_of_the_runner_fails_its_notebook_only(tmp_path, monkeypatch, part):
+    original = getattr(run_module, part)
+
+    def breaks(first, *args, **kwargs):
+        if "01_one" in (getattr(first, "stem", ""), args[0].get("stem")):
+            raise KeyError("nobody thought of this")
+        return original(first, *args, **kwargs)
+
+    monkeypatch.setattr(run_module, part, breaks)
+    write_notebook(tmp_path / "nb", "01_one", RECORD)
+    write_notebook(tmp_path / "nb", "02_two", RECORD)
+    ran = Ran(tmp_path / "nb", tmp_path / "out")
+    assert ran.status() == {"01_one": "failed", "02_two": "passed"}
+    error = ran.error("01_one")
+    assert error["ename"] == "KeyError" and "in breaks" in error["traceback"], "who mends it sees where"
+    assert "nobody thought of this" in (ran.out / "report.md").read_text()
 
 
 def test_notebook_timeout(tmp_path):

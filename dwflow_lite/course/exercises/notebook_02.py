@@ -36,7 +36,7 @@ def swap_units(answer: Callable) -> None:
 
 @exercise("02.2")
 def count_symmetries(answer: Callable) -> None:
-    """Relabelled copies of an MLP of the given sizes."""
+    """Permuted copies of an MLP of the given sizes."""
     cases = (([4, 16, 3], factorial(16)), ([784, 32, 32, 10], factorial(32) ** 2), ([5, 2], 1))
     for sizes, expected in cases:
         got = answer(sizes)

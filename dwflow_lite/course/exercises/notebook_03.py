@@ -55,7 +55,7 @@ def best_order(answer: Callable) -> None:
     assert got.shape == (6,) and got.sort().values.tolist() == list(range(6)), f"{got.tolist()} is no permutation"
     if got.tolist() == planted.tolist():
         raise AssertionError("this is the inverse: index[i] should be the unit of b that unit i of a corresponds to")
-    assert got.tolist() == planted.argsort().tolist(), f"a renamed copy should be found again; got {got.tolist()}"
+    assert got.tolist() == planted.argsort().tolist(), f"a permuted copy should be found again; got {got.tolist()}"
     b = _network(3)
     s, got = _similarity(a, b), torch.as_tensor(answer(a, b))
     rows = torch.arange(6)

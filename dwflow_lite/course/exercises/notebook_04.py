@@ -41,7 +41,7 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, o: Tensor, x: Tensor, heads: int
 
 
 @exercise("04.3")
-def rename_attention(answer: Callable) -> None:
+def permute_attention(answer: Callable) -> None:
     """Queries and keys by one order, values and projection by another."""
     generator = torch.Generator().manual_seed(0)
     q, k, v, o = (torch.randn(6, 6, generator=generator).double() for _ in range(4))
