@@ -13,9 +13,9 @@ from dwflow_lite import DeepWeightFlow, Zoo, __version__
 from dwflow_lite.support.files import ZooFileError, json_hash
 from dwflow_lite.zoo import FOLDER, Shards, read_header
 
-# Written by version 0.1.0 (commit a9c0612): MLP([4, 3, 2]) on 80 random points, two epochs. zoo.safetensors and written/
-# are one aligned zoo of 3 + 2 members (Zoo.save, Zoo.write); the folders are of train_zoo; expected.json is what that
-# version read in them, and what its generator made.
+# Written by version 0.1.0 (commit a9c0612): MLP([4, 3, 2]) on 80 random points, two epochs. zoo.safetensors and
+# written/ are one aligned zoo of 3 + 2 members (Zoo.save, Zoo.write); the folders are of train_zoo; expected.json is
+# what that version read in them, and what its generator made.
 OLD = Path(__file__).parent / "data" / "0.1.0"
 EXPECTED = json.loads((OLD / "expected.json").read_text())
 
