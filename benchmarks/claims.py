@@ -64,6 +64,7 @@ def main() -> int:
         stale = known is None or known["source"] != digests[stem] or (asked.retry and known["status"] != "passed")
         if stale and not asked.table:
             jobs.append((key, profile, stem, seed, threads, capability))
+    jobs.sort(key=lambda job: -expected_minutes(runs, profile=job[1], stem=job[2]))  # long ones first: no idle end
     with ThreadPoolExecutor(asked.workers) as pool:
         futures = {pool.submit(run, *job[1:]): job for job in jobs}
         for number, future in enumerate(as_completed(futures), 1):
@@ -83,6 +84,14 @@ def stems(wanted: list[str]) -> list[str]:
     """The notebooks asked for, by number or name; all if none is."""
     every = [path.stem for path in sorted(notebooks_folder().glob("[0-9][0-9]_*.ipynb"))]
     return [stem for stem in every if not wanted or stem in wanted or stem[:2] in wanted]
+
+
+def expected_minutes(runs: dict, profile: str, stem: str) -> float:
+    """What this notebook has taken; one that never ran may be long."""
+    known = [
+        entry["minutes"] for key, entry in runs.items() if key.startswith(f"{profile} {stem} ") and entry["minutes"]
+    ]
+    return statistics.mean(known) if known else 60.0
 
 
 def source_digest(stem: str) -> str:
