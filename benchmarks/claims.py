@@ -52,7 +52,11 @@ def main() -> int:
     parser.add_argument("--table", action="store_true", help="run nothing")
     asked = parser.parse_args()
     runs = json.loads(asked.results.read_text()) if asked.results.exists() else {}
-    digests = {stem: source_digest(stem) for stem in stems(asked.notebooks)}
+    current = {stem: source_digest(stem) for stem in stems([])}
+    runs = {
+        key: entry for key, entry in runs.items() if current.get(key.split()[1]) == entry["source"]
+    }  # no stale ones
+    digests = {stem: current[stem] for stem in stems(asked.notebooks)}
     first, _, last = asked.seeds.partition("-")
     seeds = range(int(first), int(last or first) + 1)
     jobs = []
@@ -60,9 +64,8 @@ def main() -> int:
         asked.profile, asked.capability, asked.threads, seeds, digests
     ):
         key = f"{profile} {stem} seed={seed} threads={threads} {capability}"
-        known = runs.get(key)
-        stale = known is None or known["source"] != digests[stem] or (asked.retry and known["status"] != "passed")
-        if stale and not asked.table:
+        missing = key not in runs or (asked.retry and runs[key]["status"] != "passed")
+        if missing and not asked.table:
             jobs.append((key, profile, stem, seed, threads, capability))
     jobs.sort(key=lambda job: -expected_minutes(runs, profile=job[1], stem=job[2]))  # long ones first: no idle end
     with ThreadPoolExecutor(asked.workers) as pool:
