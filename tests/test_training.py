@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import weakref
 from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -565,6 +567,33 @@ def test_a_finished_zoo_is_read_and_not_trained_again(tmp_path, monkeypatch):
     train_zoo(TASK, MLP([4, 6, 3], "tanh"), checkpoint=tmp_path, **FAST)
     assert len(calls) == 6 and len(list(tmp_path.iterdir())) == 7  # each recipe a file of its own
     assert same(again, Zoo.load(file))
+
+
+# Written by version 0.1.0 (commit a9c0612): train_zoo(TASK, mlp(), checkpoint=...) with the options of FAST, once into a
+# folder, and once into half.safetensors, interrupted in its fifth step.
+OLD = Path(__file__).parent / "data" / "0.1.0" / "checkpoints"
+
+
+def test_a_zoo_that_version_0_1_0_trained_is_found_and_read(tmp_path, monkeypatch):
+    """Its identity names it in a folder, and must stay what it was."""
+    folder = Path(shutil.copytree(OLD, tmp_path / "old"))
+    (file,) = folder.glob("zoo-small-*.safetensors")
+    with monkeypatch.context() as patch:
+        patch.setattr(plan, "initialise", None)  # nothing is trained
+        for place in (folder, file):
+            zoo = train_zoo(TASK, mlp(), checkpoint=place, **FAST)
+            assert zoo.record["versions"]["dwflow_lite"] == "0.1.0" and same(zoo, Zoo.load(file))
+    torch.testing.assert_close(zoo.weights, train_zoo(TASK, mlp(), **FAST).weights, atol=1e-5, rtol=1e-5)
+    train_zoo(TASK, mlp(), checkpoint=folder, **(FAST | {"seed": 1}))  # control: another zoo is not there
+    assert len(list(folder.glob("zoo-small-*"))) == 2
+
+
+def test_what_version_0_1_0_left_half_done_is_refused(tmp_path):
+    file = Path(shutil.copytree(OLD, tmp_path / "old")) / "half.safetensors"
+    with pytest.raises(ValueError, match=r"half\.safetensors\.partial was written by version 0\.1\.0 or before"):
+        train_zoo(TASK, mlp(), checkpoint=file, **FAST)
+    file.with_name("half.safetensors.partial").unlink()
+    train_zoo(TASK, mlp(), checkpoint=file, **FAST)  # control
 
 
 def test_two_modules_with_the_same_tensors_are_two_recipes(tmp_path):
