@@ -358,14 +358,15 @@ class Interrupting(GaussianSource):
         return super().sample(n, generator, training=training)
 
 
-def test_an_interrupted_flow_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):
+@pytest.mark.parametrize("device", ["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
+def test_an_interrupted_flow_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch, device):
     monkeypatch.setattr("dwflow_lite.support.checkpoints.SAVE_EVERY_SECONDS", -1.0)
-    points, held_out = torch.randn(20, 3, generator=rng(0)), torch.randn(5, 3, generator=rng(1))
+    points, held_out = (torch.randn(n, 3, generator=rng(s)).to(device) for s, n in enumerate((20, 5)))
     file = tmp_path / "flow.pt"
 
     def fresh():
         torch.manual_seed(0)
-        return VelocityField(3, 16)
+        return VelocityField(3, 16).to(device)
 
     def train(source, checkpoint=None, **changed):
         settings = replace(FlowSettings(steps=30, batch_size=8, every=7, keep="lowest"), **changed)

@@ -4,6 +4,7 @@ import shutil
 from copy import deepcopy
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
@@ -552,7 +553,7 @@ class Converting(Soup):
     """Does not store its arguments as they are."""
 
     def __init__(self, size=10):
-        super().__init__(float(size))
+        super().__init__(np.int64(size))
 
 
 class Remembering(Retrieval):
@@ -607,6 +608,17 @@ def test_arguments_are_checked_by_fit_and_changed_by_set_params(zoo):
     ):
         with pytest.raises(ValueError, match=message):
             generator.fit(zoo)
+
+
+@pytest.mark.parametrize("device", ["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
+@pytest.mark.parametrize("name", TRIVIAL)
+def test_networks_are_made_where_the_zoo_is_and_in_its_precision(zoo, name, device):
+    double = Zoo(zoo.weights.double().to(device), zoo.layout, zoo.network, {}, zoo.held_out)
+    expected = made(name, zoo, 5, 3).weights
+    weights = made(name, double, 5, 3).weights
+    assert weights.dtype == torch.float64 and weights.device == double.weights.device
+    torch.testing.assert_close(weights.cpu().float(), expected, atol=1e-4, rtol=1e-4)  # the draws are the same
+    assert (weights.cpu().float() - made(name, zoo, 5, 4).weights).abs().max() > 1e-2  # control
 
 
 def test_generators_of_a_zoo_on_disk(zoo, on_disk):
