@@ -24,7 +24,14 @@ if TYPE_CHECKING:
     )
     from dwflow_lite.generate import DeepWeightFlow
     from dwflow_lite.networks import MLP
-    from dwflow_lite.symmetry import Permutation, PermutationSpec, canonicalise, linear_barrier, weight_matching
+    from dwflow_lite.symmetry import (
+        Matching,
+        Permutation,
+        PermutationSpec,
+        canonicalise,
+        linear_barrier,
+        weight_matching,
+    )
     from dwflow_lite.tasks import Task, load_task
     from dwflow_lite.training import Recipe, train_zoo
     from dwflow_lite.zoo import Layout, Zoo, evaluate, predict
@@ -35,7 +42,7 @@ _HOME = {
     "networks": ["MLP"],
     "zoo": ["Layout", "Zoo", "evaluate", "predict"],
     "training": ["Recipe", "train_zoo"],
-    "symmetry": ["Permutation", "PermutationSpec", "canonicalise", "linear_barrier", "weight_matching"],
+    "symmetry": ["Matching", "Permutation", "PermutationSpec", "canonicalise", "linear_barrier", "weight_matching"],
     "compress": ["DualPCA"],
     "flow": [
         "ClosedFormField",
@@ -59,6 +66,7 @@ __all__ = [
     "FlowSettings",
     "GaussianSource",
     "Layout",
+    "Matching",
     "Permutation",
     "PermutationSpec",
     "Recipe",
