@@ -31,8 +31,6 @@ from dwflow_lite.zoo.record import folder_header, join_record
 from dwflow_lite.zoo.storage import STORAGE, Shards, read_folder, start_folder, sweep
 from dwflow_lite.zoo.zoo import Zoo
 
-RANGES = {"members": COUNT, "held_out": WHOLE, "seed": WHOLE, "members_at_once": COUNT}
-
 
 class DivergedError(RuntimeError):
     """Members ended with NaN or infinite weights or losses; ``members`` lists their positions."""
@@ -115,9 +113,7 @@ def train_zoo(  # noqa: PLR0913 - the door of this room: what, how many, how, wh
     """
     _check_choices(recipe, method, on_diverged)
     _check_places(checkpoint, folder, storage)
-    check_ranges({"members": members, "held_out": held_out, "seed": seed}, RANGES)
-    if members_at_once is not None:
-        check_ranges({"members_at_once": members_at_once}, RANGES)
+    _check_counts(members, held_out, seed, members_at_once)
     check_fit(task, network, method, recipe.batch_size)
 
     sizes = {"members": int(members), "held_out": int(held_out)}  # JSON knows no NumPy numbers
@@ -168,6 +164,13 @@ def _check_choices(recipe: Recipe, method: str, on_diverged: str) -> None:
         raise ValueError(
             f"method is 'batched' or 'loop', on_diverged is 'raise' or 'drop'; got {method!r} and {on_diverged!r}"
         )
+
+
+def _check_counts(members: int, held_out: int, seed: int, members_at_once: int | None) -> None:
+    counts = {"members": members, "held_out": held_out, "seed": seed}
+    if members_at_once is not None:
+        counts["members_at_once"] = members_at_once
+    check_ranges(counts, {"members": COUNT, "held_out": WHOLE, "seed": WHOLE, "members_at_once": COUNT})
 
 
 def _check_places(checkpoint: str | Path | None, folder: str | Path | None, storage: str) -> None:
