@@ -31,9 +31,9 @@ def names(folder):
 
 
 def test_a_state_comes_back_as_it_was_saved(tmp_path):
-    kept = checkpoint(tmp_path)
-    assert kept.load() is None and not kept.finished
-    kept.save(STATE)
+    store = checkpoint(tmp_path)
+    assert store.load() is None and not store.finished
+    store.save(STATE)
     assert names(tmp_path) == ["flow-this.pt.partial"]
     state = checkpoint(tmp_path).load()
     assert torch.equal(state.pop("weights"), STATE["weights"])
@@ -42,83 +42,83 @@ def test_a_state_comes_back_as_it_was_saved(tmp_path):
 
 
 def test_what_is_finished_takes_the_place_of_what_is_half_done(tmp_path):
-    kept = checkpoint(tmp_path / "new" / "flow.pt")
-    kept.save({"step": 1})
-    kept.finish({"step": 2})
-    assert names(tmp_path / "new") == ["flow.pt"] and kept.finished
+    store = checkpoint(tmp_path / "new" / "flow.pt")
+    store.save({"step": 1})
+    store.finish({"step": 2})
+    assert names(tmp_path / "new") == ["flow.pt"] and store.finished
     assert checkpoint(tmp_path / "new" / "flow.pt").load() == {"step": 2}
 
 
 def test_a_result_may_have_a_format_of_its_own(tmp_path):
-    kept = checkpoint(tmp_path)
-    kept.save({"step": 1})
-    kept.finish_with(lambda file: file.write_text("done"))
-    assert names(tmp_path) == ["flow-this.pt"] and kept.finished and kept.file.read_text() == "done"
+    store = checkpoint(tmp_path)
+    store.save({"step": 1})
+    store.finish_with(lambda file: file.write_text("done"))
+    assert names(tmp_path) == ["flow-this.pt"] and store.finished and store.file.read_text() == "done"
 
 
 def test_a_result_that_cannot_be_written_leaves_the_half_done_state(tmp_path):
     def full(file):
         raise OSError("disk full")
 
-    kept = checkpoint(tmp_path)
-    kept.save({"step": 1})
+    store = checkpoint(tmp_path)
+    store.save({"step": 1})
     with pytest.raises(OSError, match="disk full"):
-        kept.finish_with(full)
-    assert not kept.finished and kept.load() == {"step": 1}
+        store.finish_with(full)
+    assert not store.finished and store.load() == {"step": 1}
 
 
 def test_no_place_keeps_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "SAVE_EVERY_SECONDS", -1.0)
-    kept = checkpoint(None)
-    kept.check_writable()
-    kept.save(STATE)
-    kept.finish(STATE)
-    assert not kept.due() and kept.load() is None and not kept.finished and kept.file is None
+    store = checkpoint(None)
+    store.check_writable()
+    store.save(STATE)
+    store.finish(STATE)
+    assert not store.due() and store.load() is None and not store.finished and store.file is None
     assert checkpoint(tmp_path).due()  # control
 
 
 def test_a_save_is_due_when_the_last_is_old(tmp_path, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(checkpoints.time, "monotonic", lambda: now[0])
-    kept = checkpoint(tmp_path)
+    store = checkpoint(tmp_path)
     dues = []
     for second in range(1, 24):
         now[0] = 100.0 + second
-        if kept.due():
-            kept.save(STATE)
+        if store.due():
+            store.save(STATE)
             dues.append(second)
     assert dues == [11, 22]
 
 
 @pytest.mark.parametrize("half_done", [True, False])
 def test_damage_and_foreign_trainings_are_refused(tmp_path, half_done):
-    kept = checkpoint(tmp_path / "flow.pt")
-    kept.save(STATE) if half_done else kept.finish(STATE)
-    path = kept.partial if half_done else kept.file
+    store = checkpoint(tmp_path / "flow.pt")
+    store.save(STATE) if half_done else store.finish(STATE)
+    path = store.partial if half_done else store.file
     whole = path.read_bytes()
     flipped = bytearray(whole)
     flipped[whole.find(STATE["weights"].numpy().tobytes()) + 2] ^= 1
     for damaged in (flipped, whole[:-40], whole[: len(whole) // 2], b"", b"nothing"):
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=rf"{path} is truncated or was altered; delete it to train afresh"):
-            kept.load()
+            store.load()
     path.write_bytes(whole)
     with pytest.raises(ValueError, match=rf"{path} belongs to another recipe; name another checkpoint or delete it"):
         checkpoint(tmp_path / "flow.pt", "another").load()
-    assert kept.load()["step"] == 3  # control: the whole one serves
+    assert store.load()["step"] == 3  # control: the whole one serves
 
 
 def test_other_formats_are_refused_with_the_version_that_wrote_them(tmp_path):
-    kept = checkpoint(tmp_path)
-    kept.save(STATE)
-    rewrite(kept.partial, lambda content: None)
-    assert kept.load()["step"] == 3  # control
-    rewrite(kept.partial, lambda content: content.update(format="dwflow_lite.checkpoint/9", version="3.1"))
+    store = checkpoint(tmp_path)
+    store.save(STATE)
+    rewrite(store.partial, lambda content: None)
+    assert store.load()["step"] == 3  # control
+    rewrite(store.partial, lambda content: content.update(format="dwflow_lite.checkpoint/9", version="3.1"))
     with pytest.raises(ValueError, match=r"written by version 3\.1 in format 'dwflow_lite\.checkpoint/9', and version"):
-        kept.load()
-    rewrite(kept.partial, lambda content: [content.pop(key) for key in ("format", "version")])
+        store.load()
+    rewrite(store.partial, lambda content: [content.pop(key) for key in ("format", "version")])
     with pytest.raises(ValueError, match=r"written by version 0\.1\.0 or before .* goes on from 'dwflow_lite\.ch.*/1'"):
-        kept.load()
+        store.load()
 
 
 def test_a_failed_save_leaves_the_last_one(tmp_path, monkeypatch):
@@ -126,12 +126,12 @@ def test_a_failed_save_leaves_the_last_one(tmp_path, monkeypatch):
         path.write_bytes(b"half")
         raise OSError("disk full")
 
-    kept = checkpoint(tmp_path)
-    kept.save({"step": 1})
+    store = checkpoint(tmp_path)
+    store.save({"step": 1})
     monkeypatch.setattr(torch, "save", half)
     with pytest.raises(OSError, match="disk full"):
-        kept.save({"step": 2})
-    assert kept.load() == {"step": 1} and names(tmp_path) == ["flow-this.pt.partial"]
+        store.save({"step": 2})
+    assert store.load() == {"step": 1} and names(tmp_path) == ["flow-this.pt.partial"]
 
 
 def test_a_suffix_means_a_file_and_none_a_folder(tmp_path):

@@ -569,8 +569,8 @@ def test_a_finished_zoo_is_read_and_not_trained_again(tmp_path, monkeypatch):
     assert same(again, Zoo.load(file))
 
 
-# Written by version 0.1.0 (commit a9c0612): train_zoo(TASK, mlp(), checkpoint=...) with the options of FAST, once into a
-# folder, and once into half.safetensors, interrupted in its fifth step.
+# Written by version 0.1.0 (commit a9c0612): train_zoo(TASK, mlp(), checkpoint=...) with the options of FAST, once
+# into a folder, and once into half.safetensors, interrupted in its fifth step.
 OLD = Path(__file__).parent / "data" / "0.1.0" / "checkpoints"
 
 
@@ -714,7 +714,7 @@ def test_an_interrupted_training_goes_on_to_the_same_zoo(tmp_path, monkeypatch, 
             train_zoo(TASK, network(), **options)
     (partial,) = tmp_path.iterdir()
     assert partial.name.endswith(".partial")
-    assert torch.load(partial)["state"]["under_way"]["step"] == step - 1
+    assert torch.load(partial)["state"]["chunk"]["step"] == step - 1
     with monkeypatch.context() as patch:
         counter = Interrupter(patch, -1)
         resumed = train_zoo(TASK, network(), **options)
@@ -735,7 +735,7 @@ def test_an_interrupted_chunk_goes_on_to_the_same_zoo(tmp_path, monkeypatch, net
         with pytest.raises(KeyboardInterrupt):
             train_zoo(TASK, network(), checkpoint=tmp_path, **options)
     state = torch.load(*tmp_path.iterdir())["state"]
-    assert len(state["finished"]) == finished and (state["under_way"] or {}).get("step") == done
+    assert len(state["results"]) == finished and (state["chunk"] or {}).get("step") == done
     with monkeypatch.context() as patch:
         counter = Interrupter(patch, -1)
         patch.setattr(batched, "progress_bar", lambda **o: bars.append(plain(**(o | {"progress": True}))) or bars[0])
@@ -792,7 +792,7 @@ def interrupted(tmp_path, monkeypatch):
 def test_damaged_or_foreign_partials_are_refused(tmp_path, monkeypatch):
     partial = interrupted(tmp_path, monkeypatch)
     whole = partial.read_bytes()
-    where = whole.find(torch.load(partial)["state"]["under_way"]["parameters"]["layers.0.weight"].numpy().tobytes())
+    where = whole.find(torch.load(partial)["state"]["chunk"]["parameters"]["layers.0.weight"].numpy().tobytes())
     flipped = bytearray(whole)
     flipped[where + 2] ^= 1  # a weight: the file loads, and would go on to another zoo
     partial.write_bytes(flipped)

@@ -132,6 +132,7 @@ def _file_in(place: Path, name: str) -> Path:
 
 
 def _write_state(path: Path, identity: str, state: Mapping[str, Any]) -> None:
+    """Write a state with its format, version and identity, and a hash of all of it; whole or not at all."""
     content = {"format": FORMAT, "version": __version__, "identity": identity, "state": dict(state)}
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(path) as unnamed:
@@ -142,6 +143,7 @@ def _write_state(path: Path, identity: str, state: Mapping[str, Any]) -> None:
 
 
 def _read_state(path: Path, identity: str, device: torch.device | str) -> dict[str, Any]:
+    """The state in a file, or a ``ValueError`` that says why it is not to be used."""
     whole = path.read_bytes()
     content, digest = whole[:-DIGEST_BYTES], whole[-DIGEST_BYTES:]
     if hashlib.sha256(content).digest() != digest:

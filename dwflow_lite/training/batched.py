@@ -27,7 +27,7 @@ class Chunk:
         optimizer: of all of them at once.
         step: optimizer steps taken.
         history: for each finished epoch, the mean training loss of each member: lists of N numbers.
-        loss_sums: (N,), of the examples seen in this epoch.
+        loss_sums: (N,), the losses of the examples seen so far in this epoch, summed.
     """
 
     def __init__(self, plan: Plan, members: range) -> None:
@@ -87,39 +87,40 @@ def train_batched(
     Raises:
         MemoryError: too many members at once.
     """
-    saved = checkpoint.load() or {"finished": [], "under_way": None}
-    finished: list[dict[str, Any]] = saved["finished"]  # results of chunks, in order
-    under_way: dict[str, Any] | None = saved["under_way"]  # state of the chunk that was interrupted
-    finished_members = sum(len(result["history"][0]) for result in finished)
+    saved = checkpoint.load() or {"results": [], "chunk": None}
+    results: list[dict[str, Any]] = saved["results"]  # of finished chunks, in order
+    chunk_state: dict[str, Any] | None = saved["chunk"]  # of the chunk that was interrupted
+    finished_members = sum(len(result["history"][0]) for result in results)
     chunks = runs(members[finished_members:], members_at_once)
-    if under_way and under_way["members"] != len(chunks[0]):
-        under_way = None  # it was a chunk of another size: its members start again
+    if chunk_state and chunk_state["members"] != len(chunks[0]):
+        chunk_state = None  # members_at_once was another: the members of this chunk start again
     bar = progress_bar(
-        total=plan.steps * (len(finished) + len(chunks)),
-        initial=plan.steps * len(finished) + (under_way["step"] if under_way else 0),
+        total=plan.steps * (len(results) + len(chunks)),
+        initial=plan.steps * len(results) + (chunk_state["step"] if chunk_state else 0),
         desc=f"training {len(members)}",
         unit="step",
         progress=progress,
     )
     with bar:
-        for chunk in chunks:
-            with out_of_memory_as(no_memory_for(len(chunk))):
-                finished.append(train_chunk(plan, chunk, finished, under_way, checkpoint, bar))
-            under_way = None
-            if chunk != chunks[-1]:
-                checkpoint.save({"finished": finished, "under_way": None})
+        for chunk_members in chunks:
+            with out_of_memory_as(no_memory_for(len(chunk_members))):
+                result = train_chunk(plan, chunk_members, results, chunk_state, checkpoint, bar)
+            results.append(result)
+            chunk_state = None
+            if chunk_members != chunks[-1]:
+                checkpoint.save({"results": results, "chunk": None})
     parameters = {}
-    for name in finished[0]["parameters"]:
-        parameters[name] = torch.cat([result["parameters"][name] for result in finished])  # (N, *shape)
-    history = torch.cat([torch.tensor(result["history"]) for result in finished], dim=1)  # (epochs, N)
+    for name in results[0]["parameters"]:
+        parameters[name] = torch.cat([result["parameters"][name] for result in results])  # (N, *shape)
+    history = torch.cat([torch.tensor(result["history"]) for result in results], dim=1)  # (epochs, N)
     return parameters, history
 
 
 def train_chunk(
     plan: Plan,
     members: range,
-    finished: list[dict[str, Any]],
-    under_way: dict[str, Any] | None,
+    results: list[dict[str, Any]],
+    chunk_state: dict[str, Any] | None,
     checkpoint: Checkpoint,
     bar: tqdm,
 ) -> dict[str, Any]:
@@ -131,8 +132,8 @@ def train_chunk(
     Args:
         plan: as :meth:`Plan.on_device` gives it.
         members: N neighbours.
-        finished: results of the chunks before, which a checkpoint keeps beside this one.
-        under_way: state from which to go on, or None.
+        results: of the chunks before, which a checkpoint keeps beside the state of this one.
+        chunk_state: a state of this chunk from which to go on, or None.
         checkpoint: where a half-done state is kept.
         bar: told of every step.
 
@@ -140,18 +141,18 @@ def train_chunk(
         :meth:`Chunk.result`.
     """
     chunk = Chunk(plan, members)
-    if under_way:
-        chunk.load(under_way)
+    if chunk_state:
+        chunk.load(chunk_state)
     x, y = plan.task.train.x, plan.task.train.y  # (n, *input), (n,) or (n, outputs)
     batch_size = plan.recipe.batch_size
     orders = None
     while chunk.step < plan.steps:
         epoch, batch = divmod(chunk.step, plan.steps_per_epoch)
-        if orders is None or batch == 0:
+        if batch == 0 or orders is None:  # a new epoch, or one that was interrupted
             orders = data_orders(plan.seed, members, epoch, len(x)).to(plan.device)  # (N, n)
         rows = orders[:, batch * batch_size : (batch + 1) * batch_size]  # (N, b)
 
-        # The first chunk draws the masks that all members draw where there is but one.
+        # All members in one chunk draw the noise of the step; of several chunks, so does the first.
         noise_key = (chunk.step,) if members.start == 0 else (chunk.step, members.start)
         with step_noise(plan.device, plan.seed, *noise_key), plan.recipe.autocast(plan.device):
             outputs = batched_forward(plan.network, chunk.parameters, x[rows])  # (N, b, outputs)
@@ -167,6 +168,6 @@ def train_chunk(
             chunk.loss_sums = torch.zeros_like(chunk.loss_sums)
             bar.set_postfix(loss=f"{np.median(chunk.history[-1]):.3f}", refresh=False)
         if checkpoint.due():
-            checkpoint.save({"finished": finished, "under_way": chunk.state()})
+            checkpoint.save({"results": results, "chunk": chunk.state()})
         bar.update()
     return chunk.result()

@@ -38,8 +38,8 @@ def train_job(plan: Plan, members: range) -> tuple[Tensor | None, list[dict[str,
         Their weights (m, d), or None where they were written to the folder of the plan; and notes of each.
     """
     with _ONE_JOB_AT_A_TIME:
-        nowhere = Checkpoint(None, name="", identity="")
-        weights, notes = train_members(plan, members, members_at_once=len(members), checkpoint=nowhere)
+        no_checkpoint = Checkpoint(None, name="", identity="")  # what is finished is kept in the folder, or sent back
+        weights, notes = train_members(plan, members, members_at_once=len(members), checkpoint=no_checkpoint)
     if plan.folder is None:
         return weights, notes
     append(plan.folder, members.start, weights, notes)
@@ -63,7 +63,7 @@ def train_members(
         member the notes that a record keeps of it.
     """
     layout = Layout.of(plan.network)
-    parameters, history = _parameters(plan, members, members_at_once, checkpoint, progress)
+    parameters, history = _trained_parameters(plan, members, members_at_once, checkpoint, progress)
     weights = _flat(plan, layout, parameters)  # (m, d)
     finite = torch.isfinite(weights).all(1)  # (m,)
     zoo = Zoo(weights.nan_to_num(0.0, 0.0, 0.0), layout, deepcopy(plan.network).cpu())
@@ -77,15 +77,16 @@ def train_members(
     return zoo.weights, _notes(plan, members, finite, evaluations, history)
 
 
-def _parameters(
+def _trained_parameters(
     plan: Plan, members: range, members_at_once: int, checkpoint: Checkpoint, progress: bool
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Trained parameters by name, each (m, *shape), and mean training losses (epochs, m)."""
-    ready = plan.on_device()
+    small = Layout.of(plan.network).size < ONE_THREAD_BELOW
+    plan = plan.on_device()
     if plan.method == "batched":
-        return train_batched(ready, members, members_at_once=members_at_once, checkpoint=checkpoint, progress=progress)
-    with one_thread(Layout.of(plan.network).size < ONE_THREAD_BELOW):
-        return train_loop(ready, members, progress=progress)
+        return train_batched(plan, members, members_at_once=members_at_once, checkpoint=checkpoint, progress=progress)
+    with one_thread(small):
+        return train_loop(plan, members, progress=progress)
 
 
 def _flat(plan: Plan, layout: Layout, parameters: dict[str, Tensor]) -> Tensor:
@@ -110,7 +111,7 @@ def _evaluate(zoo: Zoo, task: Task, split: str, members_at_once: int) -> Evaluat
 def _notes(
     plan: Plan, members: range, finite: Tensor, evaluations: list[Evaluation], history: Tensor
 ) -> list[dict[str, Any]]:
-    """What the record says of each member.
+    """What the record says of each member, as :func:`dwflow_lite.zoo.join_record` takes it.
 
     Args:
         plan: whose members they are.
@@ -123,12 +124,12 @@ def _notes(
     losses = {evaluation.split: rounded(evaluation.loss, 6) for evaluation in evaluations}
     notes = []
     for place, member in enumerate(members):
-        about = {"member": member, "seed": member_seed(plan.seed, member), "init": plan.recipe.init_of(member)}
+        origin = {"member": member, "seed": member_seed(plan.seed, member), "init": plan.recipe.init_of(member)}
         if not finite[place]:
-            about["diverged"] = True
+            origin["diverged"] = True
         notes.append(
             {
-                "members": about,
+                "members": origin,
                 "scores": {split: values[place] for split, values in scores.items()},
                 "losses": {split: values[place] for split, values in losses.items()},
                 "train_loss": rounded(history[:, place], 5),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
 
 import torch
@@ -44,7 +45,7 @@ class Plan:
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps of one pass over the training split; the last batch may be a smaller one."""
-        return -(-len(self.task.train) // self.recipe.batch_size)
+        return ceil(len(self.task.train) / self.recipe.batch_size)
 
     @property
     def steps(self) -> int:
@@ -52,7 +53,7 @@ class Plan:
         return self.recipe.epochs * self.steps_per_epoch
 
     def start(self, member: int) -> dict[str, Tensor]:
-        """The parameters that a member starts from, by name."""
+        """The parameters that a member starts from, by name; drawn on the CPU, so that all devices start alike."""
         return initialise(self.network, self.recipe.init_of(member), member_seed(self.seed, member))
 
     def on_device(self) -> Plan:

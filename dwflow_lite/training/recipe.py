@@ -72,9 +72,14 @@ class Recipe:
             if name not in INITS:
                 raise ValueError(f"no init {name!r}: choose from {', '.join(INITS)}")
         # NumPy numbers become Python's, which JSON knows; a list of inits becomes a tuple, which nobody can change.
-        plain = {"epochs": int(self.epochs), "batch_size": int(self.batch_size)}
-        plain |= {"lr": float(self.lr), "momentum": float(self.momentum), "weight_decay": float(self.weight_decay)}
-        plain |= {"init": self.init if isinstance(self.init, str) else self.inits}
+        plain = {
+            "epochs": int(self.epochs),
+            "batch_size": int(self.batch_size),
+            "lr": float(self.lr),
+            "momentum": float(self.momentum),
+            "weight_decay": float(self.weight_decay),
+            "init": self.init if isinstance(self.init, str) else self.inits,
+        }
         for name, value in plain.items():
             object.__setattr__(self, name, value)  # a frozen class has no other way
 

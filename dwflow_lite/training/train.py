@@ -113,17 +113,16 @@ def train_zoo(  # noqa: PLR0913 - the door of this room: what, how many, how, wh
     """
     _check_choices(recipe, method, on_diverged)
     _check_places(checkpoint, folder, storage)
-    check_ranges({"members": members, "held_out": held_out, "seed": seed}, COUNTS)
-    check_ranges({} if members_at_once is None else {"members_at_once": members_at_once}, COUNTS)
+    _check_counts(members, held_out, seed, members_at_once)
     check_fit(task, network, method, recipe.batch_size)
 
     sizes = {"members": int(members), "held_out": int(held_out)}  # JSON knows no NumPy numbers
     identity = _identity(task, network, recipe, int(seed), sizes)
     identity_hash = json_hash(identity)[:16]
-    kept = Checkpoint(checkpoint, name=f"zoo-{task.name}-{identity_hash}.safetensors", identity=identity_hash)
-    if kept.finished:
-        return _without_diverged(_read(kept, network), on_diverged)
-    kept.check_writable()
+    store = Checkpoint(checkpoint, name=f"zoo-{task.name}-{identity_hash}.safetensors", identity=identity_hash)
+    if store.finished:
+        return _without_diverged(_read(store, network), on_diverged)
+    store.check_writable()
 
     plan = Plan(
         task=task,
@@ -145,20 +144,17 @@ def train_zoo(  # noqa: PLR0913 - the door of this room: what, how many, how, wh
     elif executor is not None:
         weights, notes = _train_in_jobs(plan, at_once, executor, progress)
     else:
-        everyone = range(plan.total)
-        weights, notes = train_members(plan, everyone, members_at_once=at_once, checkpoint=kept, progress=progress)
+        everybody = range(plan.total)
+        weights, notes = train_members(plan, everybody, members_at_once=at_once, checkpoint=store, progress=progress)
     if folder is None:
         record["seconds"] = round(time.perf_counter() - started, 3)
 
     zoo = _assemble(plan, record, weights, notes)
-    _save(zoo, kept)
+    _save(zoo, store)
     return _without_diverged(zoo, on_diverged)
 
 
 # -- check -------------------------------------------------------------------------------------------------------
-
-
-COUNTS = {"members": COUNT, "held_out": WHOLE, "seed": WHOLE, "members_at_once": COUNT}
 
 
 def _check_choices(recipe: Recipe, method: str, on_diverged: str) -> None:
@@ -168,6 +164,13 @@ def _check_choices(recipe: Recipe, method: str, on_diverged: str) -> None:
         raise ValueError(
             f"method is 'batched' or 'loop', on_diverged is 'raise' or 'drop'; got {method!r} and {on_diverged!r}"
         )
+
+
+def _check_counts(members: int, held_out: int, seed: int, members_at_once: int | None) -> None:
+    counts = {"members": members, "held_out": held_out, "seed": seed}
+    if members_at_once is not None:
+        counts["members_at_once"] = members_at_once
+    check_ranges(counts, {"members": COUNT, "held_out": WHOLE, "seed": WHOLE, "members_at_once": COUNT})
 
 
 def _check_places(checkpoint: str | Path | None, folder: str | Path | None, storage: str) -> None:
@@ -203,11 +206,11 @@ def _identity(task: Task, network: nn.Module, recipe: Recipe, seed: int, sizes: 
     }
 
 
-def _read(kept: Checkpoint, network: nn.Module) -> Zoo:
+def _read(store: Checkpoint, network: nn.Module) -> Zoo:
     """The finished zoo, if it is the one that was asked for."""
-    zoo = Zoo.load(kept.file, network)
-    if zoo.record.get("identity") != kept.identity:
-        raise ValueError(f"{kept.file} holds another zoo ({zoo}): name another file, or a folder, or delete it")
+    zoo = Zoo.load(store.file, network)
+    if zoo.record.get("identity") != store.identity:
+        raise ValueError(f"{store.file} holds another zoo ({zoo}): name another file, or a folder, or delete it")
     return zoo
 
 
@@ -216,7 +219,7 @@ def _read(kept: Checkpoint, network: nn.Module) -> Zoo:
 
 def _train_in_jobs(plan: Plan, at_once: int, executor: Executor, progress: bool) -> tuple[Tensor, list[dict[str, Any]]]:
     """Train all members in jobs of at most ``at_once``: weights (N, d) and notes of each member, in order."""
-    results = _run(plan, range(plan.total), at_once, executor, progress)
+    results = _results_of_jobs(plan, range(plan.total), at_once, executor, progress)
     weights = torch.cat([rows for rows, _ in results])
     notes = [note for _, notes_of_job in results for note in notes_of_job]
     return weights, notes
@@ -225,20 +228,29 @@ def _train_in_jobs(plan: Plan, at_once: int, executor: Executor, progress: bool)
 def _train_into_folder(
     plan: Plan, record: Mapping[str, Any], storage: str, at_once: int, executor: Executor | None, progress: bool
 ) -> tuple[Shards, list[dict[str, Any]]]:
-    """Train the members that are not in the folder yet, and write them there: weights (N, d) and notes of all."""
+    """Train the members that are not in the folder yet, and write them there: weights (N, d) and notes of all.
+
+    Args:
+        plan: what to train; names the folder.
+        record: what the record says of all members.
+        storage: how weights are kept on disk.
+        at_once: members that are trained, and written to one file, together.
+        executor: where jobs run; None: here.
+        progress: show a bar of jobs.
+    """
     header = folder_header(Layout.of(plan.network), record, plan.total)
     start_folder(plan.folder, header, storage, identity=record["identity"])
-    _, _, there = read_folder(plan.folder)
-    missing = [member for member in range(plan.total) if member not in there]
-    _run(plan, missing, at_once, executor, progress)
+    _, _, notes = read_folder(plan.folder)  # member -> notes, of those that are there
+    missing = [member for member in range(plan.total) if member not in notes]
+    _results_of_jobs(plan, missing, at_once, executor, progress)
     sweep(plan.folder)
-    _, weights, there = read_folder(plan.folder)
-    if len(there) < plan.total:
+    _, weights, notes = read_folder(plan.folder)
+    if len(notes) < plan.total:
         raise OSError(f"workers did not write to {plan.folder}: it must be a folder that they and this process share")
-    return weights, [there[member] for member in range(plan.total)]
+    return weights, [notes[member] for member in range(plan.total)]
 
 
-def _run(
+def _results_of_jobs(
     plan: Plan, members: Sequence[int], at_once: int, executor: Executor | None, progress: bool
 ) -> list[tuple[Tensor | None, list[dict[str, Any]]]]:
     """The results of :func:`train_job` for these members, in order, whichever job was done first."""
@@ -278,10 +290,10 @@ def _assemble(
     return Zoo(weights, Layout.of(plan.network), deepcopy(plan.network).cpu(), record, held_out)
 
 
-def _save(zoo: Zoo, kept: Checkpoint) -> None:
+def _save(zoo: Zoo, store: Checkpoint) -> None:
     """Save the zoo in place of the half-done training. What is trained is not lost where that fails."""
     try:
-        kept.finish_with(zoo.save)
+        store.finish_with(zoo.save)
     except OSError as error:
         warnings.warn(f"the zoo is trained but not saved: {error}", RuntimeWarning, stacklevel=3)
 
