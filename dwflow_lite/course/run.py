@@ -22,8 +22,9 @@ from typing import Any, NamedTuple, TextIO
 import filelock
 import nbformat
 
-from dwflow_lite.course import lessons as ls
+from dwflow_lite.course import lessons
 from dwflow_lite.course.execute import execute
+from dwflow_lite.course.lessons import DEFAULT_PROFILE, Lesson, UsageError
 from dwflow_lite.course.pages import index_page, link_pages, notebook_page
 from dwflow_lite.course.paths import notebooks_folder, repository, write_atomic
 from dwflow_lite.course.report import Progress, complaint, cost, markdown, surroundings
@@ -31,22 +32,10 @@ from dwflow_lite.course.results import Results
 from dwflow_lite.course.verdict import Fault, problem
 from dwflow_lite.course.watch import Watch
 
-NOT_RUN = {
-    "stale": False,
-    "minutes": None,
-    "peak_mb": None,
-    "error": None,
-    "attempts": 0,
-    "repeated": None,
-    "metrics": {},
-    "claims": {},
-    "margins": {},
-}
-
 
 def run(  # noqa: PLR0913 - the options of the command line
     out: Path | str = "build",
-    profile: str = ls.DEFAULT_PROFILE,
+    profile: str = DEFAULT_PROFILE,
     notebooks: Sequence[str] = (),
     parameters: Mapping[str, Any] | None = None,
     *,
@@ -73,11 +62,11 @@ def run(  # noqa: PLR0913 - the options of the command line
     130 if interrupted. Raises lessons.UsageError, before anything runs, for what cannot be meant.
     """
     if not str(out).strip():
-        raise ls.UsageError("--out names no folder")
+        raise UsageError("--out names no folder")
     if not all(0 < seconds < math.inf for seconds in (cell_timeout, notebook_timeout)):
-        raise ls.UsageError("timeouts are seconds above 0, and finite")
+        raise UsageError("timeouts are seconds above 0, and finite")
     if importlib.util.find_spec("ipykernel") is None:
-        raise ls.UsageError("no Jupyter kernel in this Python: install the project ('make course' does) or ipykernel")
+        raise UsageError("no Jupyter kernel in this Python: install the project ('make course' does) or ipykernel")
     source = Path(source) if source is not None else notebooks_folder()
     plan = _plan(source, profile, notebooks, parameters or {})
     out = Path(out).absolute()
@@ -90,8 +79,8 @@ class Plan(NamedTuple):
     """What to run: all lessons there are, those chosen, and the parameters that differ from the defaults by stem."""
 
     profile: str
-    lessons: list[ls.Lesson]
-    chosen: list[ls.Lesson]
+    lessons: list[Lesson]
+    chosen: list[Lesson]
     parameters: Mapping[str, Mapping[str, Any]]
 
 
@@ -104,13 +93,13 @@ class Limits(NamedTuple):
 
 def _plan(source: Path, profile: str, notebooks: Sequence[str], parameters: Mapping[str, Any]) -> Plan:
     """Read the notebooks and the profile; UsageError for a selection or a parameter that does not fit them."""
-    lessons = ls.discover(source)
-    chosen = ls.select(lessons, notebooks)
-    by_stem: dict[str, dict[str, Any]] = {lesson.stem: {} for lesson in lessons}
-    by_stem |= ls.read_profile(source / "profiles.yaml", profile, lessons)
+    available = lessons.discover(source)
+    chosen = lessons.select(available, notebooks)
+    by_stem: dict[str, dict[str, Any]] = {lesson.stem: {} for lesson in available}
+    by_stem |= lessons.read_profile(source / "profiles.yaml", profile, available)
     for lesson in chosen:
-        by_stem[lesson.stem] = by_stem[lesson.stem] | ls.fit(lesson, parameters, "-p")
-    return Plan(profile, lessons, chosen, by_stem)
+        by_stem[lesson.stem] = by_stem[lesson.stem] | lessons.fit(lesson, parameters, "-p")
+    return Plan(profile, available, chosen, by_stem)
 
 
 @contextmanager
@@ -126,9 +115,9 @@ def _locked(out: Path) -> Iterator[None]:
         folder = out
         lock.acquire()
     except filelock.Timeout:  # which is an OSError too
-        raise ls.UsageError(f"another run is using {out}; give this one its own --out") from None
+        raise UsageError(f"another run is using {out}; give this one its own --out") from None
     except OSError as error:
-        raise ls.UsageError(f"cannot write into {folder}: {error.strerror}") from None
+        raise UsageError(f"cannot write into {folder}: {error.strerror}") from None
     try:
         shutil.rmtree(out / ".partial", ignore_errors=True)
         yield
@@ -153,7 +142,7 @@ class Course:
         self.unwritten = ""  # why the report could not be written
         self.results = Results(out)
         self.surroundings = surroundings(repository())
-        self.fingerprints = ls.fingerprints(plan.lessons, plan.parameters, ls.code_digest())
+        self.fingerprints = lessons.fingerprints(plan.lessons, plan.parameters, lessons.code_digest())
         self.entries = {lesson.stem: self.results.earlier(lesson, self._blank(lesson)) for lesson in plan.lessons}
         self.progress = Progress(stream, self._expected_minutes())
 
@@ -168,7 +157,7 @@ class Course:
                 minutes[lesson.stem] = lesson.minutes[self.plan.profile]
         return minutes
 
-    def _blank(self, lesson: ls.Lesson, status: str = "pending") -> dict[str, Any]:
+    def _blank(self, lesson: Lesson, status: str = "pending") -> dict[str, Any]:
         """The entry of a lesson that has not run."""
         parameters = {**lesson.defaults, **self.plan.parameters[lesson.stem]}
         return {
@@ -181,7 +170,15 @@ class Course:
             "fingerprint": self.fingerprints[lesson.stem],
             "date": _now(),
             "blocked_by": [],
-            **NOT_RUN,
+            "stale": False,
+            "minutes": None,
+            "peak_mb": None,
+            "error": None,
+            "attempts": 0,
+            "repeated": None,
+            "metrics": {},
+            "claims": {},
+            "margins": {},
         }
 
     def run(self, force: bool) -> int:
@@ -200,7 +197,7 @@ class Course:
             return 130
         return 0 if good and not self.unwritten else 1
 
-    def _status(self, lesson: ls.Lesson) -> str:
+    def _status(self, lesson: Lesson) -> str:
         return self.entries[lesson.stem]["status"]
 
     def _choose_what_runs(self, force: bool) -> None:
@@ -232,7 +229,7 @@ class Course:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
 
-    def _run_lesson(self, number: int, lesson: ls.Lesson) -> None:
+    def _run_lesson(self, number: int, lesson: Lesson) -> None:
         """Bring one lesson to its status: cached, blocked, passed, failed or interrupted."""
         head = f"[{number}/{len(self.plan.chosen)}] {lesson.stem}"
         statuses = {other.stem: self._status(other) for other in self.plan.chosen}
@@ -252,7 +249,7 @@ class Course:
         self._execute_and_publish(lesson, entry)
         self.progress.line(f"{head}  {entry['status']}  {cost(entry)}".rstrip())
 
-    def _execute_and_publish(self, lesson: ls.Lesson, entry: dict[str, Any]) -> None:
+    def _execute_and_publish(self, lesson: Lesson, entry: dict[str, Any]) -> None:
         """Run the notebook and write its files. Whatever goes wrong here is a failure of this notebook only."""
         partial = self.out / ".partial"
         nb = nbformat.v4.new_notebook()

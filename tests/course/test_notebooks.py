@@ -374,7 +374,7 @@ def test_a_package_that_does_nothing_fails_the_claims(tmp_path):
     nbformat.write(nb, source / FILES[0].name)
     (source / "profiles.yaml").write_text(f"smoke:\n  {FILES[0].stem}: {{members: 20, flow_steps: 100, samples: 10}}\n")
     out = tmp_path / "out"
-    assert run(out=out, profile="smoke", source=source) == 1
+    assert run(out=out, profile="smoke", source=source, cell_timeout=120, notebook_timeout=240) == 1
     assert "generated networks beat random weights" in (out / "report.md").read_text()
 
 
