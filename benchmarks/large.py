@@ -378,7 +378,7 @@ def network_section(args: argparse.Namespace) -> dict:
 
 
 def _base(folder: Path, members: int, memory: int) -> dict:
-    """BERT-base end to end but for training: planted renumberings found, PCA, generation."""
+    """BERT-base end to end but for training: planted permutations found, PCA, generation."""
     network = BERT()
     spec, layout = PermutationSpec.of(network), Layout.of(network)
     start_weights = layout.flatten(initialise(network, seed=0))

@@ -48,7 +48,8 @@ def canonicalise(  # noqa: PLR0913 - a public door
         zoo: networks of one architecture; not changed.
         spec: what moves together; by default ``PermutationSpec.of`` the zoo's network.
         reference: position of the member that stays as it is (not a held-out one), or a weight vector (d,).
-        restarts: further random starts for each matching with the reference; None: as in :func:`weight_matching`.
+        restarts: further starts from random permutations, of each matching with the reference; None: as in
+            :func:`weight_matching`.
         rounds: how often, at most, the members are matched to the mean of the fitted ones; it ends when nobody moves.
         probe: inputs (n, ...) on which a spec of your own is verified to change no output. Without them it is trusted,
             but recorded scores are dropped.

@@ -42,7 +42,7 @@ def count_symmetries(answer: Callable) -> None:
         got = answer(sizes)
         hidden = sizes[1:-1]
         assert got == expected, (
-            f"sizes {sizes} have hidden layers {hidden or 'none'}; inputs and outputs keep their names. "
+            f"sizes {sizes} have hidden layers {hidden or 'none'}; inputs and outputs keep their order. "
             f"Expected {expected:.3g}, got {got:.3g}"
         )
 
