@@ -151,8 +151,9 @@ def _read_state(path: Path, identity: str, device: torch.device | str) -> dict[s
     saved = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
     if saved.get("format") != FORMAT:
         writer = saved.get("version", "0.1.0 or before")
+        form = f"format {saved['format']!r}" if "format" in saved else "a format without a name"
         raise ValueError(
-            f"{path} was written by version {writer} in format {saved.get('format')!r}, and version {__version__} goes "
+            f"{path} was written by version {writer} in {form}, and version {__version__} goes "
             f"on from {FORMAT!r} only; finish that training with the version that began it, or delete the file"
         )
     if saved["identity"] != identity:
