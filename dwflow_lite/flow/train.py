@@ -36,7 +36,7 @@ def train_flow(  # noqa: PLR0913 - a public door
     field: VelocityField,
     points: Tensor,
     source: Source,
-    settings: FlowSettings = FlowSettings(),  # noqa: B008 - frozen
+    settings: FlowSettings = FlowSettings(),
     *,
     held_out: Tensor | None = None,
     seed: int = 0,

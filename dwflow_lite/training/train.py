@@ -50,7 +50,7 @@ def train_zoo(  # noqa: PLR0913 - the door of this room: what, how many, how, wh
     members: int = 100,
     held_out: int = 0,
     seed: int = 0,
-    recipe: Recipe = Recipe(),  # noqa: B008 - frozen
+    recipe: Recipe = Recipe(),
     method: str = "batched",
     members_at_once: int | None = None,
     on_diverged: str = "raise",
