@@ -67,7 +67,8 @@ def main() -> int:
         missing = key not in runs or (asked.retry and runs[key]["status"] != "passed")
         if missing and not asked.table:
             jobs.append((key, profile, stem, seed, threads, capability))
-    jobs.sort(key=lambda job: -expected_minutes(runs, profile=job[1], stem=job[2]))  # long ones first: no idle end
+    # Seed after seed, so that a run cut short has whole ones; the long notebooks of a seed first, so that none is last.
+    jobs.sort(key=lambda job: (job[3], -expected_minutes(runs, profile=job[1], stem=job[2])))
     with ThreadPoolExecutor(asked.workers) as pool:
         futures = {pool.submit(run, *job[1:]): job for job in jobs}
         for number, future in enumerate(as_completed(futures), 1):
@@ -90,11 +91,12 @@ def stems(wanted: list[str]) -> list[str]:
 
 
 def expected_minutes(runs: dict, profile: str, stem: str) -> float:
-    """What this notebook has taken; one that never ran may be long."""
-    known = [
-        entry["minutes"] for key, entry in runs.items() if key.startswith(f"{profile} {stem} ") and entry["minutes"]
-    ]
-    return statistics.mean(known) if known else 60.0
+    """What this notebook has taken, or says that it takes."""
+    minutes = [entry["minutes"] for key, entry in runs.items() if key.startswith(f"{profile} {stem} ")]
+    if any(minutes):
+        return statistics.mean(filter(None, minutes))
+    nb = nbformat.read(notebooks_folder() / f"{stem}.ipynb", as_version=4)
+    return nb.metadata.get("dwflow", {}).get("minutes", {}).get(profile, 1.0)
 
 
 def source_digest(stem: str) -> str:
