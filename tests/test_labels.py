@@ -1,16 +1,11 @@
-"""Labels of axes: what unify, divide, deal and place promise, told by permuting real tensors; and the small pieces."""
-
-import re
-from textwrap import dedent
+"""Labels of axes: what unify, divide, deal and place promise, told by permuting real tensors; and labels as a spec."""
 
 import pytest
 import torch
-from torch import nn
 
-from dwflow_lite.networks import MLP
-from dwflow_lite.symmetry import PermutationSpec, Stretch, derive_spec, operations, stretches, tracing
+from dwflow_lite.symmetry import Stretch, labelled_spec
+from dwflow_lite.symmetry.labelled_spec import Span
 from dwflow_lite.symmetry.labels import Label, Labelling, join
-from dwflow_lite.symmetry.stretches import Span
 
 
 def rng(seed):
@@ -149,6 +144,8 @@ def test_a_view_and_the_view_back_lose_no_label(before, after):
     for one, two in zip(axes, back, strict=True):
         leaves = [leaf for leaf in one.leaves("product") if leaf.size > 1]
         assert [id(leaf) for leaf in two.leaves("product") if leaf.size > 1] == [id(leaf) for leaf in leaves]
+    sizes = [leaf.size for label in labelling.deal(axes, after, "product") for leaf in label.leaves("product")]
+    assert sizes.count(1) == after.count(1)  # single places are dropped, and put where they are asked for
     strange = labelling.deal([Label(size) for size in after], before, "product")
     assert {leaf for label in strange for leaf in label.leaves("product")}.isdisjoint(
         leaf for label in axes for leaf in label.leaves("product") if leaf.size > 1
@@ -231,13 +228,14 @@ def test_units_have_one_label_in_each_head():
     assert all(place.is_fixed for place in places) and not heads.is_fixed
 
 
-def test_units_that_meet_others_without_heads_are_the_same_in_all_heads():
+@pytest.mark.parametrize("units_first", [True, False])
+def test_units_that_meet_others_without_heads_are_the_same_in_all_heads(units_first):
     labelling, axis, outside = Labelling(), Label(12), Label(4)
     heads, units = labelling.divide(axis, 3, "product")
     first, second = units.place(heads, 0), units.place(heads, 1)
     assert first.root is not second.root  # control
-    labelling.unify(units, outside)  # a gain for the units of every head
-    assert first.root is second.root is outside.root and outside.outer_atoms == []
+    labelling.unify(*((units, outside) if units_first else (outside, units)))  # a gain for the units of every head
+    assert first.root is second.root is outside.root and outside.outer_atoms == [] and not outside.is_fixed
 
 
 def test_dividing_also_cuts_what_the_units_are_at_each_place():
@@ -280,104 +278,32 @@ def test_a_place_selected_from_what_is_permuted_is_permuted_like_its_units(index
 def test_fixed_stretches_side_by_side_become_one_and_single_groups_a_name():
     key, other = (Label(4),), (Label(3),)
     names = {key: "a", other: "b"}
-    assert stretches.axis_of([Span(key, 4)], names) == "a"
-    assert stretches.axis_of([Span(None, 2), Span(None, 3, 2)], names) is None
+    assert labelled_spec.axis_of([Span(key, 4)], names) == "a"
+    assert labelled_spec.axis_of([Span(None, 2), Span(None, 3, 2)], names) is None
     row = [Span(None, 2), Span(None, 3, 2), Span(key, 4), Span(None, 1), Span(other, 3, 5)]
-    assert stretches.axis_of(row, names) == (Stretch(None, 8), Stretch("a", 4), Stretch(None, 1), Stretch("b", 3, 5))
-    assert stretches.axis_of([Span(key, 4, 2)], names) == (Stretch("a", 4, 2),)  # control: no name says that
+    assert labelled_spec.axis_of(row, names) == (
+        Stretch(None, 8),
+        Stretch("a", 4),
+        Stretch(None, 1),
+        Stretch("b", 3, 5),
+    )
+    assert labelled_spec.axis_of([Span(key, 4, 2)], names) == (Stretch("a", 4, 2),)  # control: no name says that
 
 
 def test_what_a_spec_cannot_say_is_named():
     units, heads, inside = Label(6), Label(3), Label(4)
     sayable = {"q": [[Span((heads, inside), 12)], [Span((units,), 6)]], "u": [[Span((units,), 6)]]}
-    assert stretches.labels_without_words(sayable) == {}  # control
+    assert labelled_spec.labels_without_words(sayable) == {}  # control
     twice = {"w": [[Span((units,), 6)], [Span((units,), 6)]]}
-    assert stretches.labels_without_words(twice) == {units: "on two axes of w"}
+    assert labelled_spec.labels_without_words(twice) == {units: "on two axes of w"}
     shared = sayable | {"norm": [[Span((inside,), 4)]]}
-    assert stretches.labels_without_words(shared) == {inside: "units inside heads, which other tensors share"}
+    assert labelled_spec.labels_without_words(shared) == {inside: "units inside heads, which other tensors share"}
     alone = sayable | {"scale": [[Span((heads,), 3)]]}
-    assert stretches.labels_without_words(alone) == {inside: "units inside heads that are named elsewhere"}
+    assert labelled_spec.labels_without_words(alone) == {inside: "units inside heads that are named elsewhere"}
 
 
 def test_reasons_stand_in_the_order_of_tensors():
     labels = [Label(6) for _ in range(20)]
     row = [Span((label,), 6) for label in labels]
-    assert list(stretches.labels_without_words({"w": [row, row[::-1]]})) == labels
-    assert list(stretches.labels_without_words({"w": [row[::-1], row]})) == labels[::-1]  # control
-
-
-# -- the test of a proposal --------------------------------------------------------------------------------------
-
-
-def generated(permutations, sizes):
-    """All permutations made of some: their closure, each written as a tuple."""
-
-    def composed(p, q):
-        return tuple(tuple(a[i] for i in b) for a, b in zip(p, q, strict=True))
-
-    identity = tuple(tuple(range(size)) for size in sizes.values())
-    generators = []
-    for permutation in permutations:
-        indices = {g: torch.arange(size) for g, size in sizes.items()} | dict(permutation.indices)
-        generators.append(tuple(tuple(indices[g].tolist()) for g in sizes))
-    reached, front = {identity}, [identity]
-    while front:
-        front = list({composed(p, q) for p in front for q in generators} - reached)
-        reached.update(front)
-    return reached
-
-
-@pytest.mark.parametrize(
-    "heads, sizes, number", [(1, {"a": 4}, 24), (3, {"a": 6}, 6 * 2**3), (2, {"a": 4, "b": 6}, 2 * 2**2 * 6**2)]
-)
-def test_the_permutations_tried_generate_all_of_a_group(heads, sizes, number):
-    tried = list(tracing.generating_permutations(heads, sizes))
-    assert len(generated(tried, sizes)) == number
-    assert any(len(generated(tried[:i] + tried[i + 1 :], sizes)) < number for i in range(len(tried)))  # control
-
-
-def test_a_wrong_group_is_found_out():
-    network, x = MLP([4, 6, 3]), torch.randn(5, 4, generator=rng(0))
-    spec = PermutationSpec.of(network)
-    assert tracing.failing_groups(network, spec, x) == []
-    forgotten = spec.axes | {"layers.1.weight": (None, None)}
-    wrong = PermutationSpec(spec.layout, forgotten)
-    assert tracing.failing_groups(network, wrong, x) == [("hidden0",)]  # control
-
-
-# -- a table of operations ---------------------------------------------------------------------------------------
-
-
-def test_every_name_in_the_table_is_an_operator():
-    assert [name for name in operations.OPERATIONS if not hasattr(torch.ops.aten, name)] == []
-    assert not hasattr(torch.ops.aten, "linaer")  # control
-
-
-class Stacked(nn.Module):
-    """Two layers stacked along a new axis; `change` may tell the places of the stack, or their units, apart."""
-
-    def __init__(self, change=lambda x: x):
-        super().__init__()
-        self.one, self.two, self.last = nn.Linear(4, 5), nn.Linear(4, 5), nn.Linear(5, 2)
-        self.change = change
-
-    def forward(self, x):
-        stacked = torch.stack([self.one(x), self.two(x)], -2)  # (n, 2, 5)
-        return self.last(self.change(stacked).tanh()).sum(1)
-
-
-def test_an_operation_is_added_as_the_docstring_says(monkeypatch):
-    x = torch.randn(3, 4, generator=rng(0))
-    with pytest.raises(ValueError, match="stack in forward is not known"):
-        derive_spec(Stacked(), x)  # control
-    recipe = re.search(r"( +def stack.*?)\n\n\d\.", tracing.__doc__, re.DOTALL)[1]
-    namespace = dict(vars(operations))
-    exec(dedent(recipe), namespace)
-    monkeypatch.setitem(operations.OPERATIONS, "stack", namespace["stack"])
-    spec = derive_spec(Stacked(), x)
-    assert spec.groups == {"one": 5}
-    assert spec.axes["two.bias"] == ("one",) and spec.axes["last.weight"] == (None, "one")
-    times = torch.arange(1.0, 3)[:, None]
-    assert derive_spec(Stacked(lambda y: y * times.to(y)), x).groups == {"one": 5}  # places of the stack differ
-    times = torch.arange(1.0, 6)
-    assert derive_spec(Stacked(lambda y: y * times.to(y)), x).groups == {}  # control: units differ
+    assert list(labelled_spec.labels_without_words({"w": [row, row[::-1]]})) == labels
+    assert list(labelled_spec.labels_without_words({"w": [row[::-1], row]})) == labels[::-1]  # control

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dwflow_lite.networks import MLP, ResNet, ViT
-from dwflow_lite.symmetry import PermutationSpec, Stretch, derive_spec, permute_axes, weight_matching
+from dwflow_lite.symmetry import PermutationSpec, Stretch, derive_spec, permute_axes, tracing, weight_matching
 from dwflow_lite.zoo import Layout
 
 
@@ -372,3 +372,100 @@ def test_unused_and_frozen_parameters_are_named_once():
     network = Of(lambda m, x: m.out(m.used(x).relu()), used=nn.Linear(4, 3), out=nn.Linear(3, 2), idle=nn.Linear(7, 7))
     spec = derive_spec(network, torch.randn(3, 4))
     assert set(spec.axes) == {e.name for e in Layout.of(network).entries} and spec.groups == {"used": 3}
+
+
+# -- the test of a proposal --------------------------------------------------------------------------------------
+
+
+def generated(permutations, sizes):
+    """All permutations made of some: their closure, each written as a tuple."""
+
+    def composed(p, q):
+        return tuple(tuple(a[i] for i in b) for a, b in zip(p, q, strict=True))
+
+    identity = tuple(tuple(range(size)) for size in sizes.values())
+    generators = []
+    for permutation in permutations:
+        indices = {g: torch.arange(size) for g, size in sizes.items()} | dict(permutation.indices)
+        generators.append(tuple(tuple(indices[g].tolist()) for g in sizes))
+    reached, front = {identity}, [identity]
+    while front:
+        front = list({composed(p, q) for p in front for q in generators} - reached)
+        reached.update(front)
+    return reached
+
+
+@pytest.mark.parametrize(
+    "heads, sizes, number", [(1, {"a": 4}, 24), (3, {"a": 6}, 6 * 2**3), (2, {"a": 4, "b": 6}, 2 * 2**2 * 6**2)]
+)
+def test_the_permutations_tried_generate_all_of_a_group(heads, sizes, number):
+    tried = list(tracing.generating_permutations(heads, sizes))
+    assert len(generated(tried, sizes)) == number
+    assert any(len(generated(tried[:i] + tried[i + 1 :], sizes)) < number for i in range(len(tried)))  # control
+
+
+def test_a_wrong_group_is_found_out():
+    network, x = MLP([4, 6, 3]), torch.randn(5, 4, generator=rng(0))
+    spec = PermutationSpec.of(network)
+    assert tracing.failing_groups(network, spec, x) == []
+    forgotten = spec.axes | {"layers.1.weight": (None, None)}
+    wrong = PermutationSpec(spec.layout, forgotten)
+    assert tracing.failing_groups(network, wrong, x) == [("hidden0",)]  # control
+
+
+# -- whose labels, and which names -------------------------------------------------------------------------------
+
+
+def test_units_on_both_sides_of_tied_layers_stay():
+    def network(tie):
+        net = Of(lambda m, x: m.last(m.two(m.one(m.first(x)).tanh())), first=nn.Linear(4, 6), one=nn.Linear(6, 6),
+                 two=nn.Linear(6, 6), last=nn.Linear(6, 2))  # fmt: skip
+        if tie:
+            net.two.weight = net.one.weight
+        return net
+
+    x = torch.randn(3, 4, generator=rng(0))
+    assert derive_spec(network(True), x).groups == {}  # all three sets of units would have one order
+    assert derive_spec(network(False), x).groups == {"first": 6, "one": 6, "two": 6}  # control
+
+
+def test_whole_numbers_are_no_weights_and_stay():
+    class Positions(nn.Module):
+        def __init__(self, dtype):
+            super().__init__()
+            self.first, self.gain, self.last = nn.Linear(4, 5), nn.Parameter(torch.ones(5)), nn.Linear(5, 2)
+            self.register_buffer("numbers", torch.arange(5).to(dtype))
+
+        def forward(self, x):
+            return self.last(self.first(x) * self.numbers)
+
+    x = torch.randn(3, 4, generator=rng(0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert derive_spec(Positions(torch.int64), x).groups == {}
+        assert derive_spec(Positions(torch.float32), x).groups == {"first": 5}  # control: a buffer moves with its units
+
+
+def test_groups_are_named_after_what_writes_to_them_not_after_what_scales_them():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gain = nn.Parameter(torch.ones(5))
+            self.first, self.last = nn.Linear(4, 5), nn.Linear(5, 2)
+
+        def forward(self, x):
+            return self.last(self.first(x) * self.gain)
+
+    assert next(iter(Scaled().state_dict())) == "gain"  # control: a vector comes first
+    assert derive_spec(Scaled(), torch.randn(3, 4)).axes["gain"] == ("first",)
+
+
+def test_units_inside_heads_in_two_axes_have_no_word_and_heads_still_move():
+    def squared(m, q, k, v):
+        return (*(t.unflatten(-1, (2, 2)).tanh().flatten(-2) for t in (q, k)), v)
+
+    x = torch.randn(2, 6, 5, generator=rng(0))
+    with pytest.warns(UserWarning, match="q.weight: in an order that a spec has no word for"):
+        spec = derive_spec(heads(3, 3, squared), x)
+    assert spec.axes["q.bias"] == ((Stretch("q", 3, 4),),)
+    assert derive_spec(heads(3, 3, lambda m, q, k, v: (q, k, v)), x).axes["q.bias"] == ("q",)  # control

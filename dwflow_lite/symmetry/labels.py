@@ -122,10 +122,10 @@ class Label:
         return root.at_place[outer, index].root
 
 
-Axes = list[Label]  # the labels of one tensor, one for each axis
+TensorLabels = list[Label]  # the labels of one tensor, one for each axis
 
 
-def fixed_axes(shape: Iterable[int]) -> Axes:
+def fixed_axes(shape: Iterable[int]) -> TensorLabels:
     """Labels of a tensor of which nothing moves."""
     return [Label(size, stays=True) for size in shape]
 
@@ -220,7 +220,7 @@ class Labelling:
         for (outer, index), inner in [*a.at_place.items(), *b.at_place.items()]:
             self.unify(inner, b.place(outer, index))
 
-    def deal(self, axes: Axes, sizes: Sequence[int], kind: Kind) -> Axes:
+    def deal(self, axes: TensorLabels, sizes: Sequence[int], kind: Kind) -> TensorLabels:
         """Deal the units of some axes out to axes of other sizes, cutting and joining labels where needed.
 
         Args:
@@ -232,10 +232,10 @@ class Labelling:
             One label for each size. Where a unit would have to be torn, all axes are fixed, with a doubt.
         """
         leaves = [leaf for axis in axes for leaf in axis.leaves(kind)]
-        if kind == "product":
+        if kind == "product":  # a view may add or drop axes of size 1 anywhere
             leaves = [leaf for leaf in leaves if leaf.size != 1]
         queue = deque(leaves)
-        dealt: Axes = []
+        dealt: TensorLabels = []
         for size in sizes:
             labels = self._take(queue, size, kind)
             if labels is None:
@@ -244,9 +244,9 @@ class Labelling:
             dealt.append(join(labels, kind))
         return dealt
 
-    def _take(self, queue: deque[Label], size: int, kind: Kind) -> Axes | None:
+    def _take(self, queue: deque[Label], size: int, kind: Kind) -> TensorLabels | None:
         """Labels from the front of the queue that fill one axis; what is left of the last goes back to the front."""
-        labels: Axes = []
+        labels: TensorLabels = []
         nothing = 1 if kind == "product" else 0
         room = size  # places of the axis that are not filled yet
         while room > nothing:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.fx.node import Node
 
-from dwflow_lite.symmetry.labels import Axes, Label, Labelling, fix_all, fixed_axes, join
+from dwflow_lite.symmetry.labels import Label, Labelling, TensorLabels, fix_all, fixed_axes, join
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Call:
 
     name: str
     node: Node
-    tensors: Sequence[Axes]
+    tensors: Sequence[TensorLabels]
     shapes: Sequence[tuple[int, ...]]
     labelling: Labelling
 
@@ -67,35 +67,35 @@ class Call:
         return self.dims[0]
 
 
-Operation = Callable[[Call], list[Axes] | None]
+Operation = Callable[[Call], list[TensorLabels] | None]
 
 
 # -- tensors on one another --------------------------------------------------------------------------------------------
 
 
-def broadcast(labelling: Labelling, *tensors: Axes) -> Axes:
+def broadcast(labelling: Labelling, *tensors: TensorLabels) -> TensorLabels:
     """Tensors on one another: axes meet from the right, and those that meet run over the same units."""
     number = max(len(axes) for axes in tensors)
     padded = [fixed_axes([1] * (number - len(axes))) + axes for axes in tensors]
     return [labelling.unify_all(meeting) for meeting in zip(*padded, strict=True)]
 
 
-def elementwise(call: Call) -> list[Axes]:
+def elementwise(call: Call) -> list[TensorLabels]:
     """Each number is changed alone, or meets those at its own place: what meets has the same units."""
     return [broadcast(call.labelling, *call.tensors)]
 
 
-def unchanged(call: Call) -> list[Axes]:
+def unchanged(call: Call) -> list[TensorLabels]:
     """The first tensor keeps its places; a softmax also sums over all units, which may be done in any order."""
     return [call.tensors[0]]
 
 
-def layer_norm(call: Call) -> list[Axes]:
+def layer_norm(call: Call) -> list[TensorLabels]:
     """Mean and variance are over all units, in any order; gain and offset (if any) lie on the units they scale."""
     return [broadcast(call.labelling, *call.tensors)]
 
 
-def channel_norm(call: Call) -> list[Axes]:
+def channel_norm(call: Call) -> list[TensorLabels]:
     """Each channel (axis 1) has its own gain, offset and statistics; groups of channels tie neighbours together."""
     x, *vectors = call.tensors
     channels = [x[1], *(axes[0] for axes in vectors)]
@@ -105,7 +105,7 @@ def channel_norm(call: Call) -> list[Axes]:
     return [x]
 
 
-def no_result(call: Call) -> list[Axes]:
+def no_result(call: Call) -> list[TensorLabels]:
     """A check of types: no tensor comes out, and no label changes."""
     return [[]]
 
@@ -113,7 +113,7 @@ def no_result(call: Call) -> list[Axes]:
 # -- sums over units: what is read is permuted as what was written -----------------------------------------------------
 
 
-def multiply(labelling: Labelling, a: Axes, b: Axes) -> Axes:
+def multiply(labelling: Labelling, a: TensorLabels, b: TensorLabels) -> TensorLabels:
     """The product of (batches of) matrices, (…, n, k) and (…, k, m): both run over the same k; gives (…, n, m).
 
     ``a`` may also be one vector (k,), which gives (…, m).
@@ -124,14 +124,14 @@ def multiply(labelling: Labelling, a: Axes, b: Axes) -> Axes:
     return [*batch, *rows, b[-1]]
 
 
-def linear(call: Call) -> list[Axes]:
+def linear(call: Call) -> list[TensorLabels]:
     """Columns of the weight (m, k) are the units that it reads, rows and offset (m,) those that it writes."""
     x, weight, *offset = call.tensors
     product = multiply(call.labelling, x, weight[::-1])  # (…, k) times (k, m)
     return [broadcast(call.labelling, product, *offset)]
 
 
-def matrix_product(call: Call) -> list[Axes] | None:
+def matrix_product(call: Call) -> list[TensorLabels] | None:
     """The sum runs over one axis of both; products with a vector on the right are not known."""
     if any(len(axes) < 2 for axes in call.tensors):
         return None
@@ -139,13 +139,13 @@ def matrix_product(call: Call) -> list[Axes] | None:
     return [multiply(call.labelling, a, b)]
 
 
-def added_matrix_product(call: Call) -> list[Axes]:
+def added_matrix_product(call: Call) -> list[TensorLabels]:
     """``offset + a @ b``: the offset lies on the product."""
     offset, a, b = call.tensors
     return [broadcast(call.labelling, offset, multiply(call.labelling, a, b))]
 
 
-def attention(call: Call) -> list[Axes] | None:
+def attention(call: Call) -> list[TensorLabels] | None:
     """``softmax(q kᵀ + mask) v``: q and k have the same units, scores and v the same tokens, all the same heads."""
     if call.options.get("enable_gqa"):  # one key head for several queries
         return None
@@ -158,17 +158,15 @@ def attention(call: Call) -> list[Axes] | None:
     return [multiply(labelling, scores, v)]
 
 
-def embedding(call: Call) -> list[Axes]:
+def embedding(call: Call) -> list[TensorLabels]:
     """A table (entries, units): entries are called by number, so they stay; units go on."""
     (entries, units), indices = call.tensors
     entries.fix()
     return [[*indices, units]]
 
 
-def reduction(call: Call) -> list[Axes] | None:
+def reduction(call: Call) -> list[TensorLabels]:
     """Sums, means and maxima do not depend on the order of what they run over; the other axes go on."""
-    if len(call.shapes) != 1:
-        return None
     others = [axis for number, axis in enumerate(call.tensors[0]) if number not in call.dims]
     return [call.labelling.deal(others, call.shapes[0], "product")]  # puts axes of size 1 back (keepdim)
 
@@ -176,7 +174,7 @@ def reduction(call: Call) -> list[Axes] | None:
 # -- windows over images -----------------------------------------------------------------------------------------------
 
 
-def split_image(call: Call) -> tuple[Axes, Label, Axes]:
+def split_image(call: Call) -> tuple[TensorLabels, Label, TensorLabels]:
     """Labels of a batch of images: (batch, channels, sides). Windows mix neighbours, so the sides are fixed."""
     sides = int(call.name[-2])  # conv2d: 2
     x = call.tensors[0]
@@ -185,13 +183,13 @@ def split_image(call: Call) -> tuple[Axes, Label, Axes]:
     return batch, channels, fixed_axes(call.shapes[0][-sides:])
 
 
-def pool(call: Call) -> list[Axes]:
+def pool(call: Call) -> list[TensorLabels]:
     """A window slides over the places of each channel alone: channels go on."""
     batch, channels, sides = split_image(call)
     return [[*batch, channels, *sides]]
 
 
-def convolution(call: Call) -> list[Axes]:
+def convolution(call: Call) -> list[TensorLabels]:
     """A matrix of channels at every place of the window: it reads some and writes others, as a linear layer does.
 
     A kernel is (out, in / groups, …), that of a transposed convolution (in, out / groups, …). Depthwise, with one group
@@ -217,12 +215,12 @@ def convolution(call: Call) -> list[Axes]:
 # -- cutting, joining and moving axes ----------------------------------------------------------------------------------
 
 
-def view(call: Call) -> list[Axes]:
+def view(call: Call) -> list[TensorLabels]:
     """The same numbers in the same order, under other axes: labels are cut into products, or joined to products."""
     return [call.labelling.deal(call.tensors[0], call.shapes[0], "product")]
 
 
-def transpose(call: Call) -> list[Axes]:
+def transpose(call: Call) -> list[TensorLabels]:
     """Labels move with their axes; where to, is asked of the operator itself, with an axis of another size for each."""
     x = call.tensors[0]
     probe = torch.empty(*range(2, len(x) + 2), device="meta")  # axis number 0 has size 2, number 1 size 3, …
@@ -230,7 +228,7 @@ def transpose(call: Call) -> list[Axes]:
     return [[x[size - 2] for size in turned.shape]]
 
 
-def expand(call: Call) -> list[Axes]:
+def expand(call: Call) -> list[TensorLabels]:
     """Copies along new axes, and along axes of size 1: all copies are alike, and their places are fixed."""
     shape = call.shapes[0]
     x = call.tensors[0]
@@ -239,15 +237,15 @@ def expand(call: Call) -> list[Axes]:
     return [[axis if axis.size == size else Label(size, stays=True) for axis, size in copied]]
 
 
-def concatenate(call: Call) -> list[Axes]:
+def concatenate(call: Call) -> list[TensorLabels]:
     """Along ``dim`` the tensors stand in a row; along all other axes they meet, and so have the same units."""
-    axes: Axes = []
+    axes: TensorLabels = []
     for number, meeting in enumerate(zip(*call.tensors, strict=True)):
         axes.append(join(meeting, "row") if number == call.dim else call.labelling.unify_all(meeting))
     return [axes]
 
 
-def cut(call: Call) -> list[Axes] | None:
+def cut(call: Call) -> list[TensorLabels] | None:
     """Stretches along ``dim``, one after another (a slice may begin later): labels are cut into rows."""
     if call.options.get("step", 1) != 1:
         return None
@@ -258,7 +256,7 @@ def cut(call: Call) -> list[Axes] | None:
     return [[*x[:dim], part, *x[dim + 1 :]] for part in parts]
 
 
-def at_places(call: Call, places: Sequence[int]) -> list[Axes]:
+def at_places(call: Call, places: Sequence[int]) -> list[TensorLabels]:
     """The tensor at some places of ``dim``. A place is called by number, so the axis is fixed."""
     x, dim = call.tensors[0], call.dim
     x[dim].fix()
@@ -266,13 +264,13 @@ def at_places(call: Call, places: Sequence[int]) -> list[Axes]:
     return [[axis.place(x[dim], index) for axis in others] for index in places]
 
 
-def select(call: Call) -> list[Axes]:
+def select(call: Call) -> list[TensorLabels]:
     """One place of an axis, ``x[:, 2]``."""
     size = call.tensors[0][call.dim].size
     return at_places(call, [call.options["index"] % size])
 
 
-def unbind(call: Call) -> list[Axes]:
+def unbind(call: Call) -> list[TensorLabels]:
     """All places of an axis, each as a tensor of its own: ``q, k, v = qkv.unbind(0)``."""
     return at_places(call, range(len(call.shapes)))
 
@@ -360,7 +358,7 @@ OPERATIONS: Mapping[str, Operation] = {
 }
 
 
-def labels_of_results(call: Call) -> list[Axes] | None:
+def labels_of_results(call: Call) -> list[TensorLabels] | None:
     """The labels of all tensors that an operation returns; None if it is not known.
 
     PyTorch itself marks the operators that work number by number (``torch.Tag.pointwise``: ``relu``, ``add``, ``gelu``,

@@ -31,7 +31,7 @@ Four files, in the order in which to read them:
 
 1. ``labels.py``: labels, and what can become of them (equal, cut, joined, fixed);
 2. ``operations.py``: what each operation says about labels, one small function each;
-3. ``stretches.py``: labels written as a spec;
+3. ``labelled_spec.py``: labels written as a spec;
 4. this one: the forward pass is traced, labelled, written as a spec, and every group of the spec is tested. A rule that
    is wrong can cost a group, but it cannot make a spec that changes outputs: the test finds such a group.
 
@@ -45,7 +45,7 @@ along a new axis.)
    step, a mode): it is refused as not known. Axes that cannot move in any form are refused with a reason,
    ``call.labelling.refuse(axes, reason)``. ::
 
-       def stack(call: Call) -> list[Axes]:
+       def stack(call: Call) -> list[TensorLabels]:
            axes = broadcast(call.labelling, *call.tensors)
            new = call.options["dim"] % (len(axes) + 1)
            places = fixed_axes([len(call.tensors)])
@@ -69,11 +69,11 @@ from torch.export import ExportedProgram
 from torch.func import functional_call
 from torch.fx.node import Node, map_arg
 
-from dwflow_lite.symmetry.labels import Axes, Label, Labelling, all_fixed, fix_all, fixed_axes
+from dwflow_lite.symmetry.labelled_spec import write_spec
+from dwflow_lite.symmetry.labels import Label, Labelling, TensorLabels, all_fixed, fix_all, fixed_axes
 from dwflow_lite.symmetry.operations import Call, labels_of_results
 from dwflow_lite.symmetry.permutation import Permutation
 from dwflow_lite.symmetry.spec import PermutationSpec
-from dwflow_lite.symmetry.stretches import write_spec
 from dwflow_lite.zoo.layout import Layout
 
 BY_HAND = "write the spec by hand: PermutationSpec(layout, axes)"
@@ -144,18 +144,18 @@ def trace(network: nn.Module, x: Tensor) -> ExportedProgram:
     return program
 
 
-def labels_of_parameters(network: nn.Module) -> dict[str, Axes]:
+def labels_of_parameters(network: nn.Module) -> dict[str, TensorLabels]:
     """A label for every axis of every parameter and buffer, by name; those that are one tensor (tied) share theirs."""
     tensors = dict(network.named_parameters(remove_duplicate=False))
     tensors |= dict(network.named_buffers(remove_duplicate=False))
-    labels: dict[int, Axes] = {}
+    labels: dict[int, TensorLabels] = {}
     for tensor in tensors.values():
         counts = not tensor.is_floating_point()  # token types and the like: no weights, so they stay
         labels[id(tensor)] = [Label(size, stays=counts) for size in tensor.shape]
     return {name: labels[id(tensor)] for name, tensor in tensors.items()}
 
 
-def label_forward_pass(program: ExportedProgram, tensors: Mapping[str, Axes], labelling: Labelling) -> None:
+def label_forward_pass(program: ExportedProgram, tensors: Mapping[str, TensorLabels], labelling: Labelling) -> None:
     """Follow the forward pass, and let each operation say what it asks of the labels of parameters.
 
     Args:
@@ -163,7 +163,7 @@ def label_forward_pass(program: ExportedProgram, tensors: Mapping[str, Axes], la
         tensors: labels of all parameters and buffers, by name; changed as operations ask for.
         labelling: gets a doubt for each operation that is not known.
     """
-    labels: dict[Node, list[Axes]] = {}  # of the tensors that each node returns
+    labels: dict[Node, list[TensorLabels]] = {}  # of the tensors that each node returns
     name_of = {spec.arg.name: spec.target for spec in program.graph_signature.input_specs}
     for node in program.graph.nodes:
         name = name_of.get(node.name)
@@ -176,12 +176,12 @@ def label_forward_pass(program: ExportedProgram, tensors: Mapping[str, Axes], la
             labels[node] = labels_of_node(node, labels, labelling)
 
 
-def labels_of_node(node: Node, labels: Mapping[Node, list[Axes]], labelling: Labelling) -> list[Axes]:
+def labels_of_node(node: Node, labels: Mapping[Node, list[TensorLabels]], labelling: Labelling) -> list[TensorLabels]:
     """The labels of all tensors that a node of the graph returns, from those of the nodes before it."""
     if node.target is operator.getitem:  # one of the tensors that an operation returned
         source, index = node.args
         return [labels[source][index]]
-    taken: list[Axes] = []
+    taken: list[TensorLabels] = []
     map_arg((node.args, node.kwargs), lambda argument: taken.extend(labels[argument]))
     axes = [axis for tensor in taken for axis in tensor]
     shapes = shapes_of_results(node)

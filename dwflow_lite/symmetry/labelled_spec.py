@@ -17,7 +17,7 @@ from itertools import combinations
 from typing import NamedTuple
 
 from dwflow_lite.symmetry.axes import Axis, Stretch
-from dwflow_lite.symmetry.labels import Axes, Label, Labelling
+from dwflow_lite.symmetry.labels import Label, Labelling, TensorLabels
 from dwflow_lite.symmetry.spec import PermutationSpec
 from dwflow_lite.zoo.layout import Entry, Layout
 
@@ -35,7 +35,7 @@ class Span(NamedTuple):
 Spans = Mapping[str, list[list[Span]]]  # tensor name -> for each axis its spans in a row
 
 
-def write_spec(layout: Layout, tensors: Mapping[str, Axes], labelling: Labelling) -> PermutationSpec:
+def write_spec(layout: Layout, tensors: Mapping[str, TensorLabels], labelling: Labelling) -> PermutationSpec:
     """The spec that says what is free.
 
     Args:
