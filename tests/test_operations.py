@@ -127,7 +127,7 @@ def test_an_operation_is_added_as_the_docstring_says(monkeypatch):
     x = torch.randn(VECTORS, generator=rng(0))
     with pytest.raises(ValueError, match="stack in forward is not known"):
         derive_spec(Stacked(), x)  # control
-    recipe = re.search(r"( +def stack.*?)\n\n\d\.", tracing.__doc__, re.DOTALL)[1]
+    recipe = re.search(r"( +def stack.*?)\n\n", tracing.__doc__, re.DOTALL)[1]
     names = dict(vars(operations))
     exec(dedent(recipe), names)
     monkeypatch.setitem(operations.OPERATIONS, "stack", names["stack"])
@@ -138,3 +138,11 @@ def test_an_operation_is_added_as_the_docstring_says(monkeypatch):
     assert derive_spec(Stacked(lambda y: y * places), x).groups == {"one": 5}  # the places of the stack differ
     units = torch.arange(1.0, 6)
     assert derive_spec(Stacked(lambda y: y * units), x).groups == {}  # control: the units differ
+
+
+def test_an_operation_that_works_number_by_number_needs_one_line(monkeypatch):
+    x = torch.randn(VECTORS, generator=rng(0))
+    with pytest.raises(ValueError, match="hardswish in forward is not known"):  # torch does not mark it as pointwise
+        derive_spec(Between(F.hardswish), x)  # control
+    monkeypatch.setitem(operations.OPERATIONS, "hardswish", operations.elementwise)
+    assert derive_spec(Between(F.hardswish), x).groups == {"first": 6}

@@ -77,6 +77,7 @@ def spans_of(label: Label, labelling: Labelling) -> list[Span]:
             return [Span((outer, inner), root.size)]
         inner.fix()
         labelling.notes.append(f"{labelling.here}: in an order that a spec has no word for")
+    # The inner units are fixed: each outer unit takes them along, as so many consecutive places.
     return [span._replace(each=span.each * inner.size) for span in spans_of(outer, labelling)]
 
 

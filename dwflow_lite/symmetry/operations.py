@@ -8,7 +8,9 @@ tensor. None says: in this form it is not known. Then all that it takes is fixed
 operators, as they stand in the graph of ``torch.export`` and in messages, without a trailing ``_`` (in place).
 
 The question to ask of every operation: *if the units along this axis are permuted, what else must be permuted with
-them, so that results are the same or permuted likewise?* Where the answer is "nothing can make up for it", fix.
+them, so that results are the same or permuted likewise?* Where nothing can make up for it, the units are fixed:
+silently (``Label.fix``) where they are called by number, as the entries of a table; with a reason
+(``Labelling.refuse``) where a reader might expect them to move.
 """
 
 from __future__ import annotations
@@ -91,13 +93,13 @@ def unchanged(call: Call) -> list[TensorLabels]:
 
 
 def layer_norm(call: Call) -> list[TensorLabels]:
-    """Mean and variance are over all units, in any order; gain and offset (if any) lie on the units they scale."""
+    """Mean and variance are over all units, in any order; gain and bias (if any) lie on the units they scale."""
     return [broadcast(call.labelling, *call.tensors)]
 
 
 def channel_norm(call: Call) -> list[TensorLabels]:
-    """Each channel (axis 1) has its own gain, offset and statistics; groups of channels tie neighbours together."""
-    x, *vectors = call.tensors
+    """Each channel (axis 1) has its own gain, bias and statistics; groups of channels tie neighbours together."""
+    x, *vectors = call.tensors  # vectors: (channels,)
     channels = [x[1], *(axes[0] for axes in vectors)]
     if call.options.get("num_groups", 1) > 1:
         call.labelling.refuse(channels, "ties channels to their neighbours in groups")
@@ -125,10 +127,10 @@ def multiply(labelling: Labelling, a: TensorLabels, b: TensorLabels) -> TensorLa
 
 
 def linear(call: Call) -> list[TensorLabels]:
-    """Columns of the weight (m, k) are the units that it reads, rows and offset (m,) those that it writes."""
-    x, weight, *offset = call.tensors
+    """Columns of the weight (m, k) are the units that it reads, rows and bias (m,) those that it writes."""
+    x, weight, *bias = call.tensors
     product = multiply(call.labelling, x, weight[::-1])  # (…, k) times (k, m)
-    return [broadcast(call.labelling, product, *offset)]
+    return [broadcast(call.labelling, product, *bias)]
 
 
 def matrix_product(call: Call) -> list[TensorLabels] | None:
@@ -140,9 +142,9 @@ def matrix_product(call: Call) -> list[TensorLabels] | None:
 
 
 def added_matrix_product(call: Call) -> list[TensorLabels]:
-    """``offset + a @ b``: the offset lies on the product."""
-    offset, a, b = call.tensors
-    return [broadcast(call.labelling, offset, multiply(call.labelling, a, b))]
+    """``bias + a @ b``: the bias lies on the product."""
+    bias, a, b = call.tensors
+    return [broadcast(call.labelling, bias, multiply(call.labelling, a, b))]
 
 
 def attention(call: Call) -> list[TensorLabels] | None:
@@ -197,8 +199,8 @@ def convolution(call: Call) -> list[TensorLabels]:
     """
     labelling = call.labelling
     batch, channels, sides = split_image(call)
-    kernel, *offsets = call.tensors[1:]
-    offset = [axes[0] for axes in offsets]
+    kernel, *biases = call.tensors[1:]  # one bias (out,), or none
+    bias = [axes[0] for axes in biases]
     fix_all(kernel[2:])
     groups = call.options.get("groups", 1)
     written, read = kernel[:2]
@@ -207,9 +209,9 @@ def convolution(call: Call) -> list[TensorLabels]:
     if groups == channels.size == kernel[0].size and kernel[1].size == 1:  # depthwise
         written = read = kernel[0]
     elif groups > 1:
-        labelling.refuse([channels, *kernel, *offset], "has several groups of channels")
+        labelling.refuse([channels, *kernel, *bias], "has several groups of channels")
     labelling.unify(channels, read)
-    return [[*batch, labelling.unify_all([written, *offset]), *sides]]
+    return [[*batch, labelling.unify_all([written, *bias]), *sides]]
 
 
 # -- cutting, joining and moving axes ----------------------------------------------------------------------------------
@@ -250,9 +252,10 @@ def cut(call: Call) -> list[TensorLabels] | None:
     if call.options.get("step", 1) != 1:
         return None
     x, dim = call.tensors[0], call.dim
-    start = range(x[dim].size)[call.options.get("start") :].start  # counts from the end where negative
+    first = call.options.get("start")  # None: 0; negative: counted from the end
+    start, _, _ = slice(first, None).indices(x[dim].size)
     lengths = [shape[dim] for shape in call.shapes]
-    _, *parts = call.labelling.deal([x[dim]], [start, *lengths], "row")
+    _, *parts = call.labelling.deal([x[dim]], [start, *lengths], "row")  # what stands before the start is left out
     return [[*x[:dim], part, *x[dim + 1 :]] for part in parts]
 
 

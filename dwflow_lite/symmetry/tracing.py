@@ -14,13 +14,13 @@ Then the forward pass is followed, for a batch of inputs with labels (., .), whe
 
     operation   reads     writes    what it says
     linear      (., .)    (., a)    b = .    columns of the weight are the inputs
-                                    c = a    the offset lies on the units
+                                    c = a    the bias lies on the units that it writes
     relu        (., a)    (., a)
     linear      (., a)    (., d)    e = a    columns of the weight are the units that it reads
                                     f = d
-    output      (., d)              d = .    nobody puts outputs back in order
+    output      (., d)              d = .    outputs keep their order
 
-What is free is ``a``: the rows of the first layer, its offset, and the columns of the second. That is the spec:
+What is free is ``a``: the rows of the first layer, its bias, and the columns of the second. That is the spec:
 
     >>> network = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     >>> spec = derive_spec(network, torch.randn(5, 4))
@@ -41,17 +41,19 @@ along a new axis.)
 1. Ask what it says about units. Places of the new axis are called by number, so they are fixed. Along the other axes
    the tensors lie on one another: if one is permuted, all must be.
 2. Say so in a function of ``operations.py``. The labels of what it takes are in ``call.tensors``, its arguments by name
-   in ``call.options``, the shapes of what it returns in ``call.shapes``. Return None for a form that you leave out (a
-   step, a mode): it is refused as not known. Axes that cannot move in any form are refused with a reason,
-   ``call.labelling.refuse(axes, reason)``. ::
+   in ``call.options``, the shapes of what it returns in ``call.shapes``. ``call.labelling`` makes labels equal
+   (``unify``) and cuts and joins them (``deal``); ``broadcast`` and ``fixed_axes`` are at hand there. ::
 
        def stack(call: Call) -> list[TensorLabels]:
            axes = broadcast(call.labelling, *call.tensors)
-           new = call.options["dim"] % (len(axes) + 1)
+           new = call.options["dim"] % (len(axes) + 1)  # where the new axis stands
            places = fixed_axes([len(call.tensors)])
-           return [[*axes[:new], *places, *axes[new:]]]
+           return [[*axes[:new], *places, *axes[new:]]]  # of the one tensor that it returns
 
-3. Add the line ``"stack": stack`` to ``OPERATIONS``, under the name that the error gives.
+   Return None for a form that you leave out (a step, a mode): it is refused as not known, and so is what returns labels
+   of other sizes than ``call.shapes``.
+3. Add the line ``"stack": stack`` to ``OPERATIONS``, under the name that the error gives. An operation that works
+   number by number needs no function: ``"hardswish": elementwise``.
 4. Test it, in ``tests/test_tracing.py``: a network in ``FREE`` (everything that may move is found), and one in
    ``SOUND`` where units are not alike (nothing else moves).
 """
