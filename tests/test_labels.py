@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from dwflow_lite.networks import MLP
-from dwflow_lite.symmetry import PermutationSpec, Stretch, derive_spec, operations, stretches, tracing
+from dwflow_lite.symmetry import PermutationSpec, Stretch, derive_spec, operations, tracing, writing
 from dwflow_lite.symmetry.labels import Label, Labelling, join
-from dwflow_lite.symmetry.stretches import Span
+from dwflow_lite.symmetry.writing import Span
 
 
 def rng(seed):
@@ -280,30 +280,30 @@ def test_a_place_selected_from_what_is_permuted_is_permuted_like_its_units(index
 def test_fixed_stretches_side_by_side_become_one_and_single_groups_a_name():
     key, other = (Label(4),), (Label(3),)
     names = {key: "a", other: "b"}
-    assert stretches.axis_of([Span(key, 4)], names) == "a"
-    assert stretches.axis_of([Span(None, 2), Span(None, 3, 2)], names) is None
+    assert writing.axis_of([Span(key, 4)], names) == "a"
+    assert writing.axis_of([Span(None, 2), Span(None, 3, 2)], names) is None
     row = [Span(None, 2), Span(None, 3, 2), Span(key, 4), Span(None, 1), Span(other, 3, 5)]
-    assert stretches.axis_of(row, names) == (Stretch(None, 8), Stretch("a", 4), Stretch(None, 1), Stretch("b", 3, 5))
-    assert stretches.axis_of([Span(key, 4, 2)], names) == (Stretch("a", 4, 2),)  # control: no name says that
+    assert writing.axis_of(row, names) == (Stretch(None, 8), Stretch("a", 4), Stretch(None, 1), Stretch("b", 3, 5))
+    assert writing.axis_of([Span(key, 4, 2)], names) == (Stretch("a", 4, 2),)  # control: no name says that
 
 
 def test_what_a_spec_cannot_say_is_named():
     units, heads, inside = Label(6), Label(3), Label(4)
     sayable = {"q": [[Span((heads, inside), 12)], [Span((units,), 6)]], "u": [[Span((units,), 6)]]}
-    assert stretches.labels_without_words(sayable) == {}  # control
+    assert writing.labels_without_words(sayable) == {}  # control
     twice = {"w": [[Span((units,), 6)], [Span((units,), 6)]]}
-    assert stretches.labels_without_words(twice) == {units: "on two axes of w"}
+    assert writing.labels_without_words(twice) == {units: "on two axes of w"}
     shared = sayable | {"norm": [[Span((inside,), 4)]]}
-    assert stretches.labels_without_words(shared) == {inside: "units inside heads, which other tensors share"}
+    assert writing.labels_without_words(shared) == {inside: "units inside heads, which other tensors share"}
     alone = sayable | {"scale": [[Span((heads,), 3)]]}
-    assert stretches.labels_without_words(alone) == {inside: "units inside heads that are named elsewhere"}
+    assert writing.labels_without_words(alone) == {inside: "units inside heads that are named elsewhere"}
 
 
 def test_reasons_stand_in_the_order_of_tensors():
     labels = [Label(6) for _ in range(20)]
     row = [Span((label,), 6) for label in labels]
-    assert list(stretches.labels_without_words({"w": [row, row[::-1]]})) == labels
-    assert list(stretches.labels_without_words({"w": [row[::-1], row]})) == labels[::-1]  # control
+    assert list(writing.labels_without_words({"w": [row, row[::-1]]})) == labels
+    assert list(writing.labels_without_words({"w": [row[::-1], row]})) == labels[::-1]  # control
 
 
 # -- the test of a proposal --------------------------------------------------------------------------------------

@@ -96,7 +96,7 @@ def layer_norm(call: Call) -> list[Axes]:
 
 
 def channel_norm(call: Call) -> list[Axes]:
-    """Each channel (axis 1) has its own gain, offset and statistics; groups of channels tie neighbours together."""
+    """Each channel (axis 1) has its own gain, offset and statistics (or slope); groups of channels tie neighbours."""
     x, *vectors = call.tensors
     channels = [x[1], *(axes[0] for axes in vectors)]
     if call.options.get("num_groups", 1) > 1:
@@ -165,10 +165,8 @@ def embedding(call: Call) -> list[Axes]:
     return [[*indices, units]]
 
 
-def reduction(call: Call) -> list[Axes] | None:
+def reduction(call: Call) -> list[Axes]:
     """Sums, means and maxima do not depend on the order of what they run over; the other axes go on."""
-    if len(call.shapes) != 1:
-        return None
     others = [axis for number, axis in enumerate(call.tensors[0]) if number not in call.dims]
     return [call.labelling.deal(others, call.shapes[0], "product")]  # puts axes of size 1 back (keepdim)
 
@@ -177,12 +175,16 @@ def reduction(call: Call) -> list[Axes] | None:
 
 
 def split_image(call: Call) -> tuple[Axes, Label, Axes]:
-    """Labels of a batch of images: (batch, channels, sides). Windows mix neighbours, so the sides are fixed."""
-    sides = int(call.name[-2])  # conv2d: 2
+    """Labels of a batch of images: (batch, channels, sides). Windows mix neighbours, so the sides are fixed.
+
+    Batch and channels are those of the images that a window slides over, sides those of the images that it returns.
+    """
+    number_of_sides = int(call.name[-2])  # conv2d: 2
     x = call.tensors[0]
-    call.labelling.refuse(x[-sides:], "mixes neighbours")
-    *batch, channels = x[:-sides]
-    return batch, channels, fixed_axes(call.shapes[0][-sides:])
+    call.labelling.refuse(x[-number_of_sides:], "mixes neighbours")
+    *batch, channels = x[:-number_of_sides]
+    sides = fixed_axes(call.shapes[0][-number_of_sides:])
+    return batch, channels, sides
 
 
 def pool(call: Call) -> list[Axes]:
@@ -252,9 +254,10 @@ def cut(call: Call) -> list[Axes] | None:
     if call.options.get("step", 1) != 1:
         return None
     x, dim = call.tensors[0], call.dim
-    start = range(x[dim].size)[call.options.get("start") :].start  # counts from the end where negative
+    first = call.options.get("start")  # of a slice; others have none, and begin at 0
+    start, _, _ = slice(first, None).indices(x[dim].size)  # from the front: where negative, it counts from the end
     lengths = [shape[dim] for shape in call.shapes]
-    _, *parts = call.labelling.deal([x[dim]], [start, *lengths], "row")
+    _, *parts = call.labelling.deal([x[dim]], [start, *lengths], "row")  # all but what lies before the start
     return [[*x[:dim], part, *x[dim + 1 :]] for part in parts]
 
 
@@ -263,7 +266,10 @@ def at_places(call: Call, places: Sequence[int]) -> list[Axes]:
     x, dim = call.tensors[0], call.dim
     x[dim].fix()
     others = [*x[:dim], *x[dim + 1 :]]
-    return [[axis.place(x[dim], index) for axis in others] for index in places]
+    results: list[Axes] = []
+    for index in places:
+        results.append([axis.place(x[dim], index) for axis in others])
+    return results
 
 
 def select(call: Call) -> list[Axes]:
