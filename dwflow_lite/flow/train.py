@@ -101,7 +101,7 @@ def train_flow(  # noqa: PLR0913 - a public door
             loss.backward()
             optimizer.step()
             schedule.step()
-            watch.batch(field, loss.detach())
+            watch.note_loss(field, loss.detach())
             if step % settings.every == 0 or step == settings.steps:
                 watch.look(field, step)
                 bar.set_postfix(watch.summary(), refresh=False)
