@@ -114,6 +114,7 @@ class DualPCA(BaseEstimator):
         """Fit, and the codes (N, k) of the rows, which the fit knows without another pass; arguments as of ``fit``."""
         self.fit(x, executor=executor, progress=progress)
         squares = self.explained_variance_ * (self.n_samples_ - 1)  # (k,), of the singular values
+        # A code is X times a component Xᵀu/σ: X Xᵀ u/σ = σ² u/σ, and u/σ is the combination.
         return (self.combination_ * squares).to(x.device, x.dtype)
 
     def transform(self, x: Tensor | Shards) -> Tensor:
@@ -243,7 +244,8 @@ class DualPCA(BaseEstimator):
         self._check_columns(x, "n_features_in_")
         codes = torch.zeros((), dtype=torch.float64)
         squares = torch.zeros((), dtype=torch.float64)
-        for columns, mean, basis in self.basis(2 * prod(x.shape[:-1])):
+        rows = prod(x.shape[:-1])
+        for columns, mean, basis in self.basis(2 * rows):  # the rows, and their squares
             part = _columns(x, columns, basis.dtype, basis.device).sub_(mean)  # (..., c)
             codes = codes + (part @ basis.T).double().cpu()
             squares = squares + part.square().sum(-1).double().cpu()
@@ -251,7 +253,7 @@ class DualPCA(BaseEstimator):
 
     def _chunks(self, rows: int, d: int) -> list[slice]:
         """The d columns in chunks of which ``rows`` rows take at most ``memory``, with what is made on the way."""
-        need = rows * (4 + self.precision.itemsize)
+        need = rows * (4 + self.precision.itemsize)  # of one column: as read, in float32, and in this precision
         if not isinstance(self.memory, int) or self.memory < need:
             raise ValueError(f"memory must be a whole number of bytes, >= {need} for one column, got {self.memory!r}")
         step = self.memory // need

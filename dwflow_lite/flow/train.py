@@ -71,7 +71,7 @@ def train_flow(  # noqa: PLR0913 - a public door
     store = _checkpoint(checkpoint, field, points, held_out, source, settings, seed)
     if store.finished:
         log = FlowTraining(**store.load(points.device))
-        return _close(field, log, settings)
+        return _with_kept_state(field, log, settings)
 
     path = StraightPath(settings.path_noise)
     # All that changes from step to step.
@@ -88,6 +88,7 @@ def train_flow(  # noqa: PLR0913 - a public door
         one_thread(is_small(field)),
         progress_bar(total=settings.steps, desc="flow", progress=progress) as bar,
     ):
+        # After seeding: a state that was kept brings the generators to where they were.
         done = _restore(store.load(points.device), parts, generators)
         bar.update(done)
         for step in range(done + 1, settings.steps + 1):
@@ -100,7 +101,7 @@ def train_flow(  # noqa: PLR0913 - a public door
             loss.backward()
             optimizer.step()
             schedule.step()
-            watch.batch(field, loss.detach())
+            watch.note_loss(field, loss.detach())
             if step % settings.every == 0 or step == settings.steps:
                 watch.look(field, step)
                 bar.set_postfix(watch.summary(), refresh=False)
@@ -112,28 +113,22 @@ def train_flow(  # noqa: PLR0913 - a public door
 
     log = watch.close(field)
     store.finish(vars(log))
-    return _close(field, log, settings)
+    return _with_kept_state(field, log, settings)
 
 
-def _close(field: VelocityField, log: FlowTraining, settings: FlowSettings) -> FlowTraining:
-    """Bring the field to the state that is asked for; gives the log."""
-    field.load_state_dict(log.state(settings.keep))
-    field.eval()
-    return log
-
-
-def make_optimizer(field: VelocityField, settings: FlowSettings) -> tuple[AdamW, CosineAnnealingLR]:
-    """AdamW with the betas of the paper's code, and the cosine along which its learning rate falls."""
-    optimizer = AdamW(
-        field.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, betas=(0.9, 0.95), fused=True
-    )
-    final_lr = min(settings.final_lr, settings.lr)
-    return optimizer, CosineAnnealingLR(optimizer, settings.steps, eta_min=final_lr)
-
-
-def is_small(field: VelocityField) -> bool:
-    """Whether a field trains as well on one thread."""
-    return sum(parameter.numel() for parameter in field.parameters()) < ONE_THREAD_BELOW
+def check_targets(field: VelocityField, points: Tensor, held_out: Tensor | None, settings: FlowSettings) -> None:
+    """``ValueError`` unless targets (N, k), and held-out ones (M, k) if there are any, fit a field and its settings."""
+    if points.ndim != 2 or points.shape[1] != field.dim or not torch.isfinite(points).all():
+        raise ValueError(f"points must be finite and of shape (N, {field.dim}), got {tuple(points.shape)}")
+    if held_out is None:
+        if settings.patience is not None:
+            raise ValueError("patience watches the held-out loss: give held_out points, or patience=None")
+        if settings.keep == "best":
+            raise ValueError("keep='best' goes by the held-out loss: give held_out points, or keep='last'")
+        return
+    fits = held_out.ndim == 2 and held_out.shape[1] == field.dim and len(held_out) > 0
+    if not fits or not torch.isfinite(held_out).all():
+        raise ValueError(f"held_out must be finite and of shape (M >= 1, {field.dim}), got {tuple(held_out.shape)}")
 
 
 class Batches:
@@ -168,19 +163,25 @@ class Batches:
         self.order = state["order"].cpu()
 
 
-def check_targets(field: VelocityField, points: Tensor, held_out: Tensor | None, settings: FlowSettings) -> None:
-    """``ValueError`` unless targets (N, k), and held-out ones (M, k) if there are any, fit a field and its settings."""
-    if points.ndim != 2 or points.shape[1] != field.dim or not torch.isfinite(points).all():
-        raise ValueError(f"points must be finite and of shape (N, {field.dim}), got {tuple(points.shape)}")
-    if held_out is None:
-        if settings.patience is not None:
-            raise ValueError("patience watches the held-out loss: give held_out points, or patience=None")
-        if settings.keep == "best":
-            raise ValueError("keep='best' goes by the held-out loss: give held_out points, or keep='last'")
-        return
-    fits = held_out.ndim == 2 and held_out.shape[1] == field.dim and len(held_out) > 0
-    if not fits or not torch.isfinite(held_out).all():
-        raise ValueError(f"held_out must be finite and of shape (M >= 1, {field.dim}), got {tuple(held_out.shape)}")
+def make_optimizer(field: VelocityField, settings: FlowSettings) -> tuple[AdamW, CosineAnnealingLR]:
+    """AdamW with the betas of the paper's code, and the cosine along which its learning rate falls."""
+    optimizer = AdamW(
+        field.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, betas=(0.9, 0.95), fused=True
+    )
+    final_lr = min(settings.final_lr, settings.lr)
+    return optimizer, CosineAnnealingLR(optimizer, settings.steps, eta_min=final_lr)
+
+
+def is_small(field: VelocityField) -> bool:
+    """Whether a field trains as well on one thread."""
+    return sum(parameter.numel() for parameter in field.parameters()) < ONE_THREAD_BELOW
+
+
+def _with_kept_state(field: VelocityField, log: FlowTraining, settings: FlowSettings) -> FlowTraining:
+    """Bring the field to the state that is asked for; gives the log."""
+    field.load_state_dict(log.state(settings.keep))
+    field.eval()
+    return log
 
 
 # -- checkpoints -------------------------------------------------------------------------------------------------

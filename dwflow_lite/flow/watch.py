@@ -117,7 +117,7 @@ class Watch:
             probe = Probe.of(held_out, source, StraightPath(settings.path_noise), seed + 2)
         return cls(points, starts, probe, settings)
 
-    def batch(self, field: VelocityField, loss: Tensor) -> None:
+    def note_loss(self, field: VelocityField, loss: Tensor) -> None:
         """After a step: note the loss of its batch, and keep the state if it is the lowest and that is asked for."""
         self.recent.append(loss)
         if self.settings.keep == "lowest" and float(loss) < self.lowest_loss:

@@ -136,7 +136,8 @@ class DeepWeightFlow(BaseEstimator):
         source = make_source(self.source, codes, pca, scale, zoo.layout)
         training_source = source
         if self.fixed_source:
-            training_source = FixedSource(source, len(codes), torch.Generator().manual_seed(self.seed + 3))
+            generator = torch.Generator().manual_seed(self.seed + 3)  # seed, seed + 1 and seed + 2 are train_flow's
+            training_source = FixedSource(source, len(codes), generator)
         field = make_field(codes.shape[1], flow, self.seed)
         training = train_flow(
             field, codes, training_source, flow, held_out=held_out, seed=self.seed, checkpoint=checkpoint,

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from torch import nn
 
 from dwflow_lite.networks import ACTIVATIONS, BERT, MLP, ResNet, ViT
-from dwflow_lite.symmetry.axes import Axes, Heads
+from dwflow_lite.symmetry.axes import AxesOfTensors, Heads
 
 STREAM = "stream"  # the units that every block of a transformer reads and adds to
 
 
-def known_axes(network: nn.Module) -> tuple[Axes, Heads] | None:
+def known_axes(network: nn.Module) -> tuple[AxesOfTensors, Heads] | None:
     """Axes and heads of an MLP, ResNet, ViT or BERT of the course, its stream free; None for any other network.
 
     A subclass may compute anything, and an activation that was put in later need not be elementwise: neither is known.
@@ -35,9 +35,9 @@ def _is_elementwise(activation: nn.Module) -> bool:
     return type(activation) in elementwise
 
 
-def _mlp_axes(network: MLP) -> Axes:
+def _mlp_axes(network: MLP) -> AxesOfTensors:
     """One group for each hidden layer: rows and bias of one linear layer, columns of the next."""
-    axes: Axes = {}
+    axes: AxesOfTensors = {}
     last = len(network.layers) - 1
     for i in range(len(network.layers)):
         outputs = f"hidden{i}" if i < last else None
@@ -47,9 +47,9 @@ def _mlp_axes(network: MLP) -> Axes:
     return axes
 
 
-def _resnet_axes(network: ResNet) -> Axes:
+def _resnet_axes(network: ResNet) -> AxesOfTensors:
     """One group for the stream of each stage, which every block of it adds to; one for the inside of each block."""
-    axes: Axes = {}
+    axes: AxesOfTensors = {}
     axes |= _convolution_axes(network, "stem", "stem_norm", None, "stream0")
     stream = "stream0"
     for s, stage in enumerate(network.stages):
@@ -67,9 +67,9 @@ def _resnet_axes(network: ResNet) -> Axes:
     return axes
 
 
-def _convolution_axes(network: ResNet, convolution: str, norm: str, inputs: str | None, outputs: str) -> Axes:
+def _convolution_axes(network: ResNet, convolution: str, norm: str, inputs: str | None, outputs: str) -> AxesOfTensors:
     """A convolution without bias, whose channels the norm after it scales, shifts and (BatchNorm) measures."""
-    axes: Axes = {f"{convolution}.weight": (outputs, inputs, None, None)}
+    axes: AxesOfTensors = {f"{convolution}.weight": (outputs, inputs, None, None)}
     module = network.get_submodule(norm)
     for part in ("weight", "bias", "running_mean", "running_var"):
         if getattr(module, part, None) is not None:
@@ -77,9 +77,9 @@ def _convolution_axes(network: ResNet, convolution: str, norm: str, inputs: str 
     return axes
 
 
-def _vit_axes(network: ViT) -> tuple[Axes, Heads]:
+def _vit_axes(network: ViT) -> tuple[AxesOfTensors, Heads]:
     """The stream, which every block reads and adds to; inside each block heads, units inside them, hidden units."""
-    axes: Axes = {
+    axes: AxesOfTensors = {
         "patches.weight": (STREAM, None, None, None),
         "patches.bias": (STREAM,),
         "tokens.first": (None, STREAM),
@@ -97,9 +97,9 @@ def _vit_axes(network: ViT) -> tuple[Axes, Heads]:
     return axes, heads
 
 
-def _bert_axes(network: BERT) -> tuple[Axes, Heads]:
+def _bert_axes(network: BERT) -> tuple[AxesOfTensors, Heads]:
     """As in a ViT; the units of the pooler, which only the head reads, are free."""
-    axes: Axes = {
+    axes: AxesOfTensors = {
         "bert.embeddings.word_embeddings.weight": (None, STREAM),
         "bert.embeddings.position_embeddings.weight": (None, STREAM),
         "bert.embeddings.token_type_embeddings.weight": (None, STREAM),
@@ -133,7 +133,7 @@ BERT_NAMES = {
 }
 
 
-def _block_axes(block: str, layers: Mapping[str, str]) -> Axes:
+def _block_axes(block: str, layers: Mapping[str, str]) -> AxesOfTensors:
     """Axes of one transformer block; ``layers`` gives the name of each of :data:`BLOCK_LAYERS` in the network."""
     weights = {
         "query": (f"{block}.query-key", STREAM),
@@ -145,7 +145,7 @@ def _block_axes(block: str, layers: Mapping[str, str]) -> Axes:
         "norm1": (STREAM,),
         "norm2": (STREAM,),
     }
-    axes: Axes = {}
+    axes: AxesOfTensors = {}
     for layer in BLOCK_LAYERS:
         axes[f"{layers[layer]}.weight"] = weights[layer]
         axes[f"{layers[layer]}.bias"] = weights[layer][:1]

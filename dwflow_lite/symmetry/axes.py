@@ -27,8 +27,8 @@ class Stretch(NamedTuple):
 # One group along the whole axis; None, where it is fixed (inputs, outputs); or its stretches in a row.
 Axis = str | None | tuple[Stretch, ...]
 
-# Tensor name -> one entry for each of its axes.
-Axes = dict[str, tuple[Axis, ...]]
+# Tensor name -> one entry for each of its axes. (In tracing, ``labels.Axes`` are the labels of one tensor.)
+AxesOfTensors = dict[str, tuple[Axis, ...]]
 
 # Block name -> number of heads, and the groups that move with them.
 Heads = dict[str, tuple[int, tuple[str, ...]]]

@@ -1,4 +1,4 @@
-"""Labels written as a permutation spec: each axis as stretches of named groups.
+"""Write labels as a permutation spec: each axis as stretches of named groups.
 
 After a forward pass has been followed (``dwflow_lite.symmetry.tracing``), every axis of every parameter has a label,
 and what is not fixed is free. A spec has fewer words than labels have. It knows
@@ -25,7 +25,7 @@ Key = tuple[Label, ...]  # what a group permutes: (units,), or (heads, units ins
 
 
 class Span(NamedTuple):
-    """A stretch whose group has no name yet, only the labels that it permutes (None: fixed)."""
+    """A ``Stretch`` (see ``axes.py``) whose group has no name yet, only the labels that it permutes (None: fixed)."""
 
     key: Key | None
     units: int
@@ -43,7 +43,7 @@ def write_spec(layout: Layout, tensors: Mapping[str, TensorLabels], labelling: L
         tensors: name -> labels, of all of these tensors. What a spec cannot say is fixed in them.
         labelling: gets a note for everything fixed here.
     """
-    while True:
+    while True:  # until all labels have words: what is fixed in one round may leave others without
         spans: dict[str, list[list[Span]]] = {}
         for entry in layout.entries:
             labelling.here = entry.name
@@ -72,7 +72,7 @@ def spans_of(label: Label, labelling: Labelling) -> list[Span]:
     if outer.is_fixed:  # the inner units of each place, one place after another
         places = [inner.place(outer, index) for index in range(outer.size)]
         return [span for place in places for span in spans_of(place, labelling)]
-    if not inner.is_fixed:
+    if not inner.is_fixed:  # both move: units inside heads, if each head may have an order of its own
         if outer in inner.outer_atoms and not inner.parts:
             return [Span((outer, inner), root.size)]
         inner.fix()

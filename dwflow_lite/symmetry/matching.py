@@ -32,7 +32,8 @@ from dwflow_lite.symmetry.spec import PermutationSpec
 TIED_RESTARTS = 4
 
 State = Mapping[str, Tensor]  # the named tensors of one network
-Products = dict[Use, Tensor]  # for a place in a tensor: inner products (n, n) of the units' rows in a with those in b
+# For a place in a tensor (``Use``, in ``axes.py``): inner products (n, n) of the units' rows in a with those in b.
+Products = dict[Use, Tensor]
 
 
 # -- what every matcher returns ----------------------------------------------------------------------------------------
@@ -129,7 +130,8 @@ def head_scores(similarity: Mapping[str, Tensor], heads: int) -> tuple[Tensor, d
     for group, units in similarity.items():
         blocks = units.unflatten(1, (heads, -1)).unflatten(0, (heads, -1))  # (H, n / H, H, n / H)
         blocks = blocks.transpose(1, 2)  # (H, H, n / H, n / H): one matrix for each pair of heads
-        orders[group] = torch.stack([torch.stack([assignment(block) for block in row]) for row in blocks])
+        inside = [assignment(block) for block in blocks.flatten(0, 1)]  # (n / H,) each, for H * H pairs of heads
+        orders[group] = torch.stack(inside).unflatten(0, (heads, heads))  # (H, H, n / H)
         value += blocks.gather(3, orders[group][..., None]).sum((2, 3))  # of each row the entry of its partner
     return value, orders
 
@@ -188,7 +190,7 @@ def coordinate_descent(
         generator: of the order in which a sweep visits the coordinates.
         max_sweeps: a bound on the work.
         watch: called at every visit with the similarities (n, n) of each group, as its units stand, and their best
-            order; both by group.
+            orders; both by group.
 
     Raises:
         RuntimeError: after ``max_sweeps`` sweeps there was still something to gain.
@@ -204,16 +206,16 @@ def coordinate_descent(
             if is_settled(groups, spec, products):
                 continue
             similarity = {g: unit_similarity(a, moved, spec, g, products) for g in groups}
-            order, gain = best_orders(similarity, heads)
+            orders, gain = best_orders(similarity, heads)
             if watch is not None:
-                watch(similarity, order)
+                watch(similarity, orders)
             if gain <= least_gain:
                 objective.append(objective[-1])
                 continue
             objective.append(objective[-1] + gain)
-            indices |= {g: indices[g][order[g]] for g in groups}
-            moved = spec.permute(moved, Permutation(order))
-            products = still_valid(products, spec, order)
+            indices |= {g: indices[g][orders[g]] for g in groups}  # from b as it was given
+            moved = spec.permute(moved, Permutation(orders))  # from b as it stands
+            products = still_valid(products, spec, orders)
         if is_settled(spec.groups, spec, products):
             return Matching(Permutation(indices), objective)
     raise RuntimeError(f"weight matching still gained after {max_sweeps} sweeps; raise max_sweeps")
@@ -233,8 +235,8 @@ def is_settled(groups: Iterable[str], spec: PermutationSpec, products: Products)
     return all(use in products for group in groups for use in spec.uses[group])
 
 
-def still_valid(products: Products, spec: PermutationSpec, order: Mapping[str, Tensor]) -> Products:
-    """The matrix products that are left when some groups are permuted by ``order``.
+def still_valid(products: Products, spec: PermutationSpec, orders: Mapping[str, Tensor]) -> Products:
+    """The matrix products that are left when some groups are permuted, each by its order (n,).
 
     Where a tensor runs over a permuted group, the rows of ``b`` change places, and so do the columns of the product.
     Where the same tensor runs over another group, numbers change places inside each row: that product is gone, and that
@@ -242,7 +244,7 @@ def still_valid(products: Products, spec: PermutationSpec, order: Mapping[str, T
     spec.) Tensors that know none of these groups stay as they are.
     """
     permuted = {}
-    for group, index in order.items():
+    for group, index in orders.items():
         for use in spec.uses[group]:
             permuted[use] = products[use][:, index]
     changed_tensors = {use.name for use in permuted}

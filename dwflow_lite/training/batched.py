@@ -90,7 +90,7 @@ def train_batched(
     saved = checkpoint.load() or {"results": [], "chunk": None}
     results: list[dict[str, Any]] = saved["results"]  # of finished chunks, in order
     chunk_state: dict[str, Any] | None = saved["chunk"]  # of the chunk that was interrupted
-    finished_members = sum(len(result["history"][0]) for result in results)
+    finished_members = sum(len(result["history"][0]) for result in results)  # the first epoch has a loss for each
     chunks = runs(members[finished_members:], members_at_once)
     if chunk_state and chunk_state["members"] != len(chunks[0]):
         chunk_state = None  # members_at_once was another: the members of this chunk start again
@@ -146,13 +146,13 @@ def train_chunk(
     x, y = plan.task.train.x, plan.task.train.y  # (n, *input), (n,) or (n, outputs)
     batch_size = plan.recipe.batch_size
     orders = None
-    while chunk.step < plan.steps:
+    while chunk.step < plan.steps:  # one counter, so that training goes on from any step
         epoch, batch = divmod(chunk.step, plan.steps_per_epoch)
         if batch == 0 or orders is None:  # a new epoch, or one that was interrupted
             orders = data_orders(plan.seed, members, epoch, len(x)).to(plan.device)  # (N, n)
         rows = orders[:, batch * batch_size : (batch + 1) * batch_size]  # (N, b)
 
-        # All members in one chunk draw the noise of the step; of several chunks, so does the first.
+        # Noise is drawn for the whole chunk at once, from a key of its step; no two chunks draw the same.
         noise_key = (chunk.step,) if members.start == 0 else (chunk.step, members.start)
         with step_noise(plan.device, plan.seed, *noise_key), plan.recipe.autocast(plan.device):
             outputs = batched_forward(plan.network, chunk.parameters, x[rows])  # (N, b, outputs)

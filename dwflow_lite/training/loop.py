@@ -16,7 +16,7 @@ def train_loop(plan: Plan, members: range, *, progress: bool = False) -> tuple[d
     """Train members one after another: slow, and for any module.
 
     Args:
-        plan: whose :meth:`Plan.on_device` it is.
+        plan: as :meth:`Plan.on_device` gives it.
         members: N neighbours.
         progress: show a bar of members.
 

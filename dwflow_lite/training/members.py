@@ -67,7 +67,7 @@ def train_members(
     weights = _flat(plan, layout, parameters)  # (m, d)
     finite = torch.isfinite(weights).all(1)  # (m,)
     zoo = Zoo(weights.nan_to_num(0.0, 0.0, 0.0), layout, deepcopy(plan.network).cpu())
-    scored_at_once = min(members_at_once, together(layout))
+    scored_at_once = min(members_at_once, together(layout))  # as many as memory holds easily, and no more than allowed
     with out_of_memory_as(no_memory_for(scored_at_once)):
         if norms_with_statistics(plan.network):
             zoo = recalibrate(zoo, plan.task, "train", members_at_once=scored_at_once)

@@ -27,7 +27,7 @@ class Plan:
         seed: of the whole zoo.
         method: ``"batched"`` or ``"loop"``.
         device: where members are trained.
-        fitted: so many members a generator may be fitted on; they come first.
+        fitted: number of members that a generator may be fitted on; they come first, those held out after them.
         total: all members, with those held out.
         folder: where finished members are written, or None.
     """

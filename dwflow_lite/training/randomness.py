@@ -13,6 +13,7 @@ the same, in chunks after the first         step, first member, 0, 1
 ==========================================  ==========================
 
 So a member has the same start and sees the data in the same orders in a zoo of any size, whatever is drawn before.
+The 0, 1 at the end of a key of noise make it longer than those of starts and orders, so that none is drawn twice.
 """
 
 from __future__ import annotations

@@ -22,10 +22,10 @@ from dwflow_lite.support.files import json_hash
 from dwflow_lite.support.jobs import run_jobs, runs
 from dwflow_lite.support.versions import versions
 from dwflow_lite.tasks.task import Task
-from dwflow_lite.training.fit import check_fit
 from dwflow_lite.training.members import train_job, train_members
 from dwflow_lite.training.plan import Plan
 from dwflow_lite.training.recipe import Recipe
+from dwflow_lite.training.trainable import check_trainable
 from dwflow_lite.zoo.layout import Layout
 from dwflow_lite.zoo.record import folder_header, join_record
 from dwflow_lite.zoo.storage import STORAGE, Shards, read_folder, start_folder, sweep
@@ -114,7 +114,7 @@ def train_zoo(  # noqa: PLR0913 - the door of this room: what, how many, how, wh
     _check_choices(recipe, method, on_diverged)
     _check_places(checkpoint, folder, storage)
     _check_counts(members, held_out, seed, members_at_once)
-    check_fit(task, network, method, recipe.batch_size)
+    check_trainable(task, network, method, recipe.batch_size)
 
     sizes = {"members": int(members), "held_out": int(held_out)}  # JSON knows no NumPy numbers
     identity = _identity(task, network, recipe, int(seed), sizes)
@@ -137,7 +137,8 @@ def train_zoo(  # noqa: PLR0913 - the door of this room: what, how many, how, wh
     )
     record = _common_record(plan, identity, identity_hash)
     in_jobs = folder is not None or executor is not None
-    at_once = int(members_at_once or (1 if in_jobs else plan.total))
+    default_at_once = 1 if in_jobs else plan.total
+    at_once = default_at_once if members_at_once is None else int(members_at_once)
     started = time.perf_counter()
     if folder is not None:
         weights, notes = _train_into_folder(plan, record, storage, at_once, executor, progress)
@@ -146,7 +147,7 @@ def train_zoo(  # noqa: PLR0913 - the door of this room: what, how many, how, wh
     else:
         everybody = range(plan.total)
         weights, notes = train_members(plan, everybody, members_at_once=at_once, checkpoint=store, progress=progress)
-    if folder is None:
+    if folder is None:  # the record of a folder was written before its members
         record["seconds"] = round(time.perf_counter() - started, 3)
 
     zoo = _assemble(plan, record, weights, notes)
@@ -243,7 +244,7 @@ def _train_into_folder(
     _, _, notes = read_folder(plan.folder)  # member -> notes, of those that are there
     missing = [member for member in range(plan.total) if member not in notes]
     _results_of_jobs(plan, missing, at_once, executor, progress)
-    sweep(plan.folder)
+    sweep(plan.folder)  # half-written files of jobs that died
     _, weights, notes = read_folder(plan.folder)
     if len(notes) < plan.total:
         raise OSError(f"workers did not write to {plan.folder}: it must be a folder that they and this process share")

@@ -14,7 +14,7 @@ from dwflow_lite.training.randomness import step_noise
 from dwflow_lite.zoo.forward import batched_forward
 
 
-def check_fit(task: Task, network: nn.Module, method: str, batch_size: int) -> None:
+def check_trainable(task: Task, network: nn.Module, method: str, batch_size: int) -> None:
     """Refuse a network that does not fit the task or the method; the network is not changed.
 
     Raises:
