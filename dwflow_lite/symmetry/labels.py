@@ -54,7 +54,7 @@ class Label:
         self.size = size
         self.kind = kind
         self.parts = tuple(parts)
-        self.stays = stays or size == 1
+        self.stays = stays or size == 1  # of an atom; a label that is cut is fixed where its parts are
         self.equal_to: Label | None = None  # one step towards the root
         self.depends_on: tuple[Label, ...] = ()  # outer labels: inside each of their units the order may be another
         self.at_place: dict[tuple[Label, int], Label] = {}  # (outer atom, index) -> what it is there
@@ -103,11 +103,17 @@ class Label:
     def place(self, outer: Label, index: int) -> Label:
         """The units as they are at one place of an outer label: the units of head ``index``.
 
-        Asked twice for one place, it is the same label. Where the order does not depend on the outer label, it is the
-        label itself.
+        Asked twice for one place, an atom gives the same label. Where its order does not depend on the outer label, it
+        gives itself.
+
+        Args:
+            outer: fixed by now, since its places are called by number: so it is not cut or made equal to others later,
+                and what ``at_place`` keeps under it holds to the end.
+            index: which of its units.
         """
-        root, outer = self.root, outer.root
-        if outer.kind == "product":
+        root = self.root
+        outer = outer.root
+        if outer.kind == "product":  # of 3 × 4, place 7 is place 3 inside place 1
             first, second = outer.parts
             return root.place(first, index // second.size).place(second, index % second.size)
         if root.parts:
@@ -217,6 +223,7 @@ class Labelling:
         shared = tuple(atom for atom in a.outer_atoms if atom in b.outer_atoms)
         a.equal_to = b
         b.depends_on = shared
+        # What was decided at one place holds for both labels; at all places, if the order no longer depends on them.
         for (outer, index), inner in [*a.at_place.items(), *b.at_place.items()]:
             self.unify(inner, b.place(outer, index))
 
@@ -245,21 +252,26 @@ class Labelling:
         return dealt
 
     def _take(self, queue: deque[Label], size: int, kind: Kind) -> TensorLabels | None:
-        """Labels from the front of the queue that fill one axis; what is left of the last goes back to the front."""
+        """Labels from the front of the queue that fill one axis; what is left of the last goes back to the front.
+
+        How much of the axis is still to be filled is a factor for a product, a number of places for a row: after a
+        label of 3 units, an axis of 12 wants a factor 4, or 9 further places. It is full at 1, or at 0.
+        """
         labels: TensorLabels = []
-        nothing = 1 if kind == "product" else 0
-        room = size  # places of the axis that are not filled yet
-        while room > nothing:
+        is_product = kind == "product"
+        full = 1 if is_product else 0
+        missing = size
+        while missing > full:
             label = queue.popleft().root
-            fits = room % label.size == 0 if kind == "product" else label.size <= room
-            if not fits:
-                halves = self.divide(label, room, kind)
+            fits = missing % label.size == 0 if is_product else label.size <= missing
+            if not fits:  # cut it: the first part fills the axis, the rest begins the next one
+                halves = self.divide(label, missing, kind)
                 if halves is None:
                     return None
                 label, rest = halves
                 queue.appendleft(rest)
             labels.append(label)
-            room = room // label.size if kind == "product" else room - label.size
+            missing = missing // label.size if is_product else missing - label.size
         return labels
 
     def divide(self, label: Label, size: int, kind: Kind) -> tuple[Label, Label] | None:

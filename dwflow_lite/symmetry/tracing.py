@@ -152,8 +152,8 @@ def labels_of_parameters(network: nn.Module) -> dict[str, TensorLabels]:
     tensors |= dict(network.named_buffers(remove_duplicate=False))
     labels: dict[int, TensorLabels] = {}
     for tensor in tensors.values():
-        counts = not tensor.is_floating_point()  # token types and the like: no weights, so they stay
-        labels[id(tensor)] = [Label(size, stays=counts) for size in tensor.shape]
+        stays = not tensor.is_floating_point()  # numbers of tokens and the like are no weights
+        labels[id(tensor)] = [Label(size, stays=stays) for size in tensor.shape]
     return {name: labels[id(tensor)] for name, tensor in tensors.items()}
 
 
@@ -166,7 +166,8 @@ def label_forward_pass(program: ExportedProgram, tensors: Mapping[str, TensorLab
         labelling: gets a doubt for each operation that is not known.
     """
     labels: dict[Node, list[TensorLabels]] = {}  # of the tensors that each node returns
-    name_of = {spec.arg.name: spec.target for spec in program.graph_signature.input_specs}
+    # The graph takes parameters and buffers as inputs, under names of its own: node name -> name in the network.
+    name_of = {graph_input.arg.name: graph_input.target for graph_input in program.graph_signature.input_specs}
     for node in program.graph.nodes:
         name = name_of.get(node.name)
         if name in tensors:
@@ -189,15 +190,28 @@ def labels_of_node(node: Node, labels: Mapping[Node, list[TensorLabels]], labell
     shapes = shapes_of_results(node)
     if node.op == "output":
         fix_all(axes)
-    if not all_fixed(axes):
-        name = str(node.target).removeprefix("aten.").rsplit(".", 1)[0].rstrip("_")
-        labelling.here = f"{name} in {module_of(node)}"
-        is_operator = hasattr(node.target, "_schema")
-        results = labels_of_results(Call(name, node, taken, shapes, labelling)) if is_operator else None
-        if results is not None and [tuple(axis.size for axis in tensor) for tensor in results] == shapes:
-            return results
-        labelling.refuse(axes, "is not known")
+    if all_fixed(axes):  # also of the network's inputs and of constants, which take nothing
+        return [fixed_axes(shape) for shape in shapes]
+    name = name_of_operator(node)
+    labelling.here = f"{name} in {module_of(node)}"
+    results = None
+    if hasattr(node.target, "_schema"):  # an operator of PyTorch
+        results = labels_of_results(Call(name, node, taken, shapes, labelling))
+    if results is not None and [shape_of(tensor) for tensor in results] == shapes:
+        return results
+    labelling.refuse(axes, "is not known")
     return [fixed_axes(shape) for shape in shapes]
+
+
+def shape_of(tensor: TensorLabels) -> tuple[int, ...]:
+    """The shape of a tensor with these labels."""
+    return tuple(label.size for label in tensor)
+
+
+def name_of_operator(node: Node) -> str:
+    """The name that ``OPERATIONS`` has for it: ``aten.add_.Tensor`` -> ``add``."""
+    without_overload = str(node.target).removeprefix("aten.").rsplit(".", 1)[0]
+    return without_overload.rstrip("_")
 
 
 def shapes_of_results(node: Node) -> list[tuple[int, ...]]:
