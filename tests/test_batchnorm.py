@@ -114,8 +114,12 @@ def test_a_network_that_trains_is_a_copy():
 
 def test_a_last_batch_of_one_is_refused(task):
     n = len(task.train)
-    with pytest.raises(ValueError, match="last batch of one example"):
-        train_zoo(task, small(), members=1, recipe=Recipe(epochs=1, batch_size=n - 1))
+    for batch_size in (n - 1, 1):
+        with pytest.raises(ValueError, match="last batch of one example"):
+            train_zoo(task, small(), members=1, recipe=Recipe(epochs=1, batch_size=batch_size))
+    assert (
+        n % 64 != 1 and len(train_zoo(task, small(), members=1, recipe=Recipe(epochs=1, batch_size=64))) == 1
+    )  # control
 
 
 def test_matching_permutes_statistics_but_does_not_listen_to_them(task, zoo):

@@ -253,7 +253,7 @@ def test_no_function_swallows_keywords_it_does_not_name():
 
 
 def bounds(requirements):
-    found = (re.fullmatch(r"([A-Za-z0-9_-]+)(>=[\d.]+)?", r) for r in requirements)
+    found = (re.fullmatch(r"([A-Za-z0-9_-]+)(>=[\d.]+(?:,!=[\d.*]+)*)?", r) for r in requirements)
     return {m[1].lower(): m[2] for m in found if m}
 
 

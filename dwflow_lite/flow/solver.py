@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dwflow_lite.support.checks import is_whole
+
 Field = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -82,7 +84,7 @@ def integrate(field: Field, x0: Tensor, *, steps: int = 20, solver: str = "heun"
     """
     if solver not in SOLVERS:
         raise ValueError(f"no solver {solver!r}: choose one of {', '.join(SOLVERS)}")
-    if not isinstance(steps, int) or steps < 1:
+    if not is_whole(steps, 1):
         raise ValueError(f"steps must be a whole number >= 1, got {steps!r}")
     calls = 0
 

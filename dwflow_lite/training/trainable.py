@@ -25,7 +25,8 @@ def check_trainable(task: Task, network: nn.Module, method: str, batch_size: int
         raise ValueError(f"{type(network).__name__} has no parameters to train")
     x = task.train.x[:2].cpu()  # (2, *input)
     _check_outputs(task, deepcopy(network).cpu().eval(), x)
-    if norms_with_statistics(network) and len(task.train) % batch_size == 1:
+    last_batch = (len(task.train) - 1) % batch_size + 1
+    if norms_with_statistics(network) and last_batch == 1:
         raise ValueError(
             f"batch_size {batch_size} leaves a last batch of one example, which BatchNorm cannot normalise: change it"
         )
