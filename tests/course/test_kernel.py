@@ -199,7 +199,6 @@ def test_a_cell_that_only_waits_is_not_disturbed(tmp_path, monkeypatch):
 
 
 def test_a_lost_request_is_noticed_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(conversation_module, "PATIENCE_UNHEARD", 3.0)
     original = AsyncZMQSocketChannel.send
     dropped = []
 
@@ -217,7 +216,6 @@ def test_a_lost_request_is_noticed_too(tmp_path, monkeypatch):
 
 def test_the_last_answer_of_a_notebook_is_watched_too(tmp_path, monkeypatch):
     """papermill asks once more after the last cell (papermill 711)."""
-    monkeypatch.setattr(conversation_module, "PATIENCE_UNHEARD", 3.0)
     dropped = drop(monkeypatch, "kernel_info_reply", times=1, after="execute_reply")
     write_notebook(tmp_path / "nb", "01_one", RECORD)
     ran = Ran(tmp_path / "nb", tmp_path / "out")
