@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from dwflow_lite.support.checks import is_whole
+from dwflow_lite.support.checks import is_number, is_whole
 from dwflow_lite.support.jobs import run_jobs
 from dwflow_lite.zoo.storage import Shards
 
@@ -179,7 +179,7 @@ class DualPCA(BaseEstimator):
             )
 
     def _is_share(self) -> bool:
-        return isinstance(self.n_components, float) and 0 < self.n_components < 1
+        return is_number(self.n_components, 0) and 0 < self.n_components < 1
 
     def _gram_matrix(self, x: Tensor | Shards, executor: Executor | None, progress: bool) -> Tensor:
         """Inner products (N, N) of the centred rows, summed over chunks of columns."""
@@ -254,9 +254,9 @@ class DualPCA(BaseEstimator):
     def _chunks(self, rows: int, d: int) -> list[slice]:
         """The d columns in chunks of which ``rows`` rows take at most ``memory``, with what is made on the way."""
         need = rows * (4 + self.precision.itemsize)  # of one column: as read, in float32, and in this precision
-        if not isinstance(self.memory, int) or self.memory < need:
+        if not is_whole(self.memory, need):
             raise ValueError(f"memory must be a whole number of bytes, >= {need} for one column, got {self.memory!r}")
-        step = self.memory // need
+        step = int(self.memory) // need
         return [slice(start, min(start + step, d)) for start in range(0, d, step)]
 
     def _device(self, x: Tensor | Shards) -> torch.device:

@@ -379,7 +379,7 @@ def test_an_interrupted_flow_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch
         train(stopping, checkpoint=file)
     partial = file.with_name("flow.pt.partial")
     assert partial.is_file() and not file.exists()
-    with pytest.raises(ValueError, match="another recipe"):
+    with pytest.raises(ValueError, match="another training"):
         train(GaussianSource(3), checkpoint=file, lr=2e-3)
     counting = Interrupting(3)
     resumed = train(counting, checkpoint=file)
@@ -517,3 +517,12 @@ def test_batches_pass_over_all_points():
     assert torch.equal(torch.cat([batches.draw() for _ in range(3)]), torch.cat([other.draw() for _ in range(3)]))
     assert len(Batches(points, 25, rng()).draw()) == 25  # larger than a pass
     assert not torch.equal(drawn[:10], points.flatten())  # control: in an order of its own
+
+
+@pytest.mark.parametrize("coupling", [["independent"], np.array(["independent"]), np.array(["a", "b"]), None])
+def test_a_choice_is_text(coupling):
+    with pytest.raises(ValueError, match="flow coupling must be one of 'independent', 'assignment', got"):
+        FlowSettings(coupling=coupling)
+    with pytest.raises(ValueError, match="flow lr must be a number >= 0, got 1000"):
+        FlowSettings(lr=10**400)
+    assert FlowSettings(coupling="assignment").coupling == "assignment"  # control

@@ -23,6 +23,7 @@ from dwflow_lite.generate import (
     Generator,
     MemberNoise,
     PairInterpolation,
+    RandomWeights,
     Retrieval,
     Soup,
 )
@@ -675,3 +676,77 @@ def test_a_finished_flow_is_not_trained_again(tmp_path, zoo, model, monkeypatch)
     for other in ({"seed": 1}, {"source": 0.2}, {"fixed_source": True}, {"flow": replace(QUICK, hidden=16)}):
         with pytest.raises(TypeError, match="NoneType"):  # control: another flow is another training
             DeepWeightFlow(**{"flow": QUICK} | other).fit(zoo, checkpoint=folder)
+
+
+# -- what careless hands pass in ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", [None, -1, 1.5, "1", True, 2**63])
+def test_a_seed_that_is_none_is_refused_in_one_sentence(model, zoo, seed):
+    message = rf"seed must be a whole number from 0 to 2\*\*63 - 1, got {seed!r}"
+    with pytest.raises(ValueError, match=message):
+        model.sample(1, seed=seed)
+    with pytest.raises(ValueError, match=message):
+        Soup().fit(zoo).sample(1, seed=seed)
+    with pytest.raises(ValueError, match=message):
+        DeepWeightFlow(seed=seed, flow=QUICK).fit(zoo)
+
+
+def test_numpy_numbers_do_what_plain_ones_do(zoo, tmp_path):
+    """In every argument, in seeds, and in what is written: a model that was trained can be saved."""
+    plain = DeepWeightFlow(components=2, source=0.25, fixed_source=True, seed=3, memory=1 << 20, flow=QUICK)
+    numpy = DeepWeightFlow(
+        align=np.True_, components=np.int64(2), source=np.float32(0.25), fixed_source=np.True_, rescale=np.True_,
+        seed=np.int64(3), memory=np.int64(1 << 20), flow=QUICK,
+    )  # fmt: skip
+    expected = plain.fit(zoo).sample(3, seed=5)
+    made = numpy.fit(zoo).sample(np.int64(3), seed=np.int64(5))
+    assert torch.equal(made.weights, expected.weights)
+    assert Zoo.load(made.save(tmp_path / "made.safetensors")).record == expected.record
+    loaded = DeepWeightFlow.load(numpy.save(tmp_path / "model.safetensors"))
+    assert torch.equal(loaded.sample(3, seed=5).weights, expected.weights)
+    share = DeepWeightFlow(components=np.float32(0.5), flow=QUICK).fit(zoo)
+    assert share.pca_.n_components_ == DeepWeightFlow(components=0.5, flow=QUICK).fit(zoo).pca_.n_components_
+    for generator in (Soup(), MemberNoise()):
+        drawn = clone(generator).fit(zoo).sample(3, seed=np.int64(5))
+        assert torch.equal(drawn.weights, clone(generator).fit(zoo).sample(3, seed=5).weights)
+
+
+@pytest.mark.parametrize("name", ["fixed_source", "rescale"])
+def test_a_switch_is_on_or_off(zoo, name):
+    with pytest.raises(ValueError, match=f"{name} must be True or False, got 'no'"):
+        DeepWeightFlow(**{name: "no"}, flow=QUICK).fit(zoo)
+
+
+@pytest.mark.parametrize(
+    ("generator", "changed"),
+    [(Soup(2), {"size": -1}), (MemberNoise(0.1), {"level": 5.0}), (ClosedFormFlow(), {"source": 3.0, "steps": 1})],
+)
+def test_settings_that_are_changed_after_fit_wait_for_the_next_fit(zoo, generator, changed):
+    before = generator.fit(zoo).sample(4, seed=0)
+    after = generator.set_params(**changed).sample(4, seed=0)
+    assert torch.equal(after.weights, before.weights) and after.record == before.record
+
+
+def test_soups_fitted_again_take_the_new_size(zoo):  # control of the test above
+    soup = Soup(2).fit(zoo)
+    assert soup.sample(1, seed=0).record["generated"]["by"] == "soup of 2"
+    assert soup.set_params(size=3).fit(zoo).sample(1, seed=0).record["generated"]["by"] == "soup of 3"
+
+
+@pytest.mark.parametrize("generator", [*TRIVIAL.values(), DeepWeightFlow()])
+def test_a_generator_learns_from_a_zoo_that_has_members_to_show(zoo, generator):
+    with pytest.raises(TypeError, match=r"a generator learns from a Zoo .*, not from Tensor"):
+        clone(generator).fit(zoo.weights)
+    with pytest.raises(ValueError, match=r"Zoo\(4 .*4 held out\)"):
+        clone(generator).fit(zoo.unseen)
+
+
+def test_noise_needs_no_second_member():
+    """A tensor of one number has no spread in a zoo of one; it was NaN, and blamed on the members."""
+    one = Zoo.from_modules([MLP([4, 5, 1])])
+    bias = one.layout.slices["layers.1.bias"]
+    noisy = MemberNoise(0.1).fit(one).sample(3, seed=0)
+    assert torch.equal(noisy.weights[:, bias], one.weights[:, bias].expand(3, 1))
+    assert not torch.equal(noisy.weights, one.weights.expand(3, -1))  # control: all other tensors are noisy
+    assert RandomWeights().fit(one).sample(3, seed=0).weights.isfinite().all()

@@ -8,7 +8,7 @@ from typing import Any
 
 from dwflow_lite.flow.path import COUPLINGS
 from dwflow_lite.flow.solver import SOLVERS
-from dwflow_lite.support.checks import is_number, is_whole
+from dwflow_lite.support.checks import is_choice, is_number, is_whole
 
 # Name -> the least that makes sense.
 WHOLE_NUMBERS = {"hidden": 2, "time_dim": 1, "steps": 1, "batch_size": 1, "every": 1, "solver_steps": 1}
@@ -95,7 +95,7 @@ class FlowSettings:
         _require(self.dropout < 1, "dropout", "a number in [0, 1)", self.dropout)
         for name, choices in CHOICES.items():
             value = getattr(self, name)
-            _require(value in choices, name, "one of " + ", ".join(map(repr, choices)), value)
+            _require(is_choice(value, choices), name, "one of " + ", ".join(map(repr, choices)), value)
 
     @classmethod
     def published(cls) -> FlowSettings:

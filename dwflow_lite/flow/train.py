@@ -17,6 +17,7 @@ from dwflow_lite.flow.settings import FlowSettings, require_settings
 from dwflow_lite.flow.solver import Field
 from dwflow_lite.flow.watch import LOOK_POINTS, FlowTraining, Watch
 from dwflow_lite.support.checkpoints import Checkpoint
+from dwflow_lite.support.checks import whole_seed
 from dwflow_lite.support.devices import global_generators, one_thread, seeded
 from dwflow_lite.support.files import digest, json_hash
 from dwflow_lite.support.progress import bar as progress_bar
@@ -67,6 +68,7 @@ def train_flow(  # noqa: PLR0913 - a public door
         FloatingPointError: the loss is no longer finite.
     """
     require_settings(settings)
+    seed = whole_seed(seed)
     check_targets(field, points, held_out, settings)
     store = _checkpoint(checkpoint, field, points, held_out, source, settings, seed)
     if store.finished:

@@ -6,7 +6,7 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
@@ -18,8 +18,10 @@ from dwflow_lite.flow.settings import FlowSettings, require_settings
 from dwflow_lite.flow.solver import Trajectory, integrate
 from dwflow_lite.flow.train import train_flow
 from dwflow_lite.generate.files import FittedFlow, read_generator, write_generator
-from dwflow_lite.generate.generator import check_number_of_networks
+from dwflow_lite.generate.generator import check_number_of_networks, require_zoo
 from dwflow_lite.generate.sources import check_source, make_source
+from dwflow_lite.support.checks import whole_seed
+from dwflow_lite.support.devices import generator_from
 from dwflow_lite.symmetry.canonical import basis_of, canonicalise
 from dwflow_lite.symmetry.spec import PermutationSpec
 from dwflow_lite.zoo.storage import Shards
@@ -115,39 +117,39 @@ class DeepWeightFlow(BaseEstimator):
         Raises:
             ValueError: a setting that makes no sense, fewer than two fitted members, k >= N, or alignment asked for a
                 network without a spec.
-            TypeError: ``flow`` that is no ``FlowSettings``.
+            TypeError: ``flow`` that is no ``FlowSettings``, or a zoo that is none.
         """
-        flow = FlowSettings() if self.flow is None else self.flow
-        self._check(zoo, flow)
+        settings = self._settings()
+        flow = settings["flow"]
+        _check_members(zoo, flow)
 
         # 1. Align: permute the hidden units of every member, so that its weights lie close to those of the first.
         if self.align:
-            zoo = self._aligned(zoo, folder, executor, progress)
+            zoo = self._aligned(zoo, settings["seed"], folder, executor, progress)
 
         # 2. Compress: weights (N, d) to codes (N, k) of size about 1.
-        pca = DualPCA(self.components, memory=self.memory)
+        pca = DualPCA(settings["components"], memory=settings["memory"])
         codes = pca.fit_transform(_float32(zoo.fitted.weights), executor=executor, progress=progress)
-        scale = float(codes.square().mean().sqrt()) if self.rescale else 1.0
+        scale = float(codes.square().mean().sqrt()) if settings["rescale"] else 1.0
         codes = codes / scale
         unseen = zoo.unseen
         held_out = None if unseen is None else pca.transform(_float32(unseen.weights)) / scale  # (M, k)
 
         # 3. Learn a flow from noise to codes.
-        source = make_source(self.source, codes, pca, scale, zoo.layout)
+        source = make_source(settings["source"], codes, pca, scale, zoo.layout)
         training_source = source
-        if self.fixed_source:
-            generator = torch.Generator().manual_seed(self.seed + 3)  # seed, seed + 1 and seed + 2 are train_flow's
+        if settings["fixed_source"]:
+            generator = generator_from(settings["seed"] + 3)  # seed, seed + 1 and seed + 2 are train_flow's
             training_source = FixedSource(source, len(codes), generator)
-        field = make_field(codes.shape[1], flow, self.seed)
+        field = make_field(codes.shape[1], flow, settings["seed"])
         training = train_flow(
-            field, codes, training_source, flow, held_out=held_out, seed=self.seed, checkpoint=checkpoint,
-            progress=progress,
+            field, codes, training_source, flow, held_out=held_out, seed=settings["seed"],
+            checkpoint=checkpoint, progress=progress,
         )  # fmt: skip
 
         # All at once and last: a fit that failed or was interrupted leaves the estimator as it was.
         keys = ("architecture", "task", "identity", "seed")
         record = {key: zoo.record[key] for key in keys if key in zoo.record} | {"basis": basis_of(zoo)}
-        settings = self.get_params(deep=False) | {"align": bool(self.align), "flow": flow}
         fitted = FittedFlow(
             settings=settings,
             layout=zoo.layout,
@@ -166,7 +168,7 @@ class DeepWeightFlow(BaseEstimator):
     def sample(self, n: int, *, seed: int, folder: str | Path | None = None) -> Zoo:
         """Generate ``n`` complete networks; the same seed gives the same networks. ``folder``: keep them on disk."""
         codes = self.trajectory(n, seed=seed).end  # (n, k)
-        return self._decode(codes, folder, {"sample_seed": seed})
+        return self._decode(codes, folder, {"sample_seed": whole_seed(seed)})
 
     def trajectory(self, n: int, *, seed: int, steps: int | None = None, solver: str | None = None) -> Trajectory:
         """Follow ``n`` points from noise to codes; :meth:`decode` turns any of them into networks.
@@ -182,7 +184,7 @@ class DeepWeightFlow(BaseEstimator):
         flow = self.settings_["flow"]
         steps = flow.solver_steps if steps is None else steps
         solver = flow.solver if solver is None else solver
-        x0 = self.source_.sample(n, torch.Generator().manual_seed(seed))  # (n, k)
+        x0 = self.source_.sample(n, generator_from(seed))  # (n, k)
         return integrate(self.field_, x0, steps=steps, solver=solver)
 
     def decode(self, codes: Tensor, folder: str | Path | None = None) -> Zoo:
@@ -217,25 +219,29 @@ class DeepWeightFlow(BaseEstimator):
 
     # -- inside --------------------------------------------------------------------------------------------------
 
-    def _check(self, zoo: Zoo, flow: FlowSettings) -> None:
-        """Before anything is computed: settings, and whether they go with this zoo."""
+    def _settings(self) -> dict[str, Any]:
+        """The arguments, checked before anything is computed; NumPy's numbers become Python's, which JSON can write."""
+        flow = FlowSettings() if self.flow is None else self.flow
         require_settings(flow)
         check_source(self.source)
-        if not isinstance(self.align, bool | PermutationSpec | None):
+        if not isinstance(self.align, bool | np.bool_ | PermutationSpec | None):
             raise ValueError(f"align must be True, False, None or a PermutationSpec, got {self.align!r}")
-        if sum(not held_out for held_out in zoo.held_out) < 2:
-            raise ValueError(f"a generator needs at least two members it may see, got {zoo!r}")
-        watches_held_out = flow.patience is not None or flow.keep == "best"
-        if watches_held_out and zoo.unseen is None:
-            raise ValueError("patience and keep='best' watch held-out members, and this zoo has none")
+        for name in ("fixed_source", "rescale"):
+            value = getattr(self, name)
+            if not isinstance(value, bool | np.bool_):
+                raise ValueError(f"{name} must be True or False, got {value!r}")
+        plain = {}
+        for name, value in self.get_params(deep=False).items():
+            plain[name] = value.item() if isinstance(value, np.generic) else value
+        return plain | {"align": bool(self.align), "flow": flow, "seed": whole_seed(self.seed)}
 
-    def _aligned(self, zoo: Zoo, folder: str | Path | None, executor: Executor | None, progress: bool) -> Zoo:
+    def _aligned(
+        self, zoo: Zoo, seed: int, folder: str | Path | None, executor: Executor | None, progress: bool
+    ) -> Zoo:
         """The zoo in the basis of its first fitted member."""
         spec = self.align if isinstance(self.align, PermutationSpec) else None
         first = zoo.held_out.index(False)
-        return canonicalise(
-            zoo, spec, reference=first, seed=self.seed, folder=folder, executor=executor, progress=progress
-        )
+        return canonicalise(zoo, spec, reference=first, seed=seed, folder=folder, executor=executor, progress=progress)
 
     def _learn(self, fitted: FittedFlow) -> None:
         """Take over what was learned, or read from a file."""
@@ -267,6 +273,16 @@ class DeepWeightFlow(BaseEstimator):
         storage = "float32" if rows is None else rows.storage
         blocks = self.pca_.blocks(codes)  # of columns, one after the other
         return write_zoo(folder, blocks, self.layout_, self.network_, record, (False,) * len(codes), storage)
+
+
+def _check_members(zoo: Zoo, flow: FlowSettings) -> None:
+    """Whether a zoo has the members that a flow with these settings needs."""
+    require_zoo(zoo)
+    if sum(not held_out for held_out in zoo.held_out) < 2:
+        raise ValueError(f"a generator needs at least two members it may see, got {zoo!r}")
+    watches_held_out = flow.patience is not None or flow.keep == "best"
+    if watches_held_out and zoo.unseen is None:
+        raise ValueError("patience and keep='best' watch held-out members, and this zoo has none")
 
 
 def _float32(weights: Tensor | Shards) -> Tensor | Shards:

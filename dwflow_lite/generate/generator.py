@@ -25,6 +25,12 @@ class Generator(Protocol):
         ...
 
 
+def require_zoo(zoo: object) -> None:
+    """``TypeError`` for anything but a zoo, such as its weights."""
+    if not isinstance(zoo, Zoo):
+        raise TypeError(f"a generator learns from a Zoo (Zoo.from_modules makes one), not from {type(zoo).__name__}")
+
+
 def check_number_of_networks(n: int) -> None:
     """``ValueError`` unless ``n`` is a whole number >= 1."""
     if not is_whole(n, 1):

@@ -14,8 +14,9 @@ from dwflow_lite.compress import DualPCA
 from dwflow_lite.flow.field import ClosedFormField
 from dwflow_lite.flow.path import GaussianSource
 from dwflow_lite.flow.solver import integrate
-from dwflow_lite.generate.generator import Generator, check_number_of_networks
+from dwflow_lite.generate.generator import Generator, check_number_of_networks, require_zoo
 from dwflow_lite.support.checks import is_number, is_whole
+from dwflow_lite.support.devices import generator_from
 from dwflow_lite.symmetry.barrier import interpolate
 from dwflow_lite.zoo.storage import Shards
 from dwflow_lite.zoo.zoo import Zoo
@@ -63,10 +64,13 @@ class ClosedFormFlow(BaseEstimator):
             raise ValueError(f"source must be a number > 0, got {self.source!r}")
         if not is_whole(self.steps, 1):
             raise ValueError(f"steps must be a whole number >= 1, got {self.steps!r}")
+        require_zoo(zoo)
         members = zoo.fitted
         pca = DualPCA()
         codes = pca.fit_transform(members.weights)  # (N, k)
         self.members_ = members
+        self.source_ = float(self.source)
+        self.steps_ = int(self.steps)
         self.pca_ = pca
         self.scale_ = float(codes.square().mean().sqrt())
         self.codes_ = codes / self.scale_
@@ -75,10 +79,10 @@ class ClosedFormFlow(BaseEstimator):
     def sample(self, n: int, *, seed: int) -> Zoo:
         """``n`` points of the source, carried along the field and decoded."""
         generator = start(self, n, seed)
-        source = GaussianSource(self.codes_.shape[1], self.source)
-        field = ClosedFormField(self.codes_, self.source)
+        source = GaussianSource(self.codes_.shape[1], self.source_)
+        field = ClosedFormField(self.codes_, self.source_)
         x0 = source.sample(n, generator).to(self.codes_)  # (n, k)
-        x1 = integrate(field, x0, steps=self.steps, solver="euler", keep=False).end  # (n, k)
+        x1 = integrate(field, x0, steps=self.steps_, solver="euler", keep=False).end  # (n, k)
         weights = self.pca_.inverse_transform(x1 * self.scale_)  # (n, d)
         return as_zoo(weights, self.members_, "closed-form flow")
 
@@ -98,6 +102,7 @@ class MemberNoise(BaseEstimator):
         if not is_number(self.level, 0):
             raise ValueError(f"level must be a number >= 0, got {self.level!r}")
         self.members_ = fitted_members(self, zoo)
+        self.level_ = float(self.level)
         return self
 
     def sample(self, n: int, *, seed: int) -> Zoo:
@@ -107,8 +112,8 @@ class MemberNoise(BaseEstimator):
         rows = torch.randint(len(weights), (n,), generator=generator)
         noise = torch.randn(n, weights.shape[1], generator=generator).to(weights)  # (n, d)
         for columns in self.members_.layout.slices.values():
-            noise[:, columns] *= self.level * weights[:, columns].std()
-        return as_zoo(weights[rows] + noise, self.members_, f"zoo + {self.level:g} noise")
+            noise[:, columns] *= self.level_ * spread(weights[:, columns])
+        return as_zoo(weights[rows] + noise, self.members_, f"zoo + {self.level_:g} noise")
 
 
 class PairInterpolation(BaseEstimator):
@@ -144,15 +149,15 @@ class Soup(BaseEstimator):
         if not is_whole(self.size, 1):
             raise ValueError(f"size must be a whole number >= 1, got {self.size!r}")
         self.members_ = fitted_members(self, zoo, at_least=2)
+        self.size_ = min(int(self.size), len(self.members_))
         return self
 
     def sample(self, n: int, *, seed: int) -> Zoo:
         """``n`` soups."""
         generator = start(self, n, seed)
         weights = self.members_.weights  # (N, d)
-        size = min(self.size, len(weights))
-        rows = different_rows(len(weights), size, n, generator)  # (n, size)
-        return as_zoo(weights[rows].mean(1), self.members_, f"soup of {size}")
+        rows = different_rows(len(weights), self.size_, n, generator)  # (n, size)
+        return as_zoo(weights[rows].mean(1), self.members_, f"soup of {self.size_}")
 
 
 class GaussianCodes(BaseEstimator):
@@ -167,6 +172,7 @@ class GaussianCodes(BaseEstimator):
 
     def fit(self, zoo: Zoo) -> GaussianCodes:
         """Compress the fitted members, and measure their codes."""
+        require_zoo(zoo)
         members = zoo.fitted
         pca = DualPCA(self.components)
         codes = pca.fit_transform(members.weights)  # (N, k)
@@ -215,7 +221,7 @@ class RandomWeights(BaseEstimator):
         noise = torch.randn(n, weights.shape[1], generator=generator).to(weights)  # (n, d)
         for columns in self.members_.layout.slices.values():
             tensor = weights[:, columns]
-            noise[:, columns] = tensor.mean() + noise[:, columns] * tensor.std()
+            noise[:, columns] = tensor.mean() + noise[:, columns] * spread(tensor)
         return as_zoo(noise, self.members_, "random weights")
 
 
@@ -241,6 +247,7 @@ NOISE_LADDER: dict[str, Generator] = {
 
 def fitted_members(generator: Generator, zoo: Zoo, at_least: int = 1) -> Zoo:
     """The members of a zoo that a generator may see, in memory; ``ValueError`` where there are too few."""
+    require_zoo(zoo)
     name = type(generator).__name__
     if isinstance(zoo.weights, Shards):
         raise ValueError(f"{zoo!r} lives on disk, and {name} draws from all of it: take zoo.in_memory()")
@@ -254,7 +261,12 @@ def start(generator: Generator, n: int, seed: int) -> torch.Generator:
     """Before a draw: check that the generator is fitted, and seed its random numbers."""
     check_is_fitted(generator, msg="this %(name)s is not fitted yet: call fit(zoo) first")
     check_number_of_networks(n)
-    return torch.Generator().manual_seed(seed)
+    return generator_from(seed)
+
+
+def spread(tensor: Tensor) -> Tensor:
+    """The standard deviation of all numbers of a tensor (N, size) of N members; of a single number it is zero."""
+    return tensor.std(correction=min(1, tensor.numel() - 1))
 
 
 def different_rows(members: int, size: int, n: int, generator: torch.Generator) -> Tensor:

@@ -7,6 +7,8 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
+from dwflow_lite.support.checks import whole_seed
+
 INITS = ("default", "kaiming", "xavier", "uniform", "normal")
 
 
@@ -35,6 +37,7 @@ def initialise(network: nn.Module, init: str = "default", seed: int = 0) -> dict
     """
     if init not in INITS:
         raise ValueError(f"no init {init!r}: choose one of {', '.join(INITS)}")
+    seed = whole_seed(seed)
     fresh = deepcopy(network).cpu()
     _reset(fresh, seed)
     parameters = {name: p.detach() for name, p in fresh.named_parameters()}

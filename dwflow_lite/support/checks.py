@@ -10,10 +10,28 @@ from typing import NamedTuple
 
 import numpy as np
 
+LARGEST_SEED = 2**63 - 1
+
 
 def is_whole(value: object, least: int = 0) -> bool:
     """Whether ``value`` is an integer (of Python or NumPy, not a bool) of at least ``least``."""
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= least
+
+
+def whole_seed(seed: object) -> int:
+    """A seed (of Python or NumPy) as Python's own number, which torch and JSON take.
+
+    Raises:
+        ValueError: it is no whole number from 0 to 2**63 - 1.
+    """
+    if not is_whole(seed) or seed > LARGEST_SEED:
+        raise ValueError(f"seed must be a whole number from 0 to 2**63 - 1, got {seed!r}")
+    return int(seed)
+
+
+def is_choice(value: object, choices: Collection[str]) -> bool:
+    """Whether ``value`` is text, and one of the choices."""
+    return isinstance(value, str) and value in choices
 
 
 def check_options(where: str, options: Mapping[str, object], known: Collection[str]) -> None:
@@ -34,7 +52,12 @@ def check_options(where: str, options: Mapping[str, object], known: Collection[s
 
 def is_number(value: object, least: float = -inf) -> bool:
     """Whether ``value`` is a finite real number (of Python or NumPy) of at least ``least``."""
-    return isinstance(value, Real) and not isinstance(value, bool) and isfinite(value) and value >= least
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    try:
+        return isfinite(value) and value >= least
+    except OverflowError:  # a whole number beyond all floats
+        return False
 
 
 @contextmanager

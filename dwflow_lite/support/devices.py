@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 import torch
 
+from dwflow_lite.support.checks import whole_seed
+
 OUT_OF_MEMORY = ("not enough memory", "can't allocate memory")  # what the allocator of the CPU says
 
 
@@ -33,6 +35,11 @@ def global_generators(device: torch.device) -> list[torch.Generator]:
         index = torch.cuda.current_device() if device.index is None else device.index
         generators.append(torch.cuda.default_generators[index])
     return generators
+
+
+def generator_from(seed: int) -> torch.Generator:
+    """A new generator of the CPU that starts from a seed, a whole number of Python or NumPy >= 0."""
+    return torch.Generator().manual_seed(whole_seed(seed))
 
 
 @contextmanager

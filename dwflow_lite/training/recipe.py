@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dwflow_lite.networks import INITS
-from dwflow_lite.support.checks import COUNT, NOT_NEGATIVE, POSITIVE, check_ranges
+from dwflow_lite.support.checks import COUNT, NOT_NEGATIVE, POSITIVE, check_ranges, is_choice
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 PRECISIONS = ("float32", "bfloat16")
@@ -61,15 +61,15 @@ class Recipe:
     precision: str = "float32"
 
     def __post_init__(self) -> None:
-        if self.optimizer not in OPTIMIZERS:
+        if not is_choice(self.optimizer, OPTIMIZERS):
             raise ValueError(f"no optimizer {self.optimizer!r}: choose one of {', '.join(OPTIMIZERS)}")
-        if self.precision not in PRECISIONS:
+        if not is_choice(self.precision, PRECISIONS):
             raise ValueError(f"no precision {self.precision!r}: choose 'float32' or 'bfloat16'")
         check_ranges({name: getattr(self, name) for name in RANGES}, RANGES)
         if not self.inits:
             raise ValueError(f"no init in {self.init!r}: choose from {', '.join(INITS)}")
         for name in self.inits:
-            if name not in INITS:
+            if not is_choice(name, INITS):
                 raise ValueError(f"no init {name!r}: choose from {', '.join(INITS)}")
         # NumPy numbers become Python's, which JSON knows; a list of inits becomes a tuple, which nobody can change.
         plain = {

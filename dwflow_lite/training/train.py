@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from dwflow_lite.batchnorm import norms_with_statistics, statistics_stage
 from dwflow_lite.networks import architecture_of, behaviour_of
 from dwflow_lite.support.checkpoints import Checkpoint
-from dwflow_lite.support.checks import COUNT, WHOLE, check_ranges, failing_as
+from dwflow_lite.support.checks import COUNT, WHOLE, check_ranges, failing_as, is_choice
 from dwflow_lite.support.files import json_hash
 from dwflow_lite.support.jobs import run_jobs, runs
 from dwflow_lite.support.versions import versions
@@ -177,7 +177,7 @@ def _check_counts(members: int, held_out: int, seed: int, members_at_once: int |
 def _check_places(checkpoint: str | Path | None, folder: str | Path | None, storage: str) -> None:
     if folder is not None and checkpoint is not None:
         raise ValueError("name a folder (the zoo lives there, and goes on from there) or a checkpoint, not both")
-    if storage not in STORAGE or (storage != "float32" and folder is None):
+    if not is_choice(storage, STORAGE) or (storage != "float32" and folder is None):
         raise ValueError(f"storage is {' or '.join(map(repr, STORAGE))}, of a folder; got {storage!r}, {folder=}")
 
 

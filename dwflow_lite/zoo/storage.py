@@ -26,7 +26,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from dwflow_lite.support.checks import failing_as
+from dwflow_lite.support.checks import failing_as, is_choice
 from dwflow_lite.support.files import (
     ZooFileError,
     check_format,
@@ -137,7 +137,7 @@ class Shards:
 
 def check_storage(storage: str) -> None:
     """``ValueError`` unless ``storage`` is a name in ``STORAGE``."""
-    if storage not in STORAGE:
+    if not is_choice(storage, STORAGE):
         raise ValueError(f"no storage {storage!r}: choose one of {', '.join(STORAGE)}")
 
 

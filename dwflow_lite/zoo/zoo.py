@@ -91,6 +91,9 @@ class Zoo:
             >>> len(zoo.fitted), len(zoo.unseen)
             (4, 1)
         """
+        if isinstance(modules, nn.Module):
+            raise TypeError(f"a zoo needs a list of modules, got one {type(modules).__name__}: [module] if it is one")
+        modules = list(modules)
         if not modules:
             raise ValueError("a zoo needs at least one module")
         layout = Layout.of(modules[0])
@@ -155,9 +158,11 @@ class Zoo:
 
     @property
     def fitted(self) -> Zoo:
-        """The members a generator may be fitted on."""
+        """The members a generator may be fitted on; ``ValueError`` where all are held out."""
         if not any(self.held_out):
             return self
+        if all(self.held_out):
+            raise ValueError(f"{self!r} has no member that a generator may be fitted on: all are held out")
         return self.take([not held for held in self.held_out])
 
     @property
