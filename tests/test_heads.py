@@ -185,3 +185,10 @@ def test_fused_queries_keys_and_values_match_as_separate_ones(method, seed):
     moved = other.permute(together[1], Permutation(again))["qkv.weight"]
     assert torch.equal(moved[size : 2 * size], states[1]["k.weight"][found["qk"]])
     assert not torch.equal(moved, together[1]["qkv.weight"])
+
+
+def test_a_block_that_is_not_there_is_refused():
+    spec = PermutationSpec.of(MLP([3, 4, 2]))
+    weights = torch.zeros(spec.layout.size)
+    with pytest.raises(ValueError, match=r"no block 'x' with heads: choose one of \(none\)"):
+        match_heads(weights, weights, spec, "x")

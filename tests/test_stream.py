@@ -168,3 +168,11 @@ def test_a_line_to_a_rotated_self_is_flat_only_when_matched():
     lines = Zoo(torch.stack([zoo.weights[0], twin, mended]), zoo.layout, network)
     curve = linear_barrier(lines, [(0, 1), (0, 2)], task, points=5, repaired=False)
     assert float(curve.loss_barrier[1]) < 0.05 < float(curve.loss_barrier[0])
+
+
+def test_weights_that_are_not_finite_are_refused(zoo, spec):
+    a, b = fold_norms(zoo).weights[:2]
+    for careless in (b * float("nan"), b[None]):
+        with pytest.raises(ValueError, match="b must be one finite weight vector"):
+            match_stream(a, careless, spec, rounds=1)
+    match_stream(a, b, spec, rounds=1)  # control

@@ -6,6 +6,7 @@ from copy import deepcopy
 from itertools import permutations
 from math import factorial, log10
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -15,6 +16,7 @@ from dwflow_lite.symmetry import (
     Permutation,
     PermutationSpec,
     Stretch,
+    activation_matching,
     basis_of,
     canonicalise,
     coordinate_descent,
@@ -325,7 +327,7 @@ def test_streams_are_restarted_and_plain_layers_not():
         a, b = random_weights(spec, 1), random_weights(spec, 2)
         assert len(weight_matching(a, b, spec).starts) == (5 if name in tied else 1)
         assert len(weight_matching(a, b, spec, restarts=2).starts) == 3
-    with pytest.raises(ValueError, match="restarts must be >= 0"):
+    with pytest.raises(ValueError, match="restarts must be None or a whole number >= 0"):
         weight_matching(a, b, spec, restarts=-1)
 
 
@@ -672,7 +674,7 @@ def test_bases_differ_by_rounds_gauge_and_members(trained):
     )]  # fmt: skip
     assert len({repr(b) for b in bases}) == 6
     assert basis_of(canonicalise(trained)) == basis_of(canonicalise(trained.take(range(4))))
-    with pytest.raises(ValueError, match="rounds must be >= 0"):
+    with pytest.raises(ValueError, match="rounds must be a whole number >= 0"):
         canonicalise(trained, rounds=-1)
 
 
@@ -775,3 +777,34 @@ def test_permutations_of_other_kinds_are_refused():
         Permutation({"g": torch.tensor([0.0, 1.0])})
     with pytest.raises(ValueError, match="same groups and sizes"):
         Permutation({"g": torch.arange(2)}).compose(Permutation({"g": torch.arange(3)}))
+
+
+def test_matchings_and_permutations_equal_themselves_alone():
+    _, spec, _ = case("relu")
+    a, b = random_weights(spec, 1), random_weights(spec, 2)
+    one, other = weight_matching(a, b, spec), weight_matching(a, b, spec)
+    assert one == one and one != other and one.permutation != other.permutation
+    assert len({one, other, one}) == 2
+    assert other.permutation.compose(one.permutation.inverse()).is_identity  # control: they move alike
+
+
+def test_matchers_refuse_what_is_not_finite_and_seeds_that_are_none():
+    network, spec, x = case("relu")
+    a, b = random_weights(spec, 1), random_weights(spec, 2)
+    with pytest.raises(ValueError, match="a must be one finite weight vector"):
+        activation_matching(a * float("nan"), b, spec, network, x)
+    for inputs in (x[:0], x * float("nan")):
+        with pytest.raises(ValueError, match="x must be finite inputs"):
+            activation_matching(a, b, spec, network, inputs)
+    activation_matching(a, b, spec, network, x)  # control
+    with pytest.raises(ValueError, match="seed must be a whole number"):
+        weight_matching(a, b, spec, seed=None)
+    plain, numpy = (weight_matching(a, b, spec, restarts=3, seed=seed) for seed in (2, np.int64(2)))
+    assert plain.starts == numpy.starts
+
+
+def test_a_zoo_aligned_by_numpy_numbers_can_be_saved(tmp_path):
+    zoo = Zoo.from_modules([MLP([3, 4, 2]) for _ in range(3)])
+    aligned = canonicalise(zoo, reference=np.int64(1), restarts=np.int64(1), rounds=np.int64(1), seed=np.int64(2))
+    plain = canonicalise(zoo, reference=1, restarts=1, rounds=1, seed=2)
+    assert Zoo.load(aligned.save(tmp_path / "aligned.safetensors")).record == plain.record

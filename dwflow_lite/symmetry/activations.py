@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from dwflow_lite.symmetry.axes import Use
-from dwflow_lite.symmetry.matching import Matching, State, best_orders
+from dwflow_lite.symmetry.matching import Matching, State, best_orders, checked_states
 from dwflow_lite.symmetry.permutation import Permutation
 from dwflow_lite.symmetry.spec import PermutationSpec
 
@@ -82,8 +82,12 @@ def activation_matching(
         A matching whose objective is the sum of the correlations of partners, before and after each group.
 
     Raises:
-        ValueError: a group that no module writes to, so that nothing can be observed of it.
+        ValueError: weights or inputs that are not finite, or a group that no module writes to, so that nothing can be
+            observed of it.
     """
+    checked_states(a, b, spec)
+    if len(x) == 0 or not x.isfinite().all():
+        raise ValueError(f"x must be finite inputs (n >= 1, ...), got shape {tuple(x.shape)}")
     writers = {group: _writers(spec, group) for group in spec.groups}
     names = sorted({_module(use) for uses in writers.values() for use in uses})
     correlations = _correlations(a, b, spec, network, x.split(batch_size), names)

@@ -9,9 +9,11 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from dwflow_lite.support.checks import is_whole, whole_seed
 from dwflow_lite.support.jobs import run_jobs
 from dwflow_lite.symmetry.many import match_each
 from dwflow_lite.symmetry.matching import Matching, default_restarts, inner_product, weight_matching
@@ -69,11 +71,13 @@ def canonicalise(  # noqa: PLR0913 - a public door
             see, or a zoo on disk and no folder.
     """
     zoo.check_room(folder)
+    seed = whole_seed(seed)
     is_known_spec = spec is None
     spec = PermutationSpec.of(zoo.network) if spec is None else spec
     restarts = default_restarts(spec, restarts)
     _check(zoo, spec, rounds, probe)
     _check_reference(zoo, reference)
+    reference = reference if isinstance(reference, Tensor) else int(reference)  # JSON knows no NumPy numbers
 
     rows = _rows(zoo, executor)
     if isinstance(reference, int):
@@ -101,7 +105,7 @@ def canonicalise(  # noqa: PLR0913 - a public door
         "reference": reference if isinstance(reference, int) else "given weights",
         "restarts": restarts,
         "seed": seed,
-        "rounds": rounds,
+        "rounds": int(rounds),
         "fitted": len(fitted),
         "spread": spreads,
         "objective_before": [inner_product(state, spec.parameters(row[0])) for row in rows],
@@ -116,8 +120,8 @@ def canonicalise(  # noqa: PLR0913 - a public door
 
 
 def _check(zoo: Zoo, spec: PermutationSpec, rounds: int, probe: Tensor | None) -> None:
-    if rounds < 0:
-        raise ValueError(f"rounds must be >= 0, got {rounds}")
+    if not is_whole(rounds):
+        raise ValueError(f"rounds must be a whole number >= 0, got {rounds!r}")
     if spec.layout != zoo.layout:
         raise ValueError("the spec belongs to another layout than the zoo's")
     if probe is not None:
@@ -130,7 +134,7 @@ def _check_reference(zoo: Zoo, reference: int | Tensor) -> None:
         if reference.ndim != 1 or not torch.isfinite(reference).all():
             raise ValueError(f"a reference is one finite weight vector (d,), got shape {tuple(reference.shape)}")
         return
-    if isinstance(reference, bool) or not isinstance(reference, int):
+    if isinstance(reference, bool) or not isinstance(reference, int | np.integer):
         raise ValueError(f"reference is the position of a member or a weight vector, got {reference!r}")
     if not 0 <= reference < len(zoo):
         raise ValueError(f"reference {reference} is not a member of a zoo of {len(zoo)}")

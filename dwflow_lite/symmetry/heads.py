@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dwflow_lite.support.checks import is_choice
 from dwflow_lite.symmetry.axes import Use
 from dwflow_lite.symmetry.matching import (
     Matching,
@@ -44,10 +45,12 @@ def match_heads(a: Tensor, b: Tensor, spec: PermutationSpec, block: str, method:
         the spectral method may lower.
 
     Raises:
-        ValueError: an unknown method, or weights that are not one finite vector (d,).
+        ValueError: an unknown method or block, or weights that are not one finite vector (d,).
     """
     if method not in METHODS:
         raise ValueError(f"no method {method!r} for heads: choose one of {', '.join(METHODS)}")
+    if not is_choice(block, spec.heads):
+        raise ValueError(f"no block {block!r} with heads: choose one of {', '.join(spec.heads) or '(none)'}")
     state_a, state_b = checked_states(a, b, spec)
     orders = _exact_orders if method == "exact" else _spectral_orders
     permutation = Permutation(dict(spec.identity().indices) | orders(state_a, state_b, spec, block))

@@ -24,6 +24,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from dwflow_lite.support.checks import is_whole
+from dwflow_lite.support.devices import generator_from
 from dwflow_lite.symmetry.axes import Use
 from dwflow_lite.symmetry.permutation import Permutation
 from dwflow_lite.symmetry.rotation import rotate_stream
@@ -39,9 +41,9 @@ Products = dict[Use, Tensor]
 # -- what every matcher returns ----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Matching:
-    """How one network is brought close to another, and what was gained by it.
+    """How one network is brought close to another, and what was gained by it. It equals itself alone.
 
     Attributes:
         permutation: moves the units of ``b`` onto those of ``a``.
@@ -277,12 +279,12 @@ def weight_matching(
         The best start, its objective <a, permuted b>, and in ``starts`` what every start reached.
 
     Raises:
-        ValueError: weights that are not one finite vector (d,), or a negative number of restarts.
+        ValueError: weights that are not one finite vector (d,), a seed or a number of restarts that is none.
         RuntimeError: after ``max_sweeps`` sweeps there was still something to gain.
     """
     state_a, state_b = checked_states(a, b, spec)
     restarts = default_restarts(spec, restarts)
-    generator = torch.Generator().manual_seed(seed)
+    generator = generator_from(seed)
     descents = []
     for number in range(1 + restarts):
         start = spec.identity() if number == 0 else spec.random(generator)
@@ -311,6 +313,6 @@ def default_restarts(spec: PermutationSpec, restarts: int | None) -> int:
     """The number of restarts asked for; without a wish, some where a group is tied by a residual stream."""
     if restarts is None:
         return TIED_RESTARTS if spec.tied else 0
-    if restarts < 0:
-        raise ValueError(f"restarts must be >= 0, got {restarts}")
-    return restarts
+    if not is_whole(restarts):
+        raise ValueError(f"restarts must be None or a whole number >= 0, got {restarts!r}")
+    return int(restarts)

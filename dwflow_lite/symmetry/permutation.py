@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Permutation:
     """One index array for each group of units: new unit ``i`` of group ``g`` is old unit ``indices[g][i]``.
+
+    A permutation equals itself alone; whether two move alike: ``a.compose(b.inverse()).is_identity``.
 
     Attributes:
         indices: group name -> order (n,) of its n units, int64.

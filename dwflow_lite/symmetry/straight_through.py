@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from dwflow_lite.batchnorm import without_statistics
+from dwflow_lite.support.devices import generator_from
 from dwflow_lite.support.progress import bar as progress_bar
 from dwflow_lite.symmetry.matching import Matching, State, coordinate_descent, weight_matching
 from dwflow_lite.symmetry.permutation import Permutation
@@ -41,7 +42,7 @@ def straight_through_matching(  # noqa: PLR0913 - how it trains is part of the m
         A matching whose objective is the lowest loss so far, halfway on the calibration split: of weight matching, and
         after every step.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = generator_from(seed)
     halfway = without_statistics(network).to(a).train()
     trained_names = {name for name, _ in halfway.named_parameters()}
     state_a, state_b = (spec.parameters(weights.detach()) for weights in (a, b))

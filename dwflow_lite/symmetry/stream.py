@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from dwflow_lite.networks import ViT
+from dwflow_lite.support.devices import generator_from
 from dwflow_lite.symmetry.architectures import STREAM
-from dwflow_lite.symmetry.matching import Matching, coordinate_descent, inner_product, unit_similarity
+from dwflow_lite.symmetry.matching import Matching, checked_states, coordinate_descent, inner_product, unit_similarity
 from dwflow_lite.symmetry.permutation import Permutation
 from dwflow_lite.symmetry.rotation import best_rotation, rotate_stream
 from dwflow_lite.symmetry.spec import PermutationSpec
@@ -85,8 +86,8 @@ def match_stream(
         and after each round.
     """
     without_stream = spec.fix(STREAM)
-    generator = torch.Generator().manual_seed(seed)
-    one, other = (spec.parameters(weights.detach().double().cpu()) for weights in (a, b))
+    generator = generator_from(seed)
+    one, other = checked_states(a.double(), b.double(), spec)
     start = spec.identity() if start is None else start
     moved = spec.permute(other, start)
 
