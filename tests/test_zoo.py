@@ -549,3 +549,43 @@ def test_tensors_without_columns_stay_the_templates():
     zoo = make_zoo(2, network)
     assert zoo.module(1)[2].num_batches_tracked == 3
     assert Layout.of(zoo.module(0)) == zoo.layout
+
+
+@pytest.mark.parametrize("name", ["zoo.safetensors", "zoo"])
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"seed": np.int64(3)},
+        {"seed": float("nan")},
+        {"members": [{}, {"lr": np.float32(0.5)}, {}]},
+        {"scores": {"test": [0.5, float("nan"), 0.5]}},
+        {5: 1, "a": 2},
+    ],
+)
+def test_a_record_that_cannot_be_written_leaves_nothing_half_written(tmp_path, name, record):
+    zoo = make_zoo(3, **{"seed": 0})
+    careless = Zoo(zoo.weights, zoo.layout, zoo.network, record)
+    with pytest.raises(ValueError, match="the record of the zoo is not JSON-able: take plain numbers"):
+        careless.save(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+    zoo.save(tmp_path / name)  # control
+
+
+def test_a_record_of_other_members_is_refused(tmp_path):
+    zoo = make_zoo(3)
+    careless = Zoo(zoo.weights, zoo.layout, zoo.network, {"scores": {"test": [0.5]}})
+    with pytest.raises(ValueError, match="the record must say scores of each of 3 members"):
+        careless.save(tmp_path / "zoo")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_class_is_no_network(tmp_path):
+    path = make_zoo(2).save(tmp_path / "zoo.safetensors")
+    for careless in (MLP, [4, 6, 3], "MLP"):
+        with pytest.raises(TypeError, match=r"a network is a module, such as nn\.Linear"):
+            Zoo.load(path, careless)
+    with pytest.raises(TypeError, match=r"a network is a module, such as nn\.Linear"):
+        Zoo.from_modules([MLP])
+    with pytest.raises(TypeError, match="a zoo needs a list of modules, got one Sequential"):
+        Zoo.from_modules(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)))  # was a zoo of its two layers
+    assert len(Zoo.from_modules(nn.Linear(3, 2) for _ in range(2))) == len(Zoo.load(path)) == 2  # control

@@ -12,6 +12,7 @@ from dwflow_lite.support.checks import failing_as
 from dwflow_lite.tasks.task import Task
 from dwflow_lite.training.randomness import step_noise
 from dwflow_lite.zoo.forward import batched_forward
+from dwflow_lite.zoo.layout import require_module
 
 
 def check_trainable(task: Task, network: nn.Module, method: str, batch_size: int) -> None:
@@ -20,7 +21,9 @@ def check_trainable(task: Task, network: nn.Module, method: str, batch_size: int
     Raises:
         ValueError: it has no parameters to train, does not take the inputs, returns another number of outputs,
             changes buffers as it trains, or ``torch.vmap`` refuses it; or BatchNorm would see a batch of one example.
+        TypeError: it is no module.
     """
+    require_module(network)
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise ValueError(f"{type(network).__name__} has no parameters to train")
     x = task.train.x[:2].cpu()  # (2, *input)

@@ -63,6 +63,7 @@ class Layout:
     @classmethod
     def of(cls, network: nn.Module) -> Layout:
         """The layout of a module: parameters in their own order, then floating-point buffers."""
+        require_module(network)
         entries = []
         for name, parameter in network.named_parameters():
             entries.append(Entry.of(name, parameter, "parameter"))
@@ -171,3 +172,9 @@ class Layout:
         """The layout that :meth:`to_json` described."""
         entries = [Entry(item["name"], tuple(item["shape"]), item["dtype"], item["role"]) for item in items]
         return cls(tuple(entries))
+
+
+def require_module(network: object) -> None:
+    """``TypeError`` for anything but a module, such as its class."""
+    if not isinstance(network, nn.Module):
+        raise TypeError(f"a network is a module, such as nn.Linear(4, 3), not {network!r}")

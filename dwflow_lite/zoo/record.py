@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dwflow_lite.support.checks import failing_as
 from dwflow_lite.zoo.layout import Layout
 
 # Entries with one item a member: a list, or (scores and losses) a list for each split, or (train_loss) for each epoch.
@@ -37,10 +39,17 @@ def split_record(record: Mapping[str, Any], members: int) -> tuple[dict[str, Any
     per_member = [key for key in PER_MEMBER if record.get(key)]
     common = {key: value for key, value in record.items() if key not in per_member}
     notes = []
-    for member in range(members):
-        note = {key: _of_member(key, record[key], member) for key in per_member}
-        notes.append(note)
+    with failing_as(f"the record must say {', '.join(per_member)} of each of {members} members"):
+        for member in range(members):
+            note = {key: _of_member(key, record[key], member) for key in per_member}
+            notes.append(note)
     return common, notes
+
+
+def record_text(record: Mapping[str, Any]) -> str:
+    """A record as JSON; ``ValueError`` if it cannot be written so (NumPy's numbers and NaN cannot)."""
+    with failing_as("the record of the zoo is not JSON-able: take plain numbers, texts, lists and dictionaries"):
+        return json.dumps(dict(record), sort_keys=True, allow_nan=False)
 
 
 def _of_member(key: str, value: Any, member: int) -> Any:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dwflow_lite.support.files import ZooFileError, check_writable, digest, read_safetensors, write_safetensors
 from dwflow_lite.zoo.layout import Layout
-from dwflow_lite.zoo.record import cut_stages, folder_header, join_record, split_record
+from dwflow_lite.zoo.record import cut_stages, folder_header, join_record, record_text, split_record
 from dwflow_lite.zoo.storage import (
     STORAGE,
     Shards,
@@ -70,7 +70,7 @@ def write_file(
         weights = weights.to(STORAGE[storage])
         check_finite(weights)
     content = dict(record) | {"layout": layout.to_json(), "held_out": list(held_out)}
-    text = json.dumps(content, sort_keys=True, allow_nan=False)
+    text = record_text(content)
     metadata = {"format": FORMAT, "record": text, "sha256": digest(weights, text)}
     write_safetensors({"weights": weights}, path, metadata)
 
@@ -118,6 +118,7 @@ def write_folder(
     Arguments and errors as of ``write_zoo``. Gives the matrix that is there.
     """
     members = len(held_out)
+    record_text(record)  # before a folder is begun that could not be finished
     common, notes = split_record(record, members)
     start_folder(folder, folder_header(layout, common, members), storage)
     before = read_folder(folder)
