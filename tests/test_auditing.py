@@ -255,3 +255,33 @@ def test_the_ceiling_of_a_pca(zoo, task):
     assert few.held_out_share < all_.held_out_share < 0.9  # networks that it has not seen are cut down
     with pytest.raises(ValueError, match="no held-out members"):
         codec_ceiling(zoo.fitted, task, (2,))
+
+
+class Quiet:
+    """A generator whose ``fit`` gives nothing back, and whose networks may be no zoo."""
+
+    def __init__(self, as_zoo=True):
+        self.as_zoo = as_zoo
+
+    def fit(self, zoo):
+        self.zoo = zoo.fitted
+
+    def sample(self, n, *, seed):
+        networks = self.zoo.take([0] * n)
+        return networks if self.as_zoo else networks.weights
+
+
+def test_controls_that_cannot_be_meant_are_refused(zoo, task):
+    def names(controls, against=zoo):
+        return audit(zoo.unseen, against, task, controls=controls, rematch=False).names
+
+    for controls in ([Soup()], Soup(), "soup"):
+        with pytest.raises(TypeError, match=r"controls are generators by name, such as .*, not "):
+            names(controls)
+    with pytest.raises(TypeError, match=r"control 'quiet': sample\(n, seed=…\) must give a Zoo, not Tensor"):
+        names({"quiet": Quiet(as_zoo=False)})
+    with pytest.raises(TypeError, match=r"audited against a Zoo, such as model\.zoo_, not against Soup"):
+        names({}, against=Soup())
+    with pytest.raises(ValueError, match="has no member that a generator may be fitted on: all are held out"):
+        names({}, against=zoo.unseen)
+    assert names({"quiet": Quiet(), "soup": Soup()})[-2:] == ["quiet", "soup"]  # control

@@ -102,8 +102,10 @@ def test_damage_and_foreign_trainings_are_refused(tmp_path, half_done):
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=rf"{path} is truncated or was altered; delete it to train afresh"):
             store.load()
+        with pytest.raises(ValueError, match=r"\(if it is no checkpoint: name another file\)$"):
+            store.load()
     path.write_bytes(whole)
-    with pytest.raises(ValueError, match=rf"{path} belongs to another recipe; name another checkpoint or delete it"):
+    with pytest.raises(ValueError, match=rf"{path} belongs to another training; name another checkpoint or delete it"):
         checkpoint(tmp_path / "flow.pt", "another").load()
     assert store.load()["step"] == 3  # control: the whole one serves
 

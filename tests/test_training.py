@@ -802,7 +802,7 @@ def test_damaged_or_foreign_partials_are_refused(tmp_path, monkeypatch):
         with pytest.raises(ValueError, match=rf"{partial} is truncated or was altered; delete it to train afresh"):
             train_zoo(TASK, mlp(), checkpoint=tmp_path / "zoo.safetensors", **FAST)
     partial.write_bytes(whole)
-    with pytest.raises(ValueError, match="belongs to another recipe"):
+    with pytest.raises(ValueError, match="belongs to another training"):
         train_zoo(TASK, mlp(), checkpoint=tmp_path / "zoo.safetensors", members=3, recipe=replace(QUICK, lr=0.5))
     train_zoo(TASK, mlp(), checkpoint=tmp_path / "zoo.safetensors", **FAST)  # control: the whole one serves
 
@@ -825,3 +825,9 @@ def test_a_failed_save_leaves_the_last_one(tmp_path, monkeypatch):
 def test_a_zoo_of_one(method):
     zoo = train_zoo(TASK, mlp(), **(FAST | {"members": 1, "method": method}))
     assert len(zoo) == 1 and zoo.scores("test").shape == (1,)
+
+
+def test_a_class_is_no_network():
+    with pytest.raises(TypeError, match=r"a network is a module, such as nn\.Linear\(4, 3\), not <class .*MLP'>"):
+        train_zoo(TASK, MLP, **FAST)
+    train_zoo(TASK, mlp(), **FAST)  # control

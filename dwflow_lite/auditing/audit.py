@@ -54,7 +54,7 @@ def audit(  # noqa: PLR0913 - a public door
 
     Raises:
         ValueError: networks, zoo and task that cannot be compared, or two rows of one name.
-        TypeError: a control that is no generator.
+        TypeError: a control that is no generator, or makes no zoo; a zoo that is none.
     """
     kinds = {"generated": generated} if isinstance(generated, Zoo) else generated
     controls = TRIVIAL if controls is None else controls
@@ -76,8 +76,7 @@ def audit(  # noqa: PLR0913 - a public door
         rows.append(yardstick.row(name, networks))
     n = max(len(networks) for networks in kinds.values())
     for name, control in controls.items():  # one after the other: networks of all of them might fill the memory
-        networks = clone(control, safe=False).fit(fitted).sample(n, seed=seed)
-        rows.append(yardstick.row(name, networks))
+        rows.append(yardstick.row(name, _sampled(name, control, fitted, n, seed)))
     return Audit(tuple(rows), task.score_name, split)
 
 
@@ -180,6 +179,16 @@ def _in_units(distance: Tensor, of_members: Tensor) -> float:
     return float(distance.median()) / float(of_members.median())
 
 
+def _sampled(name: str, control: Generator, zoo: Zoo, n: int, seed: int) -> Zoo:
+    """``n`` networks of a copy of a control, fitted on a zoo; the control stays unfitted."""
+    fitted = clone(control, safe=False)
+    fitted.fit(zoo)
+    networks = fitted.sample(n, seed=seed)
+    if not isinstance(networks, Zoo):
+        raise TypeError(f"control {name!r}: sample(n, seed=…) must give a Zoo, not {type(networks).__name__}")
+    return networks
+
+
 # -- checks ------------------------------------------------------------------------------------------------------
 
 
@@ -189,6 +198,10 @@ def _check_kinds(kinds: Mapping[str, Zoo], controls: Mapping[str, Generator]) ->
         raise ValueError("generated must be a Zoo (as model.sample returns it), or several by name")
     if not kinds:
         raise ValueError("an audit needs at least two fitted members and some generated networks")
+    if not isinstance(controls, Mapping):
+        raise TypeError(
+            f"controls are generators by name, such as {{'soup': Soup(size=10)}}, not {type(controls).__name__}"
+        )
     for name, control in controls.items():
         if isinstance(control, type) or not isinstance(control, Generator):
             raise TypeError(
@@ -203,6 +216,8 @@ def _check_kinds(kinds: Mapping[str, Zoo], controls: Mapping[str, Generator]) ->
 
 def _check_basis(kinds: Mapping[str, Zoo], zoo: Zoo) -> None:
     """Whether weights may be compared one by one."""
+    if not isinstance(zoo, Zoo):
+        raise TypeError(f"networks are audited against a Zoo, such as model.zoo_, not against {type(zoo).__name__}")
     if isinstance(zoo.weights, Shards):
         raise ValueError(f"{zoo!r} lives on disk, and an audit measures all distances: audit(…, zoo.in_memory(), …)")
     if len(zoo.fitted) < 2:

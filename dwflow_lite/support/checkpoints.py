@@ -147,7 +147,9 @@ def _read_state(path: Path, identity: str, device: torch.device | str) -> dict[s
     whole = path.read_bytes()
     content, digest = whole[:-DIGEST_BYTES], whole[-DIGEST_BYTES:]
     if hashlib.sha256(content).digest() != digest:
-        raise ValueError(f"{path} is truncated or was altered; delete it to train afresh")
+        raise ValueError(
+            f"{path} is truncated or was altered; delete it to train afresh (if it is no checkpoint: name another file)"
+        )
     saved = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
     if saved.get("format") != FORMAT:
         writer = saved.get("version", "0.1.0 or before")
@@ -157,5 +159,5 @@ def _read_state(path: Path, identity: str, device: torch.device | str) -> dict[s
             f"on from {FORMAT!r} only; finish that training with the version that began it, or delete the file"
         )
     if saved["identity"] != identity:
-        raise ValueError(f"{path} belongs to another recipe; name another checkpoint or delete it")
+        raise ValueError(f"{path} belongs to another training; name another checkpoint or delete it")
     return saved["state"]

@@ -174,7 +174,9 @@ def read_safetensors(
     except OSError as error:
         raise OSError(f"cannot read {path}: {error}") from error
     except (SafetensorError, ValueError) as error:
-        raise ZooFileError(f"{path} is truncated or not a safetensors file ({error}). Delete it") from error
+        raise ZooFileError(
+            f"{path} is truncated or not a safetensors file ({error}). Delete it, or name another file if it is of use"
+        ) from error
     return tensors, metadata
 
 
