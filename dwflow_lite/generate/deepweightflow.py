@@ -58,6 +58,7 @@ class DeepWeightFlow(BaseEstimator):
         settings_: the arguments it was fitted with.
 
     Example:
+        >>> import torch
         >>> from dwflow_lite import MLP, Zoo
         >>> zoo = Zoo.from_modules([MLP([2, 4, 1]) for _ in range(5)])
         >>> model = DeepWeightFlow(flow=FlowSettings(hidden=8, steps=10)).fit(zoo)
