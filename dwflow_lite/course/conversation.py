@@ -54,6 +54,7 @@ class Conversation:
                 self._begin_waiting()
         if own and kind.endswith("_reply"):
             self.request = None
+            self.kernel_is_idle = True  # its "idle" is said to whoever listens by then: a client that starts may not
         if self.state == "unheard":  # the outputs of an earlier cell may still be coming in
             self._begin_waiting()
 

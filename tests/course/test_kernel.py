@@ -120,6 +120,16 @@ def test_a_request_that_an_idle_kernel_does_not_take_up(clock):
     assert listen(conversation, clock, 1) == REQUEST_LOST
 
 
+def test_a_request_after_a_reply_whose_idle_was_not_heard(clock):
+    """A client begins to listen while the kernel answers its first question: no status of it arrives."""
+    conversation = Conversation()
+    conversation.sent(message("kernel_info_request", own="first"))
+    conversation.taken(message("kernel_info_reply", "first"))
+    conversation.sent(message("execute_request", own="a"))
+    assert listen(conversation, clock, 14) == ""
+    assert listen(conversation, clock, 1) == REQUEST_LOST
+
+
 @pytest.mark.parametrize("last", [None, status("starting", "x"), status("busy", "widget")])
 def test_a_kernel_that_starts_or_works_is_waited_for(clock, last):
     conversation = Conversation()
