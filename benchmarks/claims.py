@@ -32,6 +32,7 @@ from itertools import product
 from pathlib import Path
 
 import nbformat
+import yaml
 
 from dwflow_lite.course import notebooks_folder
 
@@ -52,16 +53,14 @@ def main() -> int:
     parser.add_argument("--table", action="store_true", help="run nothing")
     asked = parser.parse_args()
     runs = json.loads(asked.results.read_text()) if asked.results.exists() else {}
-    current = {stem: source_digest(stem) for stem in stems([])}
     runs = {
-        key: entry for key, entry in runs.items() if current.get(key.split()[1]) == entry["source"]
-    }  # no stale ones
-    digests = {stem: current[stem] for stem in stems(asked.notebooks)}
+        key: entry for key, entry in runs.items() if entry["source"] == source_digest(*key.split()[:2])
+    }  # not stale
     first, _, last = asked.seeds.partition("-")
     seeds = range(int(first), int(last or first) + 1)
     jobs = []
     for profile, capability, threads, seed, stem in product(
-        asked.profile, asked.capability, asked.threads, seeds, digests
+        asked.profile, asked.capability, asked.threads, seeds, stems(asked.notebooks)
     ):
         key = f"{profile} {stem} seed={seed} threads={threads} {capability}"
         missing = key not in runs or (asked.retry and runs[key]["status"] != "passed")
@@ -72,8 +71,8 @@ def main() -> int:
     with ThreadPoolExecutor(asked.workers) as pool:
         futures = {pool.submit(run, *job[1:]): job for job in jobs}
         for number, future in enumerate(as_completed(futures), 1):
-            key, stem = futures[future][0], futures[future][2]
-            runs[key] = {"source": digests[stem], **future.result()}
+            key, profile, stem = futures[future][:3]
+            runs[key] = {"source": source_digest(profile, stem), **future.result()}
             broken = [text for text, holds in runs[key]["claims"].items() if not holds]
             print(
                 f"[{number}/{len(jobs)}] {key}: {runs[key]['status']}, {runs[key]['minutes']} min {broken or ''}",
@@ -99,15 +98,16 @@ def expected_minutes(runs: dict, profile: str, stem: str) -> float:
     return nb.metadata.get("dwflow", {}).get("minutes", {}).get(profile, 1.0)
 
 
-def source_digest(stem: str) -> str:
-    """Changes when a cell of the notebook, or its parameters in a profile, change.
+def source_digest(profile: str, stem: str) -> str:
+    """Changes when a cell of the notebook, or its parameters in this profile, change.
 
     Cells that show a function of the package do not count: they are the package's (a test holds them equal to it).
     """
     nb = nbformat.read(notebooks_folder() / f"{stem}.ipynb", as_version=4)
-    own = [cell for cell in nb.cells if cell.cell_type == "code" and not shows_the_package(cell)]
-    lines = [line for line in (notebooks_folder() / "profiles.yaml").read_text().splitlines() if stem in line]
-    return hashlib.sha256(json.dumps([[cell.source for cell in own], lines]).encode()).hexdigest()[:12]
+    own = [cell.source for cell in nb.cells if cell.cell_type == "code" and not shows_the_package(cell)]
+    profiles = yaml.safe_load((notebooks_folder() / "profiles.yaml").read_text())
+    parameters = (profiles.get(profile) or {}).get(stem, {})
+    return hashlib.sha256(json.dumps([own, parameters], sort_keys=True).encode()).hexdigest()[:12]
 
 
 def shows_the_package(cell: nbformat.NotebookNode) -> bool:
