@@ -429,12 +429,15 @@ def test_units_on_both_sides_of_tied_layers_stay():
     assert derive_spec(network(False), x).groups == {"first": 6, "one": 6, "two": 6}  # control
 
 
-def test_whole_numbers_are_no_weights_and_stay():
+def test_constants_are_no_weights_and_stay():
     class Positions(nn.Module):
-        def __init__(self, dtype):
+        def __init__(self, numbers):
             super().__init__()
             self.first, self.gain, self.last = nn.Linear(4, 5), nn.Parameter(torch.ones(5)), nn.Linear(5, 2)
-            self.register_buffer("numbers", torch.arange(5).to(dtype))
+            if isinstance(numbers, nn.Parameter):
+                self.numbers = numbers
+            else:
+                self.register_buffer("numbers", numbers)
 
         def forward(self, x):
             return self.last(self.first(x) * self.numbers)
@@ -442,8 +445,10 @@ def test_whole_numbers_are_no_weights_and_stay():
     x = torch.randn(3, 4, generator=rng(0))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert derive_spec(Positions(torch.int64), x).groups == {}
-        assert derive_spec(Positions(torch.float32), x).groups == {"first": 5}  # control: a buffer moves with its units
+        assert derive_spec(Positions(torch.arange(5)), x).groups == {}
+        assert derive_spec(Positions(torch.arange(5.0)), x).groups == {}  # no zoo has a column for it
+        assert derive_spec(Positions(torch.full((5,), 2.0)), x).groups == {"first": 5}  # units find the same anywhere
+        assert derive_spec(Positions(nn.Parameter(torch.arange(5.0))), x).groups == {"first": 5}  # control
 
 
 def test_groups_are_named_after_what_writes_to_them_not_after_what_scales_them():

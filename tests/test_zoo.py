@@ -15,12 +15,15 @@ from safetensors.torch import save_file
 from sklearn.base import clone
 from torch import nn
 
+from dwflow_lite.auditing import audit
 from dwflow_lite.flow import FlowSettings
-from dwflow_lite.generate import DeepWeightFlow, GaussianWeights, Retrieval
+from dwflow_lite.generate import DeepWeightFlow, GaussianWeights, MemberNoise, Retrieval
+from dwflow_lite.generate import files as generator_files
 from dwflow_lite.networks import MLP, initialise
 from dwflow_lite.support import files as files_module
 from dwflow_lite.tasks import load_task
-from dwflow_lite.zoo import Layout, Zoo, ZooFileError, batched_forward, evaluate, predict, saving
+from dwflow_lite.training import Recipe, train_zoo
+from dwflow_lite.zoo import Entry, Layout, Zoo, ZooFileError, batched_forward, evaluate, predict, saving
 
 
 class Own(nn.Module):
@@ -589,3 +592,224 @@ def test_a_class_is_no_network(tmp_path):
     with pytest.raises(TypeError, match="a zoo needs a list of modules, got one Sequential"):
         Zoo.from_modules(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)))  # was a zoo of its two layers
     assert len(Zoo.from_modules(nn.Linear(3, 2) for _ in range(2))) == len(Zoo.load(path)) == 2  # control
+
+
+# -- constants --------------------------------------------------------------------------------------------
+
+
+class Masked(nn.Module):
+    """Attention of each place to those before it: a mask, a table of positions, random features, a flag."""
+
+    def __init__(self, seed=0, mask=-torch.inf, places=4):
+        super().__init__()
+        draw = torch.Generator().manual_seed(seed)
+        self.up, self.query, self.out = nn.Linear(1, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+        self.register_buffer("mask", torch.full((places, places), mask).triu(1))
+        self.register_buffer("position", torch.randn(places, 6, generator=draw), persistent=False)
+        self.register_buffer("flags", torch.tensor([True, False]))
+        self.register_buffer("phase", torch.randn(6, generator=draw, dtype=torch.complex64))
+        self.features = torch.randn(6, 6, generator=draw)  # a plain attribute
+
+    def forward(self, x):
+        h = self.up(x[..., None]) + self.position * self.phase.abs()  # (n, places, 6)
+        h = h + (h @ self.features).cos()
+        attention = (self.query(h) @ h.transpose(-1, -2) + self.mask).softmax(-1)
+        return self.out((attention @ h).mean(-2))
+
+
+NAMES = ["mask", "position", "flags", "phase", "features"]
+IRIS = load_task("iris")
+
+
+@pytest.mark.parametrize("mask", [-torch.inf, -1e9])
+def test_constants_are_no_weights(mask):
+    zoo = train_zoo(IRIS, Masked(mask=mask), members=3, held_out=1, recipe=Recipe(epochs=1))
+    assert {entry.role for entry in zoo.layout.entries} == {"parameter"} and list(zoo.constants) == NAMES
+    assert zoo.layout.size == sum(p.numel() for p in Masked().parameters())
+    assert torch.equal(zoo.constants["mask"], Masked(mask=mask).mask) and zoo.record["diverged"] == []
+    table = audit(zoo.take([0, 1]), zoo, IRIS)
+    assert all(torch.tensor([row.nearest for row in table.rows if row.nearest is not None]) < 10)
+    for made in (MemberNoise(0.5).fit(zoo).sample(2, seed=0), GaussianWeights().fit(zoo).sample(2, seed=0)):
+        assert torch.equal(made.module(1).mask, zoo.network.mask)  # no noise on it
+        assert not torch.equal(made.module(1).out.weight, made.module(0).out.weight)  # control
+    alone = zoo.module(2)
+    torch.testing.assert_close(predict(zoo, INPUTS)[2], alone(INPUTS).detach())
+    alone.mask.zero_()
+    assert not torch.allclose(predict(zoo, INPUTS)[2], alone(INPUTS))  # control: the mask matters
+
+
+@pytest.mark.parametrize("name", ["zoo.safetensors", "zoo"])
+def test_constants_are_kept_beside_the_members(tmp_path, name):
+    zoo = make_zoo(3, Masked(seed=1))
+    other = Masked(seed=2, mask=0.0)
+    path = zoo.save(tmp_path / name)
+    loaded = Zoo.load(path, other, verify=True)
+    assert all(torch.equal(loaded.constants[n], zoo.constants[n]) for n in NAMES) and list(loaded.constants) == NAMES
+    assert torch.equal(predict(loaded.in_memory(), INPUTS), predict(zoo, INPUTS))
+    assert other.mask.sum() == 0  # the reader's own is as it was
+    assert not torch.equal(other.position, zoo.constants["position"])  # control
+    assert torch.equal(loaded.layout.flatten(loaded.module(1).state_dict()), zoo.weights[1])
+    with pytest.raises(ZooFileError, match=r"constant 'mask' is \(4, 4\) .*32 here, \(5, 5\) .*32 there"):
+        Zoo.load(path, Masked(places=5))
+    without = Masked()
+    del without.features
+    with pytest.raises(ZooFileError, match=r"constant 'features' is \(6, 6\) torch.float32 here, missing there"):
+        Zoo.load(path, without)
+
+
+def test_constants_in_a_folder_are_written_by_training_and_by_stages(tmp_path):
+    zoo = train_zoo(IRIS, Masked(seed=1), members=2, recipe=Recipe(epochs=1), folder=tmp_path / "trained")
+    stage = zoo.with_weights(zoo.in_memory().weights * 1.1, {"stage": "larger"}, folder=tmp_path / "larger")
+    for folder, of in ((tmp_path / "trained", zoo), (tmp_path / "larger", stage)):
+        assert torch.equal(predict(Zoo.load(folder, Masked(seed=5)), INPUTS), predict(of, INPUTS))
+    again = train_zoo(IRIS, Masked(seed=1), members=2, recipe=Recipe(epochs=1), folder=tmp_path / "trained")
+    assert torch.equal(again.in_memory().weights, zoo.in_memory().weights)  # control
+    with pytest.raises(ValueError, match="holds another zoo"):
+        train_zoo(IRIS, Masked(seed=2), members=2, recipe=Recipe(epochs=1), folder=tmp_path / "trained")
+
+
+@pytest.mark.parametrize("name", ["zoo.safetensors", "zoo"])
+def test_altered_constants_are_seen(tmp_path, name):
+    path = make_zoo(2, Masked()).save(tmp_path / name)
+    file = path if path.is_file() else path / "constants.safetensors"
+    content = file.read_bytes()
+    start = content.index(Masked().position.numpy().tobytes())
+    for where in (start, start + 95):
+        flipped = bytearray(content)
+        flipped[where] ^= 1
+        file.write_bytes(flipped)
+        with pytest.raises(ZooFileError, match="the constant 'position' is not as it was written"):
+            Zoo.load(path, Masked())
+    if path.is_dir():
+        file.unlink()
+        with pytest.raises(ZooFileError, match=r"constants\.safetensors is damaged or not there"):
+            Zoo.load(path, Masked())
+    file.write_bytes(content)
+    assert len(Zoo.load(path, Masked())) == 2  # control
+
+
+def test_constants_go_with_a_generator(tmp_path):
+    model = DeepWeightFlow(align=None, flow=FlowSettings(hidden=8, steps=5)).fit(make_zoo(4, Masked(seed=1)))
+    loaded = DeepWeightFlow.load(model.save(tmp_path / "model.safetensors"), Masked(seed=2, mask=0.0))
+    expected = predict(model.sample(2, seed=0), INPUTS)
+    assert torch.equal(predict(loaded.sample(2, seed=0), INPUTS), expected)
+    changed = Masked(seed=2, mask=0.0)
+    model.layout_.load_into(changed, model.sample(2, seed=0).weights[0])
+    assert not torch.allclose(changed(INPUTS), expected[0])  # control
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_modules_of_other_constants_make_no_zoo(name):
+    modules = [Masked(), Masked(), Masked()]
+    assert len(Zoo.from_modules(modules)) == 3  # control
+    tensor = getattr(modules[1], name)
+    setattr(modules[1], name, ~tensor if name == "flags" else tensor * 1.5 + 1)
+    with pytest.raises(ValueError, match=f"module 1 differs from module 0 in '{name}', which is no parameter"):
+        Zoo.from_modules(modules)
+
+
+def test_statistics_of_ones_own_are_constants_unless_they_are_parameters():
+    class Centred(nn.Module):
+        def __init__(self, kept):
+            super().__init__()
+            self.out = nn.Linear(4, 3)
+            if kept == "buffer":
+                self.register_buffer("average", torch.zeros(4))
+            else:
+                self.average = nn.Parameter(torch.zeros(4), requires_grad=False)
+
+        def forward(self, x):
+            if self.training:
+                with torch.no_grad():
+                    self.average.lerp_(x.mean(0), 0.1)
+            return self.out(x - self.average)
+
+    zoos = {}
+    for kept in ("buffer", "parameter"):
+        modules = [Centred(kept), Centred(kept)]
+        modules[1](INPUTS)
+        if kept == "parameter":
+            zoos[kept] = Zoo.from_modules(modules)
+            continue
+        with pytest.raises(ValueError, match="module 1 differs from module 0 in 'average'"):
+            Zoo.from_modules(modules)
+    assert torch.equal(zoos["parameter"].module(1).average, modules[1].average)
+    with pytest.raises(ValueError, match=r"changes its buffers as it trains \(average\)"):
+        train_zoo(IRIS, Centred("buffer"), members=2, recipe=Recipe(epochs=1))
+
+
+def test_running_statistics_of_torch_have_columns_and_counters_are_neither():
+    network = nn.Sequential(nn.Conv1d(1, 2, 1), nn.InstanceNorm1d(2, track_running_stats=True), nn.BatchNorm1d(2))
+    modules = [network, deepcopy(network)]
+    modules[1](torch.randn(5, 1, 4))
+    zoo = Zoo.from_modules(modules)  # though one has counted a batch
+    buffers = [entry.name for entry in zoo.layout.entries if entry.role == "buffer"]
+    assert buffers == ["1.running_mean", "1.running_var", "2.running_mean", "2.running_var"] and not zoo.constants
+    assert torch.equal(zoo.module(1)[1].running_mean, modules[1][1].running_mean)
+
+
+def test_one_constant_under_two_names_is_kept_once(tmp_path):
+    class Shared(nn.Module):
+        def __init__(self, value):
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 3)
+            for layer in (self, self.first, self.last):
+                layer.register_buffer("scale", value.expand(4))  # of stride 0, too
+
+        def forward(self, x):
+            return self.last(self.first(x * self.scale) * self.first.scale) * self.last.scale.sum()
+
+    shared = Shared(torch.tensor([0.5]))
+    shared.first.scale = shared.last.scale = shared.scale
+    zoo = make_zoo(2, shared)
+    assert list(zoo.constants) == ["scale"]
+    other = Shared(torch.tensor([2.0]))
+    other.first.scale = other.last.scale = other.scale
+    loaded = Zoo.load(zoo.save(tmp_path / "zoo.safetensors"), other)
+    assert torch.equal(predict(loaded, INPUTS), predict(zoo, INPUTS))
+
+
+def test_an_old_generator_whose_constants_are_weights_is_read_without_them(tmp_path, monkeypatch):
+    network = Masked(mask=-1e9)
+    zoo = make_zoo(4, network)
+    layout = Layout((*zoo.layout.entries, Entry.of("position", network.position, "buffer")))
+    for noise in (0.0, 0.1):
+        position = network.position.flatten() + noise * torch.randn(4, 24, generator=torch.Generator().manual_seed(0))
+        old = Zoo(torch.cat([zoo.weights, position], 1), layout, network, zoo.record)
+        model = DeepWeightFlow(align=None, flow=FlowSettings(hidden=8, steps=5)).fit(old)
+        with monkeypatch.context() as before:  # as versions before 0.2.0 wrote it
+            before.setattr(generator_files, "constants_of", lambda network: {})
+            path = model.save(tmp_path / "model.safetensors")
+        if noise:
+            with pytest.raises(ZooFileError, match=r"before 0\.2\.0, .* 'position' as .* members differ in it"):
+                DeepWeightFlow.load(path, Masked(seed=3, mask=-1e9))
+            continue
+        loaded = DeepWeightFlow.load(path, Masked(seed=3, mask=-1e9))
+        made, expected = loaded.sample(2, seed=0), model.sample(2, seed=0).weights
+        assert torch.equal(made.weights, expected[:, : zoo.layout.size]) and made.layout == zoo.layout
+        torch.testing.assert_close(made.constants["position"], network.position)
+
+
+def test_a_file_whose_constants_are_weights_is_read_without_them(tmp_path):
+    network = Masked(mask=-1e9)
+    zoo = make_zoo(3, network)
+    entries = list(zoo.layout.entries)
+    entries += [Entry.of(name, network.get_buffer(name), "buffer") for name in ("mask", "position")]
+    numbers = torch.cat([network.mask.flatten(), network.position.flatten()]).expand(3, -1)
+    old = torch.cat([zoo.weights, numbers], 1)  # as versions before 0.2.0 kept them
+    other = Masked(mask=-1e9)
+    other.mask.zero_()
+    other.position.zero_()
+    path = tmp_path / "zoo.safetensors"
+    saving.write_file(path, old, Layout(tuple(entries)), {}, zoo.record, zoo.held_out, "float32")
+    loaded = Zoo.load(path, other)
+    assert loaded.layout == zoo.layout and torch.equal(loaded.weights, zoo.weights)
+    assert torch.equal(loaded.constants["mask"], network.mask)
+    assert torch.equal(predict(loaded, INPUTS), predict(zoo, INPUTS))
+    saving.write_folder(tmp_path / "zoo", old, Layout(tuple(entries)), {}, zoo.record, zoo.held_out, "float32")
+    with pytest.warns(RuntimeWarning, match=r"before 0\.2\.0, .* constants \['mask', 'position'\] as weights"):
+        assert torch.equal(Zoo.load(tmp_path / "zoo", other).weights, zoo.weights)
+    old = old + torch.arange(3.0)[:, None]  # noise on all columns
+    saving.write_file(path, old, Layout(tuple(entries)), {}, zoo.record, zoo.held_out, "float32")
+    with pytest.raises(ZooFileError, match=r"before 0\.2\.0, .* constant 'mask' as .* members differ in it"):
+        Zoo.load(path, other)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from dwflow_lite.compress import DualPCA
@@ -15,10 +16,12 @@ from dwflow_lite.flow.field import VelocityField, make_field
 from dwflow_lite.flow.path import GaussianSource
 from dwflow_lite.flow.settings import FlowSettings
 from dwflow_lite.networks import architecture_of
+from dwflow_lite.networks.constants import constants_of, keys_of, packed, unpacked
 from dwflow_lite.support.checks import failing_as
 from dwflow_lite.support.files import ZooFileError, digest, read_safetensors, write_safetensors
 from dwflow_lite.support.versions import versions
-from dwflow_lite.zoo.layout import Layout
+from dwflow_lite.zoo.layout import Entry, Layout
+from dwflow_lite.zoo.older import constants_in_columns, constants_of_columns, weights_alone
 from dwflow_lite.zoo.storage import Shards
 from dwflow_lite.zoo.template import template_for
 
@@ -69,6 +72,8 @@ def write_generator(path: str | Path, fitted: FittedFlow) -> Path:
     tensors = {f"field.{name}": tensor for name, tensor in fitted.field.state_dict().items()}
     tensors |= _tensors_of_pca(fitted.pca)
     tensors |= {"source.scale": fitted.source.scale, "source.mean": fitted.source.mean}
+    constants = constants_of(fitted.network)
+    tensors |= packed(constants)
     record = {name: fitted.settings[name] for name in PLAIN_SETTINGS} | {
         "flow": fitted.settings["flow"].to_json(),
         "layout": fitted.layout.to_json(),
@@ -78,6 +83,8 @@ def write_generator(path: str | Path, fitted: FittedFlow) -> Path:
         "n_samples": fitted.pca.n_samples_,
         "versions": versions(),
     }
+    if constants:
+        record["constants"] = keys_of(constants)
     rows = fitted.pca.rows_
     if rows is not None:
         record["rows"] = {"folder": str(rows.folder), "rows": rows.rows, "storage": rows.storage}
@@ -126,17 +133,42 @@ def read_generator(path: str | Path, network: nn.Module | None = None) -> Fitted
     layout = Layout.from_json(record["layout"])
     settings = {name: record[name] for name in PLAIN_SETTINGS}
     flow = FlowSettings.from_json(record["flow"])  # version 0.1.0 wrote fewer settings
+    with failing_as(f"{path} was altered after it was written", ZooFileError):
+        constants = unpacked(tensors, record.get("constants", {}))
+    old_entries = constants_in_columns(layout, network)
+    if old_entries:
+        tensors, layout, constants = _without_constants(path, tensors, layout, old_entries, network)
+    template = template_for(path, record, layout, network, constants)
     pca = _read_pca(path, tensors, record, layout)
     return FittedFlow(
         settings=settings | {"flow": flow},
-        layout=layout,
-        network=template_for(path, record, layout, network),
+        layout=Layout.of(template),
+        network=template,
         record=record["record"],
         pca=pca,
         scale=record["scale"],
         source=GaussianSource(pca.n_components_, tensors["source.scale"], tensors["source.mean"]),
         field=_read_field(tensors, flow, pca.n_components_),
     )
+
+
+def _without_constants(
+    path: Path, tensors: Mapping[str, Tensor], layout: Layout, entries: list[Entry], network: nn.Module
+) -> tuple[dict[str, Tensor], Layout, dict[str, Tensor]]:
+    """Tensors and layout of a file of before version 0.2.0, without the columns that are constants; and these."""
+    components, mean = tensors.get("pca.components"), tensors.get("pca.mean")  # (k, d), (d,)
+    if components is None:
+        raise ZooFileError(
+            f"{path} was written by a version before 0.2.0, which kept the constant {entries[0].name!r} as weights, "
+            "and it decodes from a zoo on disk: fit anew"
+        )
+    # The mean network, and one as far from it as members are: constants are the same in both, up to rounding.
+    far = mean + tensors["pca.singular_values"].to(components) @ components
+    made = torch.stack([mean, torch.where(torch.isclose(far, mean, rtol=1e-4), mean, far)])
+    constants = constants_of_columns(path, made, layout, entries, network)
+    layout, columns = weights_alone(layout, entries)
+    alone = {"pca.components": components[:, columns], "pca.mean": mean[columns]}
+    return dict(tensors) | alone, layout, constants
 
 
 def _read_pca(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any], layout: Layout) -> DualPCA:

@@ -130,7 +130,9 @@ def behaviour_of(network: nn.Module, input_shape: Sequence[int], training: bool 
     )
     for probe in probes:
         try:
-            copy = deepcopy(network).cpu().to(probe.dtype).train(training)
+            copy = deepcopy(network).cpu().train(training)
+            if probe.dtype == torch.float64:
+                copy = copy.double()  # complex constants stay complex, which .to(torch.float64) would make real
             outputs = probe.run(copy, input_shape)
         except Exception:  # whatever a reader's own code raises
             continue

@@ -71,6 +71,7 @@ from torch.export import ExportedProgram
 from torch.func import functional_call
 from torch.fx.node import Node, map_arg
 
+from dwflow_lite.networks.constants import constants_of
 from dwflow_lite.symmetry.labelled_spec import write_spec
 from dwflow_lite.symmetry.labels import Label, Labelling, TensorLabels, all_fixed, fix_all, fixed_axes
 from dwflow_lite.symmetry.operations import Call, labels_of_results
@@ -150,11 +151,25 @@ def labels_of_parameters(network: nn.Module) -> dict[str, TensorLabels]:
     """A label for every axis of every parameter and buffer, by name; those that are one tensor (tied) share theirs."""
     tensors = dict(network.named_parameters(remove_duplicate=False))
     tensors |= dict(network.named_buffers(remove_duplicate=False))
+    constants = {id(tensor) for tensor in constants_of(network).values()}
     labels: dict[int, TensorLabels] = {}
     for tensor in tensors.values():
-        stays = not tensor.is_floating_point()  # numbers of tokens and the like are no weights
-        labels[id(tensor)] = [Label(size, stays=stays) for size in tensor.shape]
+        labels[id(tensor)] = [Label(size) for size in tensor.shape]
+        if id(tensor) in constants or not tensor.is_floating_point():
+            labels[id(tensor)] = labels_of_constant(tensor)
     return {name: labels[id(tensor)] for name, tensor in tensors.items()}
+
+
+def labels_of_constant(tensor: Tensor) -> TensorLabels:
+    """The labels of a tensor that is no weight: it stays, but along an axis where all its numbers are equal.
+
+    Units may move along such an axis: they find the same number wherever they go. Whole numbers (of tokens) stay.
+    """
+    labels = []
+    for axis, size in enumerate(tensor.shape):
+        differences = tensor != tensor.narrow(axis, 0, min(size, 1))
+        labels.append(Label(size, stays=not tensor.is_floating_point() or bool(differences.any())))
+    return labels
 
 
 def label_forward_pass(program: ExportedProgram, tensors: Mapping[str, TensorLabels], labelling: Labelling) -> None:

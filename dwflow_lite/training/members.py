@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dwflow_lite.batchnorm import norms_with_statistics, recalibrate
+from dwflow_lite.networks.constants import running_statistics
 from dwflow_lite.support.checkpoints import Checkpoint
 from dwflow_lite.support.devices import one_thread, out_of_memory_as
 from dwflow_lite.tasks.task import Task
@@ -90,11 +91,11 @@ def _trained_parameters(
 
 
 def _flat(plan: Plan, layout: Layout, parameters: dict[str, Tensor]) -> Tensor:
-    """Weights (m, d): trained parameters beside the buffers of the template, which all members share so far."""
+    """Weights (m, d): trained parameters beside the running statistics of the template, shared by all so far."""
     tensors = {name: parameter.detach().cpu() for name, parameter in parameters.items()}
     members = len(next(iter(tensors.values())))
-    for name, buffer in plan.network.named_buffers():
-        tensors[name] = buffer.detach().cpu().expand(members, *buffer.shape)
+    for name, statistic in running_statistics(plan.network).items():
+        tensors[name] = statistic.detach().cpu().expand(members, *statistic.shape)
     return layout.flatten(tensors)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dwflow_lite.batchnorm import norms_with_statistics, statistics_stage
 from dwflow_lite.networks import architecture_of, behaviour_of
+from dwflow_lite.networks.constants import constants_of
 from dwflow_lite.support.checkpoints import Checkpoint
 from dwflow_lite.support.checks import COUNT, WHOLE, check_ranges, failing_as, is_choice
 from dwflow_lite.support.files import json_hash
@@ -239,8 +240,9 @@ def _train_into_folder(
         executor: where jobs run; None: here.
         progress: show a bar of jobs.
     """
-    header = folder_header(Layout.of(plan.network), record, plan.total)
-    start_folder(plan.folder, header, storage, identity=record["identity"])
+    constants = constants_of(plan.network)
+    header = folder_header(Layout.of(plan.network), record, plan.total, constants)
+    start_folder(plan.folder, header, storage, identity=record["identity"], constants=constants)
     _, _, notes = read_folder(plan.folder)  # member -> notes, of those that are there
     missing = [member for member in range(plan.total) if member not in notes]
     _results_of_jobs(plan, missing, at_once, executor, progress)

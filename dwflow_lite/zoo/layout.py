@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from dwflow_lite.networks.constants import buffers_of, running_statistics
+
+REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -36,8 +41,9 @@ class Entry:
 class Layout:
     """The ordered tensors of one network; flat vector <-> named tensors, a bijection.
 
-    Policy for buffers: floating-point ones (running mean and variance) have columns of their own, with the role
-    ``buffer``; whole-number ones (BatchNorm's batch counter) are not weights and keep the template's value.
+    What has columns: parameters, also those that are frozen (``requires_grad=False``), and then the running means and
+    variances of PyTorch's norm layers, with the role ``buffer``. Every other buffer is a constant, which all members
+    share: it has no column, and keeps the template's value.
 
     Example:
         >>> network = nn.Linear(3, 2)
@@ -54,23 +60,30 @@ class Layout:
     """
 
     entries: tuple[Entry, ...]
+    constants: frozenset[str] = field(default=frozenset(), compare=False, repr=False)  # which `flatten` leaves out
 
     def __post_init__(self) -> None:
         names = [entry.name for entry in self.entries]
         if not names or len(set(names)) != len(names):
-            raise ValueError(f"a layout needs at least one tensor and each name once, got {names}")
+            raise ValueError(f"a layout needs at least one tensor (a parameter) and each name once, got {names}")
 
     @classmethod
     def of(cls, network: nn.Module) -> Layout:
-        """The layout of a module: parameters in their own order, then floating-point buffers."""
+        """The layout of a module: parameters in their own order, then running statistics.
+
+        Raises:
+            TypeError: no module.
+            ValueError: no parameters, or tensors that a zoo cannot keep: complex, of whole numbers, sparse, quantised,
+                without values yet, or of several precisions in one network. The tensor is named.
+        """
         require_module(network)
+        require_tensors_that_a_zoo_keeps(network)
         entries = []
         for name, parameter in network.named_parameters():
             entries.append(Entry.of(name, parameter, "parameter"))
-        for name, buffer in network.named_buffers():
-            if buffer.is_floating_point():
-                entries.append(Entry.of(name, buffer, "buffer"))
-        return cls(tuple(entries))
+        for name, statistic in running_statistics(network).items():
+            entries.append(Entry.of(name, statistic, "buffer"))
+        return cls(tuple(entries), frozenset(buffers_of(network)))
 
     @cached_property
     def slices(self) -> dict[str, slice]:
@@ -95,7 +108,7 @@ class Layout:
         raise KeyError(f"no tensor {name!r}; the layout has {[entry.name for entry in self.entries]}")
 
     def flatten(self, state: Mapping[str, Tensor]) -> Tensor:
-        """Named tensors, each (..., *shape), to flat weights (..., d). Extra whole-number tensors are left out.
+        """Named tensors, each (..., *shape), to flat weights (..., d), without constants and whole numbers.
 
         Raises:
             ValueError: a tensor is missing, unknown, or has another shape.
@@ -118,10 +131,11 @@ class Layout:
         return torch.cat(parts, -1)
 
     def _check_names(self, state: Mapping[str, Tensor]) -> None:
-        """``ValueError`` unless ``state`` has every tensor of the layout, and beside them only whole numbers."""
+        """``ValueError`` unless ``state`` has every tensor of the layout, and beside them only what is no weight."""
         known = {entry.name for entry in self.entries}
         missing = known - set(state)
-        unknown = {name for name in set(state) - known if state[name].is_floating_point()}
+        others = set(state) - known - self.constants
+        unknown = {name for name in others if state[name].is_floating_point()}
         if missing or unknown:
             raise ValueError(f"tensors do not fit the layout: missing {sorted(missing)}, unknown {sorted(unknown)}")
 
@@ -149,7 +163,7 @@ class Layout:
             raise ValueError(
                 f"{type(network).__name__} does not have the tensors of this layout: {self.difference(network)}"
             )
-        targets = dict(network.named_parameters()) | dict(network.named_buffers())
+        targets = dict(network.named_parameters()) | running_statistics(network)
         with torch.no_grad():
             for name, tensor in self.unflatten(weights).items():
                 targets[name].copy_(tensor)
@@ -178,3 +192,41 @@ def require_module(network: object) -> None:
     """``TypeError`` for anything but a module, such as its class."""
     if not isinstance(network, nn.Module):
         raise TypeError(f"a network is a module, such as nn.Linear(4, 3), not {network!r}")
+
+
+def require_tensors_that_a_zoo_keeps(network: nn.Module) -> None:
+    """``ValueError`` that names the first tensor of a network that a zoo cannot keep, and what to do about it."""
+    kind = type(network).__name__
+    for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
+        problem = _problem_of(tensor)
+        if problem:
+            raise ValueError(f"{kind}: {name} {problem}")
+    weights = dict(network.named_parameters()) | running_statistics(network)
+    for name, tensor in weights.items():
+        if tensor.is_complex():
+            raise ValueError(
+                f"{kind}: {name} is complex ({tensor.dtype}), and a zoo holds real weights: make it a real parameter "
+                "of shape (..., 2), and call torch.view_as_complex on it in forward"
+            )
+        if tensor.dtype not in REAL:
+            raise ValueError(f"{kind}: {name} is of {tensor.dtype}, which nobody can train: make it a buffer")
+    first = next(iter(weights), None)
+    for name, tensor in weights.items():
+        if tensor.dtype != weights[first].dtype:
+            raise ValueError(
+                f"{kind}: {first} is of {weights[first].dtype} and {name} of {tensor.dtype}; a zoo has one precision: "
+                "call network.float()"
+            )
+
+
+def _problem_of(tensor: Tensor) -> str | None:
+    """Why the numbers of a tensor cannot be read one after the other; None where they can."""
+    if is_lazy(tensor):
+        return "has no shape yet: run the network once on some inputs"
+    if tensor.is_meta:
+        return "lies on the device 'meta' and has no values: call network.to_empty(device='cpu') and fill it"
+    if tensor.is_quantized:
+        return "is quantised: take the network as it was before"
+    if tensor.layout != torch.strided:
+        return f"is sparse ({tensor.layout}): call .to_dense() on it"
+    return None

@@ -6,6 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torch import Tensor
+
+from dwflow_lite.networks.constants import keys_of
 from dwflow_lite.support.checks import failing_as
 from dwflow_lite.zoo.layout import Layout
 
@@ -104,6 +107,11 @@ def _cut_stage(stage: Mapping[str, Any], positions: Sequence[int], members: int)
     return stage
 
 
-def folder_header(layout: Layout, common: Mapping[str, Any], members: int) -> dict[str, Any]:
-    """What ``zoo.json`` says of a zoo that is to have ``members`` members."""
-    return {"layout": layout.to_json(), "size": layout.size, "record": dict(common), "members": members}
+def folder_header(
+    layout: Layout, common: Mapping[str, Any], members: int, constants: Mapping[str, Tensor] | None = None
+) -> dict[str, Any]:
+    """What ``zoo.json`` says of a zoo that is to have ``members`` members, whose networks share these constants."""
+    header = {"layout": layout.to_json(), "size": layout.size, "record": dict(common), "members": members}
+    if constants:
+        header["constants"] = keys_of(constants)
+    return header

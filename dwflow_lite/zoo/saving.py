@@ -1,7 +1,8 @@
 """A zoo on disk: one file that is written at once, or a folder that is written member after member.
 
-The file holds the weights (N, d); its metadata are its format, the version that wrote it, the record as JSON (with the
-layout and who is held out), and a hash of all this. What a folder holds is told in ``storage.py``."""
+The file holds the weights (N, d) and, as bytes, the constants that all networks share. Its metadata are its format,
+the version that wrote it, the record as JSON (with the layout, who is held out, and a hash of each constant), and a
+hash of weights and record. What a folder holds is told in ``storage.py``."""
 
 from __future__ import annotations
 
@@ -16,6 +17,8 @@ import psutil
 import torch
 from torch import Tensor
 
+from dwflow_lite.networks.constants import keys_of, packed, unpacked
+from dwflow_lite.support.checks import failing_as
 from dwflow_lite.support.files import ZooFileError, check_writable, digest, read_safetensors, write_safetensors
 from dwflow_lite.zoo.layout import Layout
 from dwflow_lite.zoo.record import cut_stages, folder_header, join_record, record_text, split_record
@@ -25,6 +28,7 @@ from dwflow_lite.zoo.storage import (
     append,
     check_finite,
     check_storage,
+    read_constants,
     read_folder,
     rows_of_columns,
     start_folder,
@@ -40,12 +44,13 @@ SAME_BESIDE_LARGEST = 1e-4
 
 
 class SavedZoo(NamedTuple):
-    """What a file or a folder says of a zoo; the template of its networks is not in it."""
+    """What a file or a folder says of a zoo; of the template of its networks, only the constants are in it."""
 
     weights: Tensor | Shards
     layout: Layout
     record: dict[str, Any]
     held_out: tuple[bool, ...]
+    constants: dict[str, Tensor]
 
 
 # -- one file ----------------------------------------------------------------------------------------------------
@@ -55,6 +60,7 @@ def write_file(
     path: Path,
     weights: Tensor | Shards,
     layout: Layout,
+    constants: Mapping[str, Tensor],
     record: Mapping[str, Any],
     held_out: Sequence[bool],
     storage: str,
@@ -70,9 +76,11 @@ def write_file(
         weights = weights.to(STORAGE[storage])
         check_finite(weights)
     content = dict(record) | {"layout": layout.to_json(), "held_out": list(held_out)}
+    if constants:
+        content["constants"] = keys_of(constants)
     text = record_text(content)
     metadata = {"format": FORMAT, "record": text, "sha256": digest(weights, text)}
-    write_safetensors({"weights": weights}, path, metadata)
+    write_safetensors({"weights": weights} | packed(constants), path, metadata)
 
 
 def _check_memory(path: Path, weights: Shards) -> None:
@@ -97,9 +105,11 @@ def read_file(path: Path) -> SavedZoo:
     record = json.loads(text)
     layout = Layout.from_json(record.pop("layout"))
     held_out = tuple(record.pop("held_out"))
+    with failing_as(f"{path} was altered after it was written. Delete it", ZooFileError):
+        constants = unpacked(tensors, record.pop("constants", {}))
     if weights.dtype == torch.bfloat16 and layout.entries[0].dtype != "bfloat16":
         weights = weights.float()  # networks of another precision, rounded when they were saved
-    return SavedZoo(weights, layout, record, held_out)
+    return SavedZoo(weights, layout, record, held_out, constants)
 
 
 # -- a folder ----------------------------------------------------------------------------------------------------
@@ -109,6 +119,7 @@ def write_folder(
     folder: str | Path,
     weights: Writable,
     layout: Layout,
+    constants: Mapping[str, Tensor],
     record: Mapping[str, Any],
     held_out: Sequence[bool],
     storage: str,
@@ -120,7 +131,8 @@ def write_folder(
     members = len(held_out)
     record_text(record)  # before a folder is begun that could not be finished
     common, notes = split_record(record, members)
-    start_folder(folder, folder_header(layout, common, members), storage)
+    header = folder_header(layout, common, members, constants)
+    start_folder(folder, header, storage, constants=constants)
     before = read_folder(folder)
     kept_rows = {position: row for row, position in enumerate(before.notes)}
     rows = _rows_of(weights, folder, members)
@@ -185,4 +197,5 @@ def read_members(folder: Path, verify: bool) -> SavedZoo:
             stacklevel=3,
         )
     record = cut_stages(join_record(header["record"], own_notes), positions, total)
-    return SavedZoo(weights, Layout.from_json(header["layout"]), record, held_out)
+    layout = Layout.from_json(header["layout"])
+    return SavedZoo(weights, layout, record, held_out, read_constants(folder, header))

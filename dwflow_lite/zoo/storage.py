@@ -4,6 +4,7 @@ A folder of shards holds what all members share, and safetensors files of one or
 
     zoo.json                       format and version; layout, record, number of members, storage; identity (whose
                                    shards belong here); a hash of all this
+    constants.safetensors          tensors that all members share and nobody trains, where there are any
     members-00000000.safetensors   weights (m, d); format and version, identity, position of the first row, the notes of
                                    each member, and a hash of all this as metadata
 
@@ -26,6 +27,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from dwflow_lite.networks.constants import packed, unpacked
 from dwflow_lite.support.checks import failing_as, is_choice
 from dwflow_lite.support.files import (
     ZooFileError,
@@ -40,7 +42,8 @@ from dwflow_lite.support.files import (
 )
 from dwflow_lite.support.versions import __version__
 
-FOLDER, SHARD = "dwflow_lite.folder/1", "dwflow_lite.shard/1"
+FOLDER, SHARD, CONSTANTS = "dwflow_lite.folder/1", "dwflow_lite.shard/1", "dwflow_lite.constants/1"
+CONSTANTS_FILE = "constants.safetensors"
 HEADER_KEYS = {"identity", "layout", "members", "record", "size", "storage"}
 STORAGE = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -176,7 +179,13 @@ def check_folder(folder: str | Path) -> None:
     check_writable(folder / "zoo.json")
 
 
-def start_folder(folder: str | Path, header: Mapping[str, Any], storage: str, identity: str = "") -> None:
+def start_folder(
+    folder: str | Path,
+    header: Mapping[str, Any],
+    storage: str,
+    identity: str = "",
+    constants: Mapping[str, Tensor] | None = None,
+) -> None:
     """Make a folder for shards, or find the same one begun before.
 
     Args:
@@ -184,6 +193,7 @@ def start_folder(folder: str | Path, header: Mapping[str, Any], storage: str, id
         header: what all members share (``folder_header`` in ``record.py``).
         storage: a name in ``STORAGE``.
         identity: what tells this zoo from others; by default a hash of the header.
+        constants: those that the header names.
 
     Raises:
         ValueError: the folder holds another zoo, its name has a suffix, or ``storage`` is unknown.
@@ -196,10 +206,23 @@ def start_folder(folder: str | Path, header: Mapping[str, Any], storage: str, id
     own_identity = identity or json_hash(header)[:16]
     header["identity"] = f"{own_identity}-{storage}"
     if not (folder / "zoo.json").is_file():
+        if constants:  # before the header, which says that they are there
+            write_safetensors(packed(constants), folder / CONSTANTS_FILE, {"format": CONSTANTS})
         write_header(folder, header)
     elif read_header(folder)["identity"] != header["identity"]:
         raise ValueError(f"{folder} holds another zoo: name another folder, or delete it")
     sweep(folder)
+
+
+def read_constants(folder: str | Path, header: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The constants that the header of a folder names; :class:`ZooFileError` unless they are as they were written."""
+    keys = header.get("constants", {})
+    if not keys:
+        return {}
+    path = Path(folder) / CONSTANTS_FILE
+    with failing_as(f"{path} is damaged or not there; put the file back, or delete the folder", ZooFileError):
+        tensors, _ = read_safetensors(path, CONSTANTS)
+        return unpacked(tensors, keys)
 
 
 def sweep(folder: str | Path) -> None:

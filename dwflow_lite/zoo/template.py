@@ -8,16 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from dwflow_lite.networks import architecture_of, behaviour_of, build
+from dwflow_lite.networks.constants import constants_of, set_constants
 from dwflow_lite.support.files import ZooFileError
 from dwflow_lite.zoo.layout import Layout
 
 LARGEST_DIFFERENCE = 2e-3  # of outputs, relative to the largest: machines round differently, other networks differ more
 
 
-def template_for(path: str | Path, record: Mapping[str, Any], layout: Layout, network: nn.Module | None) -> nn.Module:
+def template_for(
+    path: str | Path,
+    record: Mapping[str, Any],
+    layout: Layout,
+    network: nn.Module | None,
+    constants: Mapping[str, Tensor],
+) -> nn.Module:
     """The template for weights from a file: built as its record says, or a copy of a reader's network that fits.
 
     Args:
@@ -25,10 +32,12 @@ def template_for(path: str | Path, record: Mapping[str, Any], layout: Layout, ne
         record: what it says of its networks: ``architecture``, and perhaps ``behaviour``.
         layout: of its weights.
         network: a reader's; None: the record says how to build one.
+        constants: that the file keeps, and the template gets; a file of version 0.1.0 keeps none.
 
     Raises:
         ValueError: the record names a class that is not this package's, and no network is given.
-        ZooFileError: the network has other tensors, other modules, or another forward pass than the record's.
+        ZooFileError: the network has other tensors, other modules, or another forward pass than the record's, or
+            constants of other names or shapes.
     """
     architecture = record.get("architecture", {})
     if network is None:
@@ -37,10 +46,28 @@ def template_for(path: str | Path, record: Mapping[str, Any], layout: Layout, ne
         raise ZooFileError(f"{path} does not fit the network: {layout.difference(network)}")
     if not architecture.items() <= architecture_of(network).items():
         raise ZooFileError(f"{path} holds {architecture} networks, not {architecture_of(network)}")
+    network = deepcopy(network)
+    if constants:
+        _check_constants(path, network, constants)
+        set_constants(network, constants)
     behaviour = record.get("behaviour")
     if behaviour and not _behaves(network, behaviour):
         raise ZooFileError(f"{path} holds networks of another forward pass than this {type(network).__name__}")
-    return deepcopy(network)
+    return network
+
+
+def _check_constants(path: str | Path, network: nn.Module, constants: Mapping[str, Tensor]) -> None:
+    """:class:`ZooFileError` unless a network has a place for each constant of a file, and no others."""
+    own = {name: _words_for(tensor) for name, tensor in constants_of(network).items()}
+    saved = {name: _words_for(tensor) for name, tensor in constants.items()}
+    for name in [*saved, *own]:
+        here, there = saved.get(name, "missing"), own.get(name, "missing")
+        if here != there:
+            raise ZooFileError(f"{path} does not fit the network: constant {name!r} is {here} here, {there} there")
+
+
+def _words_for(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} {tensor.dtype}"
 
 
 def _behaves(network: nn.Module, behaviour: Mapping[str, Any]) -> bool:

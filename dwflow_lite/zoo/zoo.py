@@ -13,10 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from dwflow_lite.networks import architecture_of
+from dwflow_lite.networks.constants import constants_of, first_difference, running_statistics
 from dwflow_lite.support.checks import failing_as
 from dwflow_lite.support.files import names_folder
 from dwflow_lite.zoo.layout import Layout
 from dwflow_lite.zoo.members import positions_of
+from dwflow_lite.zoo.older import without_constants
 from dwflow_lite.zoo.record import record_of_members
 from dwflow_lite.zoo.saving import Writable, read_file, read_members, write_file, write_folder
 from dwflow_lite.zoo.storage import Shards, check_folder
@@ -82,7 +84,8 @@ class Zoo:
             record: what else is to be known of them, JSON-able.
 
         Raises:
-            ValueError: no module, modules that differ in more than their weights, or ``held_out`` that names none.
+            ValueError: no module, modules that differ in more than their weights (say, in a buffer that is a constant),
+                tensors that a zoo cannot keep (see :meth:`Layout.of`), or ``held_out`` that names none.
 
         Example:
             >>> zoo = Zoo.from_modules([nn.Linear(3, 2) for _ in range(5)], held_out=[4])
@@ -98,15 +101,23 @@ class Zoo:
             raise ValueError("a zoo needs at least one module")
         layout = Layout.of(modules[0])
         architecture = architecture_of(modules[0])
+        constants = constants_of(modules[0])
         for i, module in enumerate(modules):
             if Layout.of(module) != layout:
                 raise ValueError(f"module {i} differs from module 0: {layout.difference(module)}")
             if type(module) is not type(modules[0]) or architecture_of(module) != architecture:
                 raise ValueError(f"module {i} differs from module 0: {architecture_of(module)}, not {architecture}")
+            different = first_difference(constants_of(module), constants)
+            if different is not None:
+                raise ValueError(
+                    f"module {i} differs from module 0 in {different!r}, which is no parameter but a constant, and all "
+                    f"members share one: give each module the same, or, if each is to keep its own, make {different!r} "
+                    "an nn.Parameter (requires_grad=False where it is not trained)"
+                )
         held_out_positions = set(positions_of(held_out, len(modules), "hold out"))
         rows = []
         for module in modules:
-            state = dict(module.named_parameters()) | dict(module.named_buffers())
+            state = dict(module.named_parameters()) | running_statistics(module)
             rows.append(layout.flatten(state).detach())  # (d,)
         return cls(
             torch.stack(rows),
@@ -124,6 +135,11 @@ class Zoo:
         where = f", in {self.weights.folder}" if isinstance(self.weights, Shards) else ""
         held_out = sum(self.held_out)
         return f"Zoo({len(self)} {name} networks x {self.layout.size:,} weights, {held_out} held out{where})"
+
+    @property
+    def constants(self) -> dict[str, Tensor]:
+        """What all members share and nobody trains (masks, tables of positions), by name; kept in the template."""
+        return constants_of(self.network)
 
     # -- choosing members ----------------------------------------------------------------------------------------
 
@@ -290,9 +306,9 @@ class Zoo:
             in_folder = names_folder(path)
         if in_folder:
             self._check_elsewhere(path)
-            write_folder(path, self.weights, self.layout, self.record, self.held_out, storage)
+            write_folder(path, self.weights, self.layout, self.constants, self.record, self.held_out, storage)
         else:
-            write_file(path, self.weights, self.layout, self.record, self.held_out, storage)
+            write_file(path, self.weights, self.layout, self.constants, self.record, self.held_out, storage)
         return path
 
     @classmethod
@@ -317,8 +333,9 @@ class Zoo:
         with failing_as(f"cannot read {path}", OSError):
             in_folder = names_folder(path)
         saved = read_members(path, verify) if in_folder else read_file(path)
-        template = template_for(path, saved.record, saved.layout, network)
-        return cls(saved.weights, saved.layout, template, saved.record, saved.held_out)
+        saved = without_constants(path, saved, network)
+        template = template_for(path, saved.record, saved.layout, network, saved.constants)
+        return cls(saved.weights, Layout.of(template), template, saved.record, saved.held_out)
 
 
 def write_zoo(
@@ -347,5 +364,5 @@ def write_zoo(
         ValueError: the folder holds another zoo, or ``storage`` is unknown.
         OSError: it cannot be written; what was finished is there.
     """
-    shards = write_folder(folder, weights, layout, record, held_out, storage)
+    shards = write_folder(folder, weights, layout, constants_of(network), record, held_out, storage)
     return Zoo(shards, layout, network, record, tuple(held_out))
