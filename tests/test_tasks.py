@@ -31,7 +31,7 @@ def cut(task):
 @pytest.mark.parametrize("kind", tasks.KINDS)
 def test_splits_are_disjoint_cover_everything_and_hold_the_rows_they_name(kind):
     x, y = arrays()
-    task = Task.from_arrays(x, y, kind=kind)
+    task = Task.from_arrays(x, y, kind=kind, standardise=False)
     rows = np.concatenate(list(cut(task).values()))
     assert sorted(rows) == list(range(len(x)))
     for name, indices in cut(task).items():
@@ -90,7 +90,7 @@ def test_the_fingerprint_sees_one_changed_number():
 
 def test_official_test_set_is_kept_whole_and_apart():
     x, y = arrays()
-    task = Task.from_arrays(x, y, x_test=x[:30] + 100, y_test=y[:30])
+    task = Task.from_arrays(x, y, x_test=x[:30] + 100, y_test=y[:30], standardise=False)
     assert len(task.test) == 30 and task.test.x.min() > 50
     assert all(task.split(s).x.max() < 50 for s in SPLITS[:3])
     assert sorted(cut(task)["test"]) == list(range(200, 230))
@@ -274,7 +274,7 @@ def test_classification_loss_and_score_are_cross_entropy_and_accuracy():
 def test_regression_loss_and_score_are_squared_error_and_r2():
     rng = np.random.default_rng(0)
     target = rng.normal(2.0, 1.0, (60, 2))
-    task = Task.from_arrays(X, target, kind="regression")
+    task = Task.from_arrays(X, target, kind="regression", standardise=False)
     y = task.train.y
     assert task.outputs == 2 and y.shape == (len(task.train), 2) and task.score_name == "R²"
     assert task.loss(y, y) == 0 and task.score(y, y) == 1
@@ -305,14 +305,15 @@ def test_a_leading_member_axis_equals_a_loop(kind, own_targets):
 
 def test_the_score_is_a_property_of_the_task():
     target = X[:, 0] ** 3
-    plain, ranked = (Task.from_arrays(X, target, kind="regression", metric=m) for m in ("", "Spearman"))
+    raw = {"kind": "regression", "standardise": False}
+    plain, ranked = (Task.from_arrays(X, target, metric=m, **raw) for m in ("", "Spearman"))
     assert plain.score_name == "R²" and ranked.score_name == ranked.to("cpu").score_name == "Spearman"
     y = plain.train.y
     outputs = y.sign() * y.abs() ** (1 / 3)
     torch.testing.assert_close(ranked.score(outputs, y), torch.tensor(1.0))
     assert plain.score(outputs, y) < 0.5 and plain.loss(outputs, y) == ranked.loss(outputs, y)
     assert plain.fingerprint != ranked.fingerprint
-    assert plain.fingerprint == Task.from_arrays(X, target, kind="regression", metric="R²").fingerprint
+    assert plain.fingerprint == Task.from_arrays(X, target, metric="R²", **raw).fingerprint
     assert Task.from_arrays(X, Y).measures(torch.eye(3), torch.arange(3)) == {"accuracy": 1.0}
 
 
@@ -323,7 +324,7 @@ def test_measures_are_those_of_scipy(ties):
     outputs[..., 0] += y[:, 0]
     if ties:
         outputs, y = np.round(outputs), np.round(2 * y)
-    task = Task.from_arrays(X, X[:, :3], kind="regression", metric="Spearman")
+    task = Task.from_arrays(X, X[:, :3], kind="regression", metric="Spearman", standardise=False)
     found = task.measures(torch.from_numpy(outputs), torch.from_numpy(y))
     assert set(found) == {"Spearman", "R²", "MAE"} and all(v.shape == (2, 4) for v in found.values())
     for m in np.ndindex(2, 4):
@@ -345,7 +346,7 @@ def test_tokens_stay_whole_numbers():
     task = Task.from_arrays(tokens, X[:, 0], kind="regression", tokens=True, x_test=tokens.astype(int), y_test=X[:, 0])
     assert {v.x.dtype for v in task.splits.values()} == {torch.int64} and task.input_shape == (7,)
     assert np.array_equal(task.train.x, tokens[task.indices["train"]])
-    assert Task.from_arrays(tokens, Y).train.x.max() < 0.1  # control: else bytes are pixels
+    assert Task.from_arrays(tokens, Y, standardise=False).train.x.max() < 0.1  # control: else bytes are pixels
     like = torch.zeros(1, dtype=torch.float64)
     assert task.to("cpu").train.inputs(like).dtype == torch.int64
     assert Task.from_arrays(X, Y).train.inputs(like).dtype == torch.float64

@@ -34,6 +34,40 @@ def is_choice(value: object, choices: Collection[str]) -> bool:
     return isinstance(value, str) and value in choices
 
 
+# What some system does not take in the name of a file; and names that Windows keeps for devices.
+NOT_IN_FILE_NAMES = frozenset('/\\:*?"<>|') | {chr(code) for code in (*range(32), 127)}
+DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10))}
+LONGEST_NAME = 150  # bytes; a file name has at most 255, and hashes and suffixes stand beside
+
+
+def check_file_name(name: object, what: str) -> None:
+    """Raise ``ValueError`` unless ``name`` can be (a part of) the name of a file on every system, and no path.
+
+    Args:
+        name: to be checked.
+        what: how the error calls it.
+
+    Example:
+        >>> check_file_name("my task {2}", "a task's name")
+        >>> check_file_name("../mine", "a task's name")
+        Traceback (most recent call last):
+        ValueError: a task's name is a part of file names, which have no '/': got '../mine'
+    """
+    if not isinstance(name, str) or not name.strip():
+        raise ValueError(f"{what} is a part of file names: it must be text, and not empty; got {name!r}")
+    strange = sorted(NOT_IN_FILE_NAMES.intersection(name))
+    if strange:
+        raise ValueError(f"{what} is a part of file names, which have no {strange[0]!r}: got {name!r}")
+    try:
+        length = len(name.encode())
+    except UnicodeEncodeError:  # half a character
+        raise ValueError(f"{what} is a part of file names, and no text of Unicode: got {name!r}") from None
+    if length > LONGEST_NAME:
+        raise ValueError(f"{what} is a part of file names: {length} bytes are more than {LONGEST_NAME}; shorten it")
+    if name.strip(" .") == "" or name != name.strip() or name.split(".")[0].strip().upper() in DEVICES:
+        raise ValueError(f"{what} is a part of file names, and some system takes no {name!r}: choose another")
+
+
 def check_options(where: str, options: Mapping[str, object], known: Collection[str]) -> None:
     """Refuse a keyword that ``where`` does not know.
 

@@ -52,7 +52,7 @@ def straight_through_matching(  # noqa: PLR0913 - how it trains is part of the m
     def loss_halfway(permuted: State, x: Tensor, y: Tensor) -> Tensor:
         """Of the network between ``a`` and a permuted ``b``."""
         middle = {name: (state_a[name] + permuted[name]) / 2 for name in trained_names}
-        return task.loss(functional_call(halfway, middle, (x.to(a),))[None], y[None])[0]
+        return task.training_loss(functional_call(halfway, middle, (x.to(a),))[None], y[None])[0]
 
     @torch.no_grad()
     def calibration_loss(permutation: Permutation) -> float:

@@ -21,10 +21,16 @@ def accuracy(outputs: Tensor, y: Tensor) -> Tensor:
 
 
 def r2(outputs: Tensor, y: Tensor) -> Tensor:
-    """Coefficient of determination, at most 1; the mean of the targets, as a prediction, has 0."""
-    unexplained = (outputs - y).square().sum((-2, -1))
-    total = (y - y.mean(-2, keepdim=True)).square().sum((-2, -1))
-    return 1 - unexplained / total.clamp_min(1e-12)
+    """Coefficient of determination, mean over outputs, at most 1; the mean of the targets, as a prediction, has 0.
+
+    Each output is measured by its own variance, so that units do not matter. One whose targets do not vary has 1 if it
+    is met exactly, else 0 (as ``sklearn.metrics.r2_score`` has it).
+    """
+    unexplained = (outputs - y).square().sum(-2)  # (..., outputs)
+    total = (y - y.mean(-2, keepdim=True)).square().sum(-2)
+    varies = total > 1e-13 * y.square().sum(-2)  # more than the rounding of float32 makes of equal targets
+    exact = (unexplained == 0).to(unexplained.dtype)
+    return torch.where(varies, 1 - unexplained / total, exact).mean(-1)
 
 
 def spearman(outputs: Tensor, y: Tensor) -> Tensor:

@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dwflow_lite.support.checks import check_file_name, is_whole
 from dwflow_lite.tasks.arrays import (
     Reading,
     check_cut,
     check_same_scale,
     check_same_shapes,
+    count_outputs,
     cut,
+    is_pixels,
+    prepared,
+    read_inputs,
     read_npz,
+    read_tokens,
     standardised,
-    without_column_axis,
 )
 from dwflow_lite.tasks.measures import KINDS, MEASURES, SCORES
-from dwflow_lite.tasks.splits import FRACTIONS, SPLITS, Split
+from dwflow_lite.tasks.scaling import Preparation
+from dwflow_lite.tasks.splits import FRACTIONS, SPLITS, Split, check_not_empty, what_is_missing
+from dwflow_lite.tasks.tables import check_same_columns, column_names
 
 
 class DataNotFoundError(FileNotFoundError):
@@ -38,7 +47,7 @@ class Task:
     changed in place. To ask whether two tasks hold the same data, cut alike, compare their :attr:`fingerprint`.
 
     Attributes:
-        name: what reports call it.
+        name: what reports call it, and files of its zoos.
         kind: ``"classification"`` (trained on cross-entropy) or ``"regression"`` (on squared error).
         outputs: numbers the network returns for one input (classes, or regression targets).
         splits: split name -> ``Split``.
@@ -47,9 +56,11 @@ class Task:
         seed: what the cut was drawn from.
         metric: which of :meth:`measures` is the score: ``"accuracy"``; ``"R²"`` (default of regression) or
             ``"Spearman"``. Empty: the default of the kind.
+        preparation: how a reader's numbers were standardised.
 
     Raises:
-        ValueError: an unknown kind or metric, an empty or missing split, or splits that share an example.
+        ValueError: an unknown kind or metric, an empty or missing split, splits that share an example, or a name that
+            no file can have.
     """
 
     name: str
@@ -59,18 +70,22 @@ class Task:
     indices: Mapping[str, np.ndarray] = field(repr=False)
     seed: int = 0
     metric: str = ""
+    preparation: Preparation = field(default_factory=Preparation, repr=False)
 
     def __post_init__(self) -> None:
+        check_file_name(self.name, "a task's name")
+        if not is_whole(self.outputs, 1) or not is_whole(self.seed):
+            raise ValueError(f"outputs is a whole number >= 1, seed one >= 0; got {self.outputs!r} and {self.seed!r}")
+        object.__setattr__(self, "outputs", int(self.outputs))  # a frozen dataclass has no other way
+        object.__setattr__(self, "seed", int(self.seed))
         if self.kind not in KINDS:
             raise ValueError(f"no task kind {self.kind!r}: choose one of {', '.join(KINDS)}")
         scores = SCORES[self.kind]
         if not self.metric:
-            object.__setattr__(self, "metric", scores[0])  # a frozen dataclass has no other way
+            object.__setattr__(self, "metric", scores[0])
         if self.metric not in scores:
             raise ValueError(f"no metric {self.metric!r} of {self.kind}: choose one of {', '.join(scores)}")
-        missing = [s for s in SPLITS if s not in self.splits or len(self.splits[s]) == 0]
-        if missing:
-            raise ValueError(f"task {self.name!r}: split(s) {missing} are empty or missing; all of {SPLITS} are needed")
+        check_not_empty(self.name, self.splits)
         positions = np.concatenate([np.asarray(self.indices[s]) for s in SPLITS])
         if len(np.unique(positions)) != len(positions):
             raise ValueError(f"task {self.name!r}: the splits overlap; every example belongs to one split only")
@@ -115,27 +130,43 @@ class Task:
 
     @property
     def fingerprint(self) -> str:
-        """Twelve hexadecimal digits that change when an example, the cut or the metric changes."""
+        """Twelve hexadecimal digits of all that training depends on: examples as the networks see them, cut, metric,
+        number of outputs, units of the targets.
+
+        Zoos on disk name it, so that whatever is as it was in version 0.1.0 adds nothing.
+        """  # fmt: skip
         default = SCORES[self.kind][0]
         metric = "" if self.metric == default else self.metric
         digest = hashlib.sha256((self.kind + metric).encode())
         for name in SPLITS:
             for values in (self.splits[name].x, self.splits[name].y):
                 digest.update(np.ascontiguousarray(values.cpu().numpy()).tobytes())
+        if self.kind == "classification" and self.outputs != 1 + max(int(self.splits[name].y.max()) for name in SPLITS):
+            digest.update(f"outputs {self.outputs}".encode())
+        if self.preparation.targets is not None:
+            digest.update(self.preparation.targets.mean.tobytes() + self.preparation.targets.std.tobytes())
         return digest.hexdigest()[:12]
 
     # -- loss and score -----------------------------------------------------------------------------------
 
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """Mean loss over examples, of one network or of many at once.
+        """Mean loss over examples, of one network or of many at once: what is reported.
 
         Args:
             outputs: of the networks, (..., n, outputs).
-            y: labels (..., n) or targets (..., n, outputs); one set for all networks, or one for each.
+            y: labels (..., n) or targets (..., n, outputs), as the splits hold them; one set for all networks, or one
+                for each.
 
         Returns:
-            One loss for each network, (...): cross-entropy in nats, or mean squared error.
+            One loss for each network, (...): cross-entropy in nats; or mean squared error in squared units of the
+            targets (mean over outputs, each in its own; its root is the RMSE), float64 if they were standardised.
         """
+        if self.preparation.targets is None:
+            return self.training_loss(outputs, y)
+        return self.training_loss(self.in_units(outputs), self.in_units(y))
+
+    def training_loss(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """What training minimises: :meth:`loss`, but of targets as the splits hold them, so standardised ones."""
         if self.kind == "regression":
             return (outputs - y).square().mean((-2, -1))
         networks_and_examples = outputs.shape[:-1]  # (..., n)
@@ -143,43 +174,115 @@ class Task:
         losses = F.cross_entropy(outputs.reshape(-1, self.outputs), y.reshape(-1), reduction="none")
         return losses.view(networks_and_examples).mean(-1)
 
+    def reported(self, losses: Tensor, outputs: Tensor, y: Tensor) -> Tensor:
+        """:meth:`loss`, where :meth:`training_loss` is known, with which it may agree; without gradient."""
+        if self.preparation.targets is None:
+            return losses.detach()
+        return self.loss(outputs.detach(), y).to(losses.dtype)
+
     def score(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """The metric of the task (1 is perfect): shapes as in :meth:`loss`."""
-        return MEASURES[self.kind][self.metric](outputs, y)
+        """The metric of the task (1 is perfect; R² has no lower end): shapes as in :meth:`loss`."""
+        return MEASURES[self.kind][self.metric](outputs, y)  # of any units
 
     def measures(self, outputs: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Every measure of the kind, by name: shapes as in :meth:`loss`.
 
-        Classification: accuracy in [0, 1]. Regression: R², mean absolute error, and Spearman's rank correlation (equal
-        values share the mean of their ranks; mean over outputs; 0 where the predictions, or targets, do not vary).
+        Classification: accuracy in [0, 1]. Regression: R², mean absolute error in units of the targets, and Spearman's
+        rank correlation (equal values share the mean of their ranks; mean over outputs; 0 where the predictions, or
+        targets, do not vary).
         """
-        return {name: measure(outputs, y) for name, measure in MEASURES[self.kind].items()}
+        found = {name: measure(outputs, y) for name, measure in MEASURES[self.kind].items()}
+        if self.preparation.targets is not None:
+            found["MAE"] = MEASURES[self.kind]["MAE"](self.in_units(outputs), self.in_units(y))
+        return found
 
     @property
     def score_name(self) -> str:
         """``"accuracy"``, ``"R²"`` or ``"Spearman"``."""
         return self.metric
 
+    # -- a reader's units ---------------------------------------------------------------------------------
+
+    def prepare(self, x: Any) -> Tensor:
+        """New examples of a reader, as the networks of this task take them.
+
+        Args:
+            x: inputs (n, ...) in the units of what :meth:`from_arrays` was given: an array, tensor, list or data frame.
+
+        Returns:
+            Inputs (n, ...): standardised as the training split was, if it was; float32, or int64 tokens.
+
+        Raises:
+            ValueError: other shapes, dtypes or columns than those of the task, NaN, or infinite values.
+
+        Example:
+            >>> x = np.array([[20.0, 1000.0], [30.0, 3000.0], [40.0, 2000.0], [50.0, 4000.0]] * 10)
+            >>> task = Task.from_arrays(x, np.arange(40) % 2)
+            >>> rows = task.indices["test"]
+            >>> torch.equal(task.prepare(x[rows]), task.test.x)
+            True
+        """
+        check_same_columns(column_names(x), self.preparation.columns, "these rows")
+        if not self.train.x.is_floating_point():
+            inputs = read_tokens(x, "x")
+        else:
+            if self.preparation.pixels != is_pixels(x):
+                raise ValueError("of these rows and the task's one is bytes (divided by 255), one is not: bring alike")
+            inputs = prepared(read_inputs(x, "x"), self.preparation.inputs, "x", self.preparation.columns)
+        if inputs.shape[1:] != self.input_shape:
+            raise ValueError(f"these rows have inputs of shape {inputs.shape[1:]}, the task of {self.input_shape}")
+        return torch.from_numpy(np.ascontiguousarray(inputs))
+
+    def in_units(self, values: Tensor) -> Tensor:
+        """What networks of a regression return, or the targets of a split, in the reader's units.
+
+        Args:
+            values: (..., outputs), as ``predict`` returns them and as ``task.test.y`` is.
+
+        Returns:
+            (..., outputs), float64 where targets were standardised; as they are where not.
+
+        Raises:
+            ValueError: a classification, whose outputs have no units; or another number of outputs.
+
+        Example:
+            >>> price = np.arange(40.0) * 100
+            >>> task = Task.from_arrays(price[:, None] / 7, price, kind="regression")
+            >>> rows = task.indices["test"]
+            >>> np.allclose(task.in_units(task.test.y)[:, 0], price[rows])
+            True
+        """
+        if self.kind != "regression" or values.shape[-1:] != (self.outputs,):
+            raise ValueError(
+                f"units are those of the {self.outputs} target(s) of a regression, (..., {self.outputs}); got "
+                f"{tuple(values.shape)} of a {self.kind}"
+            )
+        return values if self.preparation.targets is None else self.preparation.targets.undo(values)
+
     # -- from a reader's data -----------------------------------------------------------------------------
 
     @classmethod
     def from_arrays(  # noqa: PLR0913 - the door for a reader's own data: each option is one decision about it
         cls,
-        x: np.ndarray | Tensor,
-        y: np.ndarray | Tensor,
+        x: Any,
+        y: Any,
         *,
-        x_test: np.ndarray | Tensor | None = None,
-        y_test: np.ndarray | Tensor | None = None,
+        x_test: Any = None,
+        y_test: Any = None,
         kind: str = "classification",
         metric: str = "",
         tokens: bool = False,
         outputs: int | None = None,
         fractions: Mapping[str, float] = FRACTIONS,
-        standardise: bool = False,
+        standardise: bool | None = None,
         seed: int = 0,
         name: str = "arrays",
     ) -> Task:
-        """Cut a reader's own arrays into a task.
+        """Cut a reader's own arrays (NumPy, torch, lists, data frames) into a task.
+
+        Vectors (inputs of shape (n, features)) are standardised: every feature has mean 0 and standard deviation 1 on
+        train, which alone is measured. So are the targets of a regression; scores and losses are told in the reader's
+        units all the same. :meth:`prepare` does the same to new examples, :meth:`in_units` gives predictions back.
 
         Args:
             x: inputs (n, ...). Unsigned bytes are read as pixels and divided by 255.
@@ -191,13 +294,15 @@ class Task:
             tokens: ``x`` holds whole numbers >= 0 of shape (n, length), words of texts say, and stays whole (int64).
             outputs: number of classes (classification only); by default the largest label plus one.
             fractions: share of ``x`` for each split (rescaled to what is cut).
-            standardise: give every feature mean 0 and standard deviation 1, measured on train only; one that (nearly)
-                does not vary there, by less than 1e-6 of max(1, its mean), is only centred.
-            seed: of the cut. Classes are cut separately (stratified), so small splits keep every class.
+            standardise: False: numbers stay as they are; True: features of images are scaled too. A feature that does
+                not vary on train is only centred.
+            seed: of the cut. Classes are cut separately (stratified): each split has an example of each class that has
+                as many examples as there are splits. A warning names the classes that a split lacks.
             name: what reports call the task.
 
         Raises:
-            ValueError: shapes or dtypes that do not fit, NaN or infinite values, labels out of range, empty splits.
+            ValueError: shapes or dtypes that do not fit, text, NaN, masked or infinite values, labels that do not
+                count from 0, one class or one target only, empty splits, a name that no file can have.
 
         Example:
             >>> x = np.random.default_rng(0).normal(size=(100, 4))
@@ -214,25 +319,24 @@ class Task:
         if x_test is not None and not tokens:
             check_same_scale(x, x_test)
         examples = reading.examples(x, y)
-        if x_test is None:
-            sources = [(examples, SPLITS)]
-        else:
+        sources = [(examples, SPLITS)]
+        if x_test is not None:
             official = reading.examples(x_test, y_test, "_test")
             check_same_shapes(examples, official)
             sources = [(examples, ("train", "calibration", "validation")), (official, ("test",))]
+        outputs = count_outputs(kind, outputs, [source for source, _ in sources])
 
         # Cut and scale.
         parts, positions = cut(sources, kind == "classification", fractions, seed)
-        if standardise:
-            parts = standardised(parts)
+        check_not_empty(name, parts)
+        missing = what_is_missing(kind, {split: part.y for split, part in parts.items()}, outputs)
+        if missing:
+            warnings.warn(f"task {name!r}: {missing}", stacklevel=2)
+        parts, preparation = standardised(parts, reading, pixels=is_pixels(x))
 
         # Assemble.
         splits = {split: part.tensors() for split, part in parts.items()}
-        if kind == "regression":
-            outputs = examples.y.shape[1]
-        elif outputs is None:
-            outputs = 1 + max(source.y.max() for source, _ in sources)  # labels count from 0
-        return cls(name, kind, int(outputs), splits, positions, int(seed), metric)
+        return cls(name, kind, outputs, splits, positions, int(seed), metric, preparation)
 
     @classmethod
     def from_npz(  # noqa: PLR0913 - the options of from_arrays, each by its name
@@ -244,7 +348,7 @@ class Task:
         tokens: bool = False,
         outputs: int | None = None,
         fractions: Mapping[str, float] = FRACTIONS,
-        standardise: bool = False,
+        standardise: bool | None = None,
         seed: int = 0,
         name: str | None = None,
     ) -> Task:
@@ -257,7 +361,7 @@ class Task:
             tokens: inputs are whole numbers and stay so.
             outputs: number of classes.
             fractions: share of ``x_train`` for each split but ``test``.
-            standardise: scale every feature as train says.
+            standardise: False: numbers stay as they are.
             seed: of the cut.
             name: what reports call the task; by default the name of the file, without suffix.
 
@@ -271,9 +375,9 @@ class Task:
         arrays = read_npz(path, ("x_train", "y_train", "x_test", "y_test"))
         return cls.from_arrays(
             arrays["x_train"],
-            without_column_axis(arrays["y_train"]),
+            arrays["y_train"],
             x_test=arrays["x_test"],
-            y_test=without_column_axis(arrays["y_test"]),
+            y_test=arrays["y_test"],
             kind=kind,
             metric=metric,
             tokens=tokens,

@@ -156,13 +156,13 @@ def train_chunk(
         noise_key = (chunk.step,) if members.start == 0 else (chunk.step, members.start)
         with step_noise(plan.device, plan.seed, *noise_key), plan.recipe.autocast(plan.device):
             outputs = batched_forward(plan.network, chunk.parameters, x[rows])  # (N, b, outputs)
-            losses = plan.task.loss(outputs, y[rows])  # (N,)
+            losses = plan.task.training_loss(outputs, y[rows])  # (N,)
         chunk.optimizer.zero_grad()
         losses.sum().backward()
         chunk.optimizer.step()
 
         chunk.step += 1
-        chunk.loss_sums += losses.detach() * rows.shape[1]
+        chunk.loss_sums += plan.task.reported(losses, outputs, y[rows]) * rows.shape[1]
         if batch == plan.steps_per_epoch - 1:
             chunk.history.append((chunk.loss_sums / len(x)).tolist())
             chunk.loss_sums = torch.zeros_like(chunk.loss_sums)

@@ -51,11 +51,12 @@ def train_member(plan: Plan, member: int) -> tuple[nn.Module, list[float]]:
         loss_sum = 0.0
         for rows in order.split(recipe.batch_size):  # (b,)
             with step_noise(plan.device, plan.seed, member, step), recipe.autocast(plan.device):
-                loss = plan.task.loss(network(x[rows]), y[rows])
+                outputs = network(x[rows])  # (b, outputs)
+                loss = plan.task.training_loss(outputs, y[rows])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            loss_sum += loss.detach() * len(rows)
+            loss_sum += plan.task.reported(loss, outputs, y[rows]) * len(rows)
             step += 1
         history.append(float(loss_sum / len(x)))
     return network, history

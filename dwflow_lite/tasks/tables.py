@@ -1,0 +1,162 @@
+"""Anything like a table, as one array of numbers: lists, tensors, data frames; what has no numbers is named."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dwflow_lite.support.checks import failing_as
+
+NUMBERS = "biuf"  # kinds of dtype that are real numbers: bool, signed, unsigned, float
+NAMED_AT_MOST = 5  # of many columns, an error names so many
+
+
+def as_array(values: Any, name: str) -> np.ndarray:
+    """Anything like an array as one of NumPy.
+
+    Args:
+        values: an array, a tensor, lists of lists, or a data frame or series (pandas, polars).
+        name: how errors call it.
+
+    Raises:
+        ValueError: it is none, is sparse, or is masked somewhere.
+    """
+    if hasattr(values, "toarray") or (isinstance(values, Tensor) and values.layout != torch.strided):
+        dense = "to_dense" if isinstance(values, Tensor) else "toarray"
+        raise ValueError(f"{name} is sparse, of shape {tuple(values.shape)}: pass {name}.{dense}() if memory holds it")
+    if np.ma.is_masked(values):
+        count, columns = _counted(np.ma.getmaskarray(values), ())
+        raise ValueError(f"{name} is masked in {count} places{columns}: fill them ({name}.filled(…)) or leave them out")
+    if is_frame(values):
+        return _array_of_frame(values, name)
+    with failing_as(f"{name} is no array of numbers: make its rows equally long, and bfloat16 .float()"):
+        if isinstance(values, Tensor):
+            values = values.detach().cpu()
+        array = np.asarray(_with_gaps(values))
+    if array.dtype == np.longdouble:
+        array = array.astype(np.float64)
+    return array
+
+
+def is_frame(values: Any) -> bool:
+    """Whether this is a data frame: a table whose columns have names, and a type each."""
+    return hasattr(values, "columns") and hasattr(values, "to_numpy")
+
+
+def column_names(values: Any) -> tuple[str, ...]:
+    """The names of a data frame's columns; none of anything else."""
+    return tuple(str(column) for column in values.columns) if is_frame(values) else ()
+
+
+def check_same_columns(names: Sequence[str], known: Sequence[str], name: str) -> None:
+    """Raise ``ValueError`` if two tables name their columns, and not alike; arrays without names pass.
+
+    Args:
+        names: of the columns at hand.
+        known: of those that the network is trained on.
+        name: what the table at hand is called.
+    """
+    if names and known and tuple(names) != tuple(known):
+        raise ValueError(f"the columns of {name} are {list(names)}, those of x {list(known)}: order them alike")
+
+
+def check_same_index(x: Any, y: Any, names: str) -> None:
+    """Raise ``ValueError`` if ``x`` and ``y`` of pandas hold the same rows in another order: rows go by position."""
+    if not (hasattr(x, "iloc") and hasattr(y, "iloc")) or len(x) != len(y) or x.index.equals(y.index):
+        return
+    if x.index.is_unique and y.index.is_unique and x.index.isin(y.index).all():
+        raise ValueError(f"{names} have the same index in another order, and rows go by position: pass y.loc[x.index]")
+
+
+def check_numbers(array: np.ndarray, name: str, columns: Sequence[str] = ()) -> None:
+    """Raise ``ValueError`` that names the column of an array which holds anything but real numbers."""
+    if array.dtype.kind in NUMBERS:
+        return
+    where = ""
+    if array.ndim == 2:
+        for position, column in enumerate(array.T):
+            strange = [value for value in column if not isinstance(value, int | float | np.number)]
+            if strange:
+                where = f": column {_title(position, columns)} holds {strange[0]!r}, to be encoded as numbers"
+                break
+        else:
+            where = f": pass {name}.astype(float)"
+    raise ValueError(f"{name} must hold real numbers, got dtype {array.dtype}{where}")
+
+
+def check_finite(array: np.ndarray, name: str, columns: Sequence[str] = ()) -> None:
+    """Raise ``ValueError`` that names the columns of an array which hold NaN or infinity."""
+    finite = np.isfinite(array)
+    if not finite.all():
+        count, where = _counted(~finite, columns)
+        raise ValueError(f"{name} holds NaN or infinite values in {count} places{where}; clean it first")
+
+
+def as_float32(array: np.ndarray, name: str, columns: Sequence[str] = ()) -> np.ndarray:
+    """Finite numbers as float32; ``ValueError`` names the columns that hold larger ones than it has."""
+    with np.errstate(over="ignore"):
+        small = array.astype(np.float32)
+    too_large = ~np.isfinite(small)
+    if too_large.any():
+        count, where = _counted(too_large, columns)
+        raise ValueError(f"{name} is beyond float32 (3.4e38) in {count} places{where}: divide it by a power of ten")
+    return small
+
+
+def named_columns(which: np.ndarray, columns: Sequence[str] = ()) -> str:
+    """The columns at which ``which`` (columns,) is True, by name or else by position, in words.
+
+    Example:
+        >>> named_columns(np.array([True, False, True])), named_columns(np.array([False, True]), ["age", "size"])
+        ('columns 0, 2', "column 'size'")
+    """
+    positions = np.flatnonzero(which)
+    titles = [_title(position, columns) for position in positions[:NAMED_AT_MOST]]
+    more = f" and {len(positions) - NAMED_AT_MOST} more" if len(positions) > NAMED_AT_MOST else ""
+    return f"column{'s' if len(positions) > 1 else ''} {', '.join(titles)}{more}"
+
+
+def _title(position: int, columns: Sequence[str]) -> str:
+    """A column as a reader knows it: by name, else by position."""
+    return repr(columns[position]) if columns else str(position)
+
+
+def _counted(bad: np.ndarray, columns: Sequence[str]) -> tuple[int, str]:
+    """How many places of an array are bad, and in words in which columns, if it is a table."""
+    where = f", in {named_columns(bad.any(0), columns)}" if bad.ndim == 2 else ""
+    return int(bad.sum()), where
+
+
+def _with_gaps(values: Any) -> Any:
+    """A series of pandas that marks missing numbers by its own sign, with NaN there; anything else as it is."""
+    dtype = getattr(values, "dtype", None)
+    if hasattr(values, "iloc") and not isinstance(dtype, np.dtype) and getattr(dtype, "kind", "O") in NUMBERS:
+        if values.isna().any():
+            return values.to_numpy(dtype=np.float64, na_value=np.nan)
+        return values.to_numpy(dtype=dtype.type)
+    return values
+
+
+def _array_of_frame(frame: Any, name: str) -> np.ndarray:
+    """A data frame (n, columns) as one array; its columns may have a type each."""
+    width = frame.shape[1]
+    columns = [frame.iloc[:, i] for i in range(width)] if hasattr(frame, "iloc") else [frame[c] for c in frame.columns]
+    names = column_names(frame)
+    arrays = []
+    for position, column in enumerate(columns):
+        array = np.asarray(_with_gaps(column))
+        if array.dtype.kind not in NUMBERS:
+            first = array[0] if len(array) else "nothing"
+            raise ValueError(
+                f"{name} must hold real numbers, got dtype {array.dtype}: column {_title(position, names)} "
+                f"holds {first!r}, to be encoded as numbers"
+            )
+        arrays.append(array)
+    dtype = np.result_type(*arrays) if arrays else np.dtype(float)
+    if dtype in (np.uint8, np.bool_):  # small amounts of a table, not pixels
+        dtype = np.dtype(np.int64)
+    return np.stack(arrays, axis=1).astype(dtype) if arrays else np.empty((len(frame), 0))
