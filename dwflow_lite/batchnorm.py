@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from dwflow_lite.support.checks import is_whole, whole
 from dwflow_lite.tasks.task import Task
 from dwflow_lite.zoo.forward import forward_all, together
 from dwflow_lite.zoo.zoo import Zoo
@@ -100,13 +101,15 @@ def recalibrate(
     if split not in ("calibration", "train"):
         raise ValueError(f"statistics are measured on 'calibration' or 'train', never on {split!r}")
     inputs = task.split(split).inputs(zoo.weights)  # (n, ...)
-    if len(inputs) < 2 or batch_size < 2:
+    if len(inputs) < 2 or not is_whole(batch_size, 2):
         raise ValueError("statistics need batches of at least two examples")
+    batch_size = int(batch_size)
+    members_at_once = whole(members_at_once or together(zoo.layout), "members_at_once", 1)
     stage = statistics_stage(split, len(inputs), batch_size)
     if not norms_with_statistics(zoo.network):
         return zoo.with_weights(zoo.weights, stage, keep_scores=True, folder=folder)
     batches = inputs.tensor_split(ceil(len(inputs) / batch_size))  # of nearly equal size: none is left with one example
-    parts = _measured(zoo, batches, members_at_once or together(zoo.layout))
+    parts = _measured(zoo, batches, members_at_once)
     return zoo.with_weights(parts, stage, folder=folder)
 
 

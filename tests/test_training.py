@@ -24,9 +24,10 @@ from dwflow_lite.zoo import Zoo, ZooFileError, evaluate
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(80, 4))
-TASK = Task.from_arrays(X, (X[:, 0] * X[:, 1] > 0).astype(int) + (X[:, 2] > 0), name="small")
-OTHER = Task.from_arrays(X, (X[:, 0] * X[:, 1] > 0).astype(int) + (X[:, 2] > 0), name="small", seed=1)
-CURVE = Task.from_arrays(X, X[:, :2] ** 2, kind="regression")
+Y = (X[:, 0] * X[:, 1] > 0).astype(int) + (X[:, 2] > 0)
+TASK = Task.from_arrays(X, Y, standardise=False, name="small")  # as zoos of version 0.1.0 were trained on it
+OTHER = Task.from_arrays(X, Y, standardise=False, name="small", seed=1)
+CURVE = Task.from_arrays(X, X[:, :2] ** 2, kind="regression", standardise=False)
 QUICK = Recipe(epochs=2, batch_size=20, lr=1e-2)
 FAST = {"members": 3, "recipe": QUICK}
 

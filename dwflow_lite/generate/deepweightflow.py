@@ -20,7 +20,7 @@ from dwflow_lite.flow.train import train_flow
 from dwflow_lite.generate.files import FittedFlow, read_generator, write_generator
 from dwflow_lite.generate.generator import check_number_of_networks, require_zoo
 from dwflow_lite.generate.sources import check_source, make_source
-from dwflow_lite.support.checks import whole_seed
+from dwflow_lite.support.checks import plain, whole_seed
 from dwflow_lite.support.devices import generator_from
 from dwflow_lite.symmetry.canonical import basis_of, canonicalise
 from dwflow_lite.symmetry.spec import PermutationSpec
@@ -231,10 +231,10 @@ class DeepWeightFlow(BaseEstimator):
             value = getattr(self, name)
             if not isinstance(value, bool | np.bool_):
                 raise ValueError(f"{name} must be True or False, got {value!r}")
-        plain = {}
+        settings = {}
         for name, value in self.get_params(deep=False).items():
-            plain[name] = value.item() if isinstance(value, np.generic) else value
-        return plain | {"align": bool(self.align), "flow": flow, "seed": whole_seed(self.seed)}
+            settings[name] = plain(value)
+        return settings | {"align": bool(self.align), "flow": flow, "seed": whole_seed(self.seed)}
 
     def _aligned(
         self, zoo: Zoo, seed: int, folder: str | Path | None, executor: Executor | None, progress: bool

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dwflow_lite.support.checks import failing_as
+from dwflow_lite.support.checks import failing_as, is_number, is_whole
 from dwflow_lite.tasks.text import PADDING
 
 
@@ -45,11 +45,13 @@ class BERT(nn.Module):
         super().__init__()
         with failing_as("BERT needs transformers: pip install 'dwflow-lite[text]'", ImportError):
             from transformers import BertConfig, BertModel
-        smallest = min(vocabulary - 1, dim, depth, heads, hidden, length, outputs)
-        if smallest < 1 or dim % heads != 0 or not 0 <= dropout < 1:
+        sizes = (vocabulary, dim, depth, heads, hidden, length, outputs)
+        are_sizes = is_whole(vocabulary, 2) and all(is_whole(size, 1) for size in sizes)
+        if not are_sizes or dim % heads != 0 or not is_number(dropout, 0) or dropout >= 1:
             raise ValueError(
                 "sizes must be whole numbers >= 1 (vocabulary >= 2), dim a multiple of heads, dropout from 0 to below 1"
             )
+        vocabulary, dim, depth, heads, hidden, length, outputs = (int(size) for size in sizes)
         self.options = {
             "vocabulary": vocabulary,
             "dim": dim,
@@ -58,7 +60,7 @@ class BERT(nn.Module):
             "hidden": hidden,
             "length": length,
             "outputs": outputs,
-            "dropout": dropout,
+            "dropout": dropout if isinstance(dropout, int | float) else float(dropout),  # JSON knows Python's
         }
         config = BertConfig(
             vocab_size=vocabulary,

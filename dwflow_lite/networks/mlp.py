@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dwflow_lite.support.checks import is_whole
+
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh, "silu": nn.SiLU, "identity": nn.Identity}
 
 
@@ -32,13 +34,13 @@ class MLP(nn.Module):
 
     def __init__(self, sizes: Sequence[int], activation: str = "relu") -> None:
         super().__init__()
-        if len(sizes) < 2 or any(not isinstance(size, int) or size < 1 for size in sizes):
+        if len(sizes) < 2 or not all(is_whole(size, 1) for size in sizes):
             raise ValueError(f"sizes must be at least two whole numbers >= 1 (input … output), got {list(sizes)}")
         if activation not in ACTIVATIONS:
             raise ValueError(f"no activation {activation!r}: choose one of {', '.join(ACTIVATIONS)}")
-        self.sizes = tuple(sizes)
+        self.sizes = tuple(int(size) for size in sizes)
         self.activation_name = activation
-        self.layers = nn.ModuleList(nn.Linear(inputs, outputs) for inputs, outputs in pairwise(sizes))
+        self.layers = nn.ModuleList(nn.Linear(inputs, outputs) for inputs, outputs in pairwise(self.sizes))
         self.activation = ACTIVATIONS[activation]()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dwflow_lite.support.checks import is_whole
+
 
 def _one_group_norm(channels: int) -> nn.Module:
     """A LayerNorm over channels and positions at once."""
@@ -76,10 +78,13 @@ class ResNet(nn.Module):
         super().__init__()
         if norm not in NORMS:
             raise ValueError(f"no norm {norm!r}: choose one of {', '.join(NORMS)}")
-        if not widths or min(*widths, blocks, channels, outputs) < 1:
+        widths = list(widths)
+        if not widths or not all(is_whole(size, 1) for size in (*widths, blocks, channels, outputs)):
             raise ValueError("widths, blocks, channels and outputs must be whole numbers >= 1")
+        widths = [int(width) for width in widths]
+        blocks, channels, outputs = int(blocks), int(channels), int(outputs)
         self.options = {
-            "widths": list(widths),
+            "widths": widths,
             "blocks": blocks,
             "channels": channels,
             "outputs": outputs,

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dwflow_lite.support.checks import is_whole
+
 
 class AttentionBlock(nn.Module):
     """Pre-norm self-attention and a two-layer perceptron, each added to the stream (arXiv 2010.11929).
@@ -120,9 +122,10 @@ class ViT(nn.Module):
             "channels": channels,
             "outputs": outputs,
         }
-        if min(sizes.values()) < 1 or image % patch != 0 or dim % heads != 0:
+        if not all(is_whole(size, 1) for size in sizes.values()) or image % patch != 0 or dim % heads != 0:
             raise ValueError("sizes must be whole numbers >= 1, image a multiple of patch and dim one of heads")
-        self.options = sizes
+        self.options = {name: int(size) for name, size in sizes.items()}
+        image, patch, dim, depth, heads, hidden, channels, outputs = self.options.values()
         self.patches = nn.Conv2d(channels, dim, patch, patch)
         self.tokens = Tokens((image // patch) ** 2, dim)
         self.blocks = nn.ModuleList(AttentionBlock(dim, heads, hidden) for _ in range(depth))

@@ -9,17 +9,34 @@ from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 LARGEST_SEED = 2**63 - 1
 
 
 def is_whole(value: object, least: int = 0) -> bool:
-    """Whether ``value`` is an integer (of Python or NumPy, not a bool) of at least ``least``."""
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= least
+    """Whether ``value`` is an integer of at least ``least``: of Python, NumPy or torch (0 axes), and not a bool."""
+    value = plain(value)
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def whole(value: object, name: str, least: int = 0) -> int:
+    """A whole number (of Python, NumPy or torch) as Python's own, which torch and JSON take.
+
+    Raises:
+        ValueError: it is none, or below ``least``; named ``name``.
+
+    Example:
+        >>> whole(np.int64(3), "members"), whole(torch.tensor(3), "members")
+        (3, 3)
+    """
+    if not is_whole(value, least):
+        raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}")
+    return int(value)
 
 
 def whole_seed(seed: object) -> int:
-    """A seed (of Python or NumPy) as Python's own number, which torch and JSON take.
+    """A seed (of Python, NumPy or torch) as Python's own number, which torch and JSON take.
 
     Raises:
         ValueError: it is no whole number from 0 to 2**63 - 1.
@@ -85,13 +102,19 @@ def check_options(where: str, options: Mapping[str, object], known: Collection[s
 
 
 def is_number(value: object, least: float = -inf) -> bool:
-    """Whether ``value`` is a finite real number (of Python or NumPy) of at least ``least``."""
+    """Whether ``value`` is a finite real number (of Python, NumPy or torch, of 0 axes) of at least ``least``."""
+    value = plain(value)
     if not isinstance(value, Real) or isinstance(value, bool):
         return False
     try:
         return isfinite(value) and value >= least
     except OverflowError:  # a whole number beyond all floats
         return False
+
+
+def plain(value: object) -> object:
+    """A number of NumPy or torch, also in an array or tensor without axes, as Python's own; anything else as it is."""
+    return value.item() if isinstance(value, np.generic | np.ndarray | torch.Tensor) and value.ndim == 0 else value
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from dwflow_lite.support.checks import whole
 from dwflow_lite.symmetry.axes import Use
 from dwflow_lite.symmetry.matching import Matching, State, best_orders, checked_states
 from dwflow_lite.symmetry.permutation import Permutation
@@ -90,7 +91,7 @@ def activation_matching(
         raise ValueError(f"x must be finite inputs (n >= 1, ...), got shape {tuple(x.shape)}")
     writers = {group: _writers(spec, group) for group in spec.groups}
     names = sorted({_module(use) for uses in writers.values() for use in uses})
-    correlations = _correlations(a, b, spec, network, x.split(batch_size), names)
+    correlations = _correlations(a, b, spec, network, x.split(whole(batch_size, "batch_size", 1)), names)
     similarity = {}
     for group, uses in writers.items():
         similarity[group] = sum(_between_units(correlations[_module(use)], use) for use in uses).cpu()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dwflow_lite.batchnorm import norms_with_statistics, recalibrate
+from dwflow_lite.support.checks import is_whole
 from dwflow_lite.symmetry.repairing import repair, unit_statistics
 from dwflow_lite.symmetry.spec import PermutationSpec
 from dwflow_lite.tasks.task import Task
@@ -93,8 +94,10 @@ def linear_barrier(
     Raises:
         ValueError: no pair, or fewer than three points.
     """
-    if points < 3 or not pairs:
+    if not is_whole(points, 3) or not pairs:
         raise ValueError("a barrier needs at least one pair and three points")
+    points = int(points)
+    pairs = [(int(i), int(j)) for i, j in pairs]
     t = torch.linspace(0, 1, points)
     first = zoo.weights[[pair[0] for pair in pairs]]  # (pairs, d)
     second = zoo.weights[[pair[1] for pair in pairs]]

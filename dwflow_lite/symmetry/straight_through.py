@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from dwflow_lite.batchnorm import without_statistics
+from dwflow_lite.support.checks import COUNT, WHOLE, check_ranges
 from dwflow_lite.support.devices import generator_from
 from dwflow_lite.support.progress import bar as progress_bar
 from dwflow_lite.symmetry.matching import Matching, State, coordinate_descent, weight_matching
@@ -42,6 +43,8 @@ def straight_through_matching(  # noqa: PLR0913 - how it trains is part of the m
         A matching whose objective is the lowest loss so far, halfway on the calibration split: of weight matching, and
         after every step.
     """
+    check_ranges({"steps": steps, "batch_size": batch_size}, {"steps": WHOLE, "batch_size": COUNT})
+    steps, batch_size = int(steps), int(batch_size)
     generator = generator_from(seed)
     halfway = without_statistics(network).to(a).train()
     trained_names = {name for name, _ in halfway.named_parameters()}

@@ -316,6 +316,7 @@ class Task:
         if (x_test is None) != (y_test is None):
             raise ValueError("give both x_test and y_test, or neither")
         check_cut(fractions, seed)
+        seed = int(seed)
         if x_test is not None and not tokens:
             check_same_scale(x, x_test)
         examples = reading.examples(x, y)
@@ -336,7 +337,7 @@ class Task:
 
         # Assemble.
         splits = {split: part.tensors() for split, part in parts.items()}
-        return cls(name, kind, outputs, splits, positions, int(seed), metric, preparation)
+        return cls(name, kind, outputs, splits, positions, seed, metric, preparation)
 
     @classmethod
     def from_npz(  # noqa: PLR0913 - the options of from_arrays, each by its name

@@ -19,6 +19,8 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from dwflow_lite.support.checks import is_whole, whole
+
 # Tokens that are no words, as in BERT.
 PADDING = 0  # fills up
 FIRST = 1  # starts every text
@@ -117,8 +119,9 @@ def make_reviews(n: int, seed: int = 0) -> tuple[list[str], np.ndarray]:
     Raises:
         ValueError: ``n`` is out of range.
     """
-    if not 1 <= n <= MOST:
+    if not is_whole(n, 1) or n > MOST:
         raise ValueError(f"the number of reviews must be from 1 to {MOST:,}, got {n!r}")
+    n, seed = int(n), whole(seed, "seed")
     rng = np.random.default_rng(seed)
     kinds = rng.choice(len(SENTENCES), 2 * MOST, p=[frequency for _, frequency, _ in SENTENCES])
     stars_of: dict[str, int] = {}  # text -> stars; a text made again keeps its first
@@ -152,14 +155,16 @@ class Vocabulary:
     @classmethod
     def of(cls, texts: Sequence[str], size: int | None = None) -> Vocabulary:
         """The words of these texts, most frequent first (ties: by the alphabet), at most ``size`` tokens in all."""
-        if size is not None and size < len(SPECIAL):
-            raise ValueError(f"a vocabulary has 3 tokens that are no words, so a size of {size!r} is too small")
+        if size is not None and not is_whole(size, len(SPECIAL)):
+            raise ValueError(
+                f"a vocabulary is a whole number of tokens, 3 of which are no words, so a size of {size!r} is too small"
+            )
         counts: Counter[str] = Counter()
         for text in texts:
             counts.update(words_of(text))
         ranked = sorted(counts, key=lambda word: (-counts[word], word))
         if size is not None:
-            ranked = ranked[: size - len(SPECIAL)]
+            ranked = ranked[: int(size) - len(SPECIAL)]
         return cls(tuple(ranked))
 
     def encode(self, texts: Sequence[str], length: int) -> np.ndarray:
@@ -179,8 +184,9 @@ class Vocabulary:
             >>> Vocabulary(("good", "room")).encode(["A good room"], length=6)
             array([[1, 2, 3, 4, 0, 0]])
         """
-        if length < 1:
+        if not is_whole(length, 1):
             raise ValueError(f"a text has a length of at least 1 token, got {length!r}")
+        length = int(length)
         token_of = {word: token for token, word in enumerate(self.words, len(SPECIAL))}
         tokens = np.full((len(texts), length), PADDING)
         for row, text in zip(tokens, texts, strict=True):
@@ -235,11 +241,12 @@ def read_reviews(path: str | Path, limit: int | None = None) -> tuple[list[str],
     kind = Path(path.name.removesuffix(".gz")).suffix
     if kind not in (".csv", ".json", ".jsonl"):
         raise ValueError(f"{path} must end in .csv, .json or .jsonl, or one of these and .gz")
-    if limit is not None and limit < 1:
+    if limit is not None and not is_whole(limit, 1):
         raise ValueError(f"limit must be a whole number >= 1 or None, got {limit!r}")
     opened = gzip.open if path.suffix == ".gz" else open
     texts: list[str] = []
     stars: list[int] = []
+    limit = None if limit is None else int(limit)
     with opened(path, "rt", encoding="utf-8", newline="") as file:
         lines = CountedLines(file)
         try:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from dwflow_lite.support.checks import failing_as
+from dwflow_lite.support.checks import failing_as, whole
 from dwflow_lite.tasks.task import Task
 from dwflow_lite.zoo.layout import Layout
 from dwflow_lite.zoo.zoo import Zoo
@@ -73,8 +73,8 @@ def predict(zoo: Zoo, x: Tensor, *, members_at_once: int | None = None, inputs_a
         >>> predict(zoo, torch.zeros(10, 4)).shape
         torch.Size([5, 10, 3])
     """
-    members_at_once = members_at_once or together(zoo.layout)
-    inputs_at_once = inputs_at_once or (1024 if zoo.layout.size < LARGE else 128)
+    members_at_once = whole(members_at_once or together(zoo.layout), "members_at_once", 1)
+    inputs_at_once = whole(inputs_at_once or (1024 if zoo.layout.size < LARGE else 128), "inputs_at_once", 1)
     network = deepcopy(zoo.network).eval().to(zoo.weights.device)
     outputs_of_members = []
     for weights in zoo.weights.split(members_at_once):  # (members, d)
