@@ -230,14 +230,16 @@ def fingerprints(lessons: Sequence[Lesson], parameters: Mapping[str, Mapping[str
 
 
 def code_digest() -> str:
-    """Hash of the package's source and of the data that comes with the repository (not the downloads)."""
+    """Hash of the package's source and of the data that comes with the repository.
+
+    Those are files right in the folder of data. Downloads lie in folders of their own, or are packed (``.gz``).
+    """
     package = Path(__file__).resolve().parents[1]
     data = package.parent / "data"
-    skip = {"__pycache__", "MNIST", "FashionMNIST"}
-    files = [*package.rglob("*.py"), *(path for path in data.rglob("*") if path.is_file())]
+    files = [*package.rglob("*.py"), *(path for path in data.glob("*") if path.is_file() and path.suffix != ".gz")]
     total = hashlib.sha256()
     for path in sorted(files):
-        if path.name.startswith(".") or not skip.isdisjoint(path.parts):
+        if path.name.startswith(".") or "__pycache__" in path.parts:
             continue
         name = f"{path.relative_to(package.parent)}\0"
         total.update(name.encode() + hashlib.sha256(path.read_bytes()).digest())

@@ -11,11 +11,13 @@ from typing import Any
 
 import torch
 
+from dwflow_lite.support.checks import check_file_name
 from dwflow_lite.support.files import check_writable, written_whole
 from dwflow_lite.support.versions import __version__
 
 FORMAT = "dwflow_lite.checkpoint/1"
 SAVE_EVERY_SECONDS = 10.0
+LONGEST_FILE_NAME = 240  # bytes; most systems take 255, and .partial is added
 DIGEST_BYTES = 32  # a file ends in the SHA-256 of all that stands before
 
 
@@ -36,7 +38,7 @@ class Checkpoint:
         partial: where the half-done state is kept: beside it, ``.partial`` added to its name; or None.
 
     Raises:
-        ValueError: ``place`` has no suffix and is a file.
+        ValueError: ``place`` has no suffix and is a file; or ``name`` cannot be that of a file, or is a path.
 
     Example:
         A training that may be stopped anywhere, and called again:
@@ -124,6 +126,7 @@ class Checkpoint:
 
 def _file_in(place: Path, name: str) -> Path:
     """The file that ``place`` means: itself, or ``name`` in it."""
+    check_file_name(name, "the name of a checkpoint", longest=LONGEST_FILE_NAME)
     if place.suffix == "" and place.is_file():
         raise ValueError(f"checkpoint {place} is a file, but a name without suffix means a folder; name another")
     if place.suffix == "" or place.is_dir():

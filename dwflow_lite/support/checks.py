@@ -57,12 +57,13 @@ DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT")
 LONGEST_NAME = 150  # bytes; a file name has at most 255, and hashes and suffixes stand beside
 
 
-def check_file_name(name: object, what: str) -> None:
+def check_file_name(name: object, what: str, longest: int = LONGEST_NAME) -> None:
     """Raise ``ValueError`` unless ``name`` can be (a part of) the name of a file on every system, and no path.
 
     Args:
         name: to be checked.
         what: how the error calls it.
+        longest: how many bytes it may have.
 
     Example:
         >>> check_file_name("my task {2}", "a task's name")
@@ -79,8 +80,8 @@ def check_file_name(name: object, what: str) -> None:
         length = len(name.encode())
     except UnicodeEncodeError:  # half a character
         raise ValueError(f"{what} is a part of file names, and no text of Unicode: got {name!r}") from None
-    if length > LONGEST_NAME:
-        raise ValueError(f"{what} is a part of file names: {length} bytes are more than {LONGEST_NAME}; shorten it")
+    if length > longest:
+        raise ValueError(f"{what} is a part of file names: {length} bytes are more than {longest}; shorten it")
     if name.strip(" .") == "" or name != name.strip() or name.split(".")[0].strip().upper() in DEVICES:
         raise ValueError(f"{what} is a part of file names, and some system takes no {name!r}: choose another")
 

@@ -12,6 +12,15 @@ import numpy as np
 from dwflow_lite.support.checks import failing_as
 from dwflow_lite.tasks.task import DataNotFoundError, Task
 
+# What torchvision reads of each image set, from the folder that is named.
+IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+CIFAR_FILES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta")
+FILES = {
+    "MNIST": [Path("MNIST", "raw", file) for file in IDX_FILES],
+    "FashionMNIST": [Path("FashionMNIST", "raw", file) for file in IDX_FILES],
+    "CIFAR10": [Path("cifar-10-batches-py", file) for file in CIFAR_FILES],
+}
+
 
 def mnist(seed: int = 0, folder: str | Path | None = None, download: bool = True) -> Task:
     """MNIST, 28 × 28: 52,800 train / 1,200 calibration / 6,000 validation images, the official 10,000 test images.
@@ -58,9 +67,12 @@ def _image_task(which: str, seed: int, folder: str | Path | None, download: bool
     folders = [Path(folder)] if folder else data_folders()
     parts = _find(image_set, which, folders)
     if parts is None:
-        searched = f"{which} is in none of: {', '.join(map(str, folders))}"
-        if not download:
-            raise DataNotFoundError(f"{searched}. Set DWFLOW_DATA to its folder or pass download=True")
+        searched = f"{which} is in none of: {'; '.join(_what_is_there(which, folder) for folder in folders)}"
+        lies_above = any(_above(which, folder) for folder in folders)
+        if not download or lies_above:
+            raise DataNotFoundError(
+                f"{searched}. Set DWFLOW_DATA to the folder that holds {FILES[which][0].parts[0]}, or pass download=True"
+            )
         parts = _download(image_set, which, _download_folder(folder), searched)
     train, test = parts
     return Task.from_arrays(
@@ -91,9 +103,32 @@ def _find(image_set: Any, which: str, folders: Sequence[Path]) -> tuple[Any, Any
             if "Dataset not found" in str(error):  # torchvision has no class for it
                 continue
             raise ValueError(
-                f"the {which} files in {folder} are damaged ({error}); delete {which}/raw there"
+                f"the {which} files in {folder} are damaged ({error}); delete {FILES[which][0].parent} there"
             ) from error
     return None
+
+
+def _what_is_there(which: str, folder: Path) -> str:
+    """A folder that was searched in vain, in words: which file was expected first, and what was found."""
+    missing = [file for file in FILES[which] if not (folder / file).is_file()]
+    expected = missing[0] if missing else FILES[which][0]  # all there, and yet refused by torchvision
+    place = next(place for place in (folder / expected).parents if place.exists() or place == folder)
+    if not place.is_dir():
+        return f"{folder} ({'is no folder' if place.exists() else 'is not there'}; wanted: {expected} in it)"
+    found = sorted(path.name + ("/" if path.is_dir() else "") for path in place.iterdir())
+    listed = ", ".join(found[:6]) + (f" and {len(found) - 6} more" if len(found) > 6 else "")
+    problem = "wanted" if missing else "damaged?"
+    return f"{folder} ({problem}: {expected}; found in {place}: {listed or 'nothing'}{_above(which, folder)})"
+
+
+def _above(which: str, folder: Path) -> str:
+    """What to name instead, in words, if this folder lies inside the one that is meant; else nothing."""
+    folder = folder.resolve()
+    for above in list(folder.parents)[:2]:
+        first_file = above / FILES[which][0]
+        if first_file.is_file() and folder in first_file.parents:
+            return f"; name {above} instead"
+    return ""
 
 
 def _download(image_set: Any, which: str, folder: Path, searched: str) -> tuple[Any, Any]:
@@ -102,8 +137,8 @@ def _download(image_set: Any, which: str, folder: Path, searched: str) -> tuple[
         return _read(image_set, folder, download=True)
     except Exception as error:
         raise DataNotFoundError(
-            f"{searched}, and could not be downloaded to {folder} ({error}). Offline? "
-            f"Copy the {which}/raw files of a machine that has them and set DWFLOW_DATA to their folder"
+            f"{searched}, and could not be downloaded to {folder} ({error}). Offline? Copy {FILES[which][0].parent} "
+            "of a machine that has it, and set DWFLOW_DATA to the folder that holds the copy"
         ) from error
 
 

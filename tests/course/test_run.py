@@ -123,11 +123,17 @@ def test_fingerprint_follows_code_data_and_needs(tmp_path, monkeypatch):
     package.mkdir(parents=True)
     monkeypatch.setattr("dwflow_lite.course.lessons.__file__", str(package / "lessons.py"))
     digests = [code_digest()]
-    for name in ("dwflow_lite/zoo.py", "data/zoo.bin", "data/MNIST/raw", "dwflow_lite/notes.txt"):
+    downloads = (
+        "data/MNIST/raw/a",
+        "data/cifar-10-batches-py/test_batch",
+        "data/cifar-10-python.tar.gz",
+        "data/my/a.csv",
+    )
+    for name in ("dwflow_lite/zoo.py", "data/zoo.bin", *downloads, "dwflow_lite/notes.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
         digests.append(code_digest())
-    assert [a != b for a, b in pairwise(digests)] == [True, True, False, False]
+    assert [a != b for a, b in pairwise(digests)] == [True, True, *(False for _ in downloads), False]
 
 
 def test_half_written_things_do_not_count(tmp_path):
