@@ -22,7 +22,7 @@ from dwflow_lite.tasks.tables import (
     check_same_columns,
     check_same_index,
     column_names,
-    named_columns,
+    in_columns,
 )
 
 LARGEST = 2**63 - 1  # of int64, which holds labels and tokens
@@ -157,8 +157,7 @@ def read_targets(y: Any, name: str) -> np.ndarray:
     """Finite targets (n,) or (n, outputs) of a regression, as float64 (n, outputs)."""
     columns = column_names(y)
     y = as_array(y, name)
-    if y.ndim == 1:
-        y = y[:, None]
+    y = y[:, None] if y.ndim == 1 else y
     if y.ndim != 2 or y.size == 0 or y.dtype.kind not in "biuf":
         raise ValueError(
             f"{name} must be finite targets of shape (n,) or (n, outputs), got {y.dtype} of shape {y.shape}"
@@ -194,7 +193,10 @@ def _how_to_label(y: np.ndarray, name: str) -> str:
         return f"; of one row for each example, with a 1 at its class, {name}.argmax(1) makes labels"
     if y.ndim == 1 and y.dtype.kind in "OUST":
         return f"; np.unique({name}, return_inverse=True) gives the names of the classes, and labels"
-    if y.ndim == 1 and y.dtype.kind == "f" and np.isfinite(y).all():
+    if y.ndim == 1 and y.dtype.kind == "f":
+        missing = int((~np.isfinite(y)).sum())
+        if missing:
+            return f"; {missing} of them are NaN or infinite: leave these examples out"
         return "; if they are amounts to be predicted, pass kind='regression'"
     return ""
 
@@ -263,8 +265,9 @@ def _check_targets_vary(y: np.ndarray) -> None:
     """Raise ``ValueError`` if a column of targets (n, outputs) is the same for all examples."""
     constant = (y == y[0]).all(0)
     if constant.any():
-        which = "y" if y.shape[1] == 1 else f"y, in {named_columns(constant)},"
-        raise ValueError(f"{which} is the same for all {len(y)} examples: there is nothing to learn; leave it out")
+        raise ValueError(
+            f"y{in_columns(constant)} is the same for all {len(y)} examples: there is nothing to learn; leave it out"
+        )
 
 
 def cut(

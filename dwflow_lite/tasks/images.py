@@ -70,9 +70,8 @@ def _image_task(which: str, seed: int, folder: str | Path | None, download: bool
         searched = f"{which} is in none of: {'; '.join(_what_is_there(which, folder) for folder in folders)}"
         lies_above = any(_above(which, folder) for folder in folders)
         if not download or lies_above:
-            raise DataNotFoundError(
-                f"{searched}. Set DWFLOW_DATA to the folder that holds {FILES[which][0].parts[0]}, or pass download=True"
-            )
+            place = f"the folder that holds {FILES[which][0].parts[0]}"
+            raise DataNotFoundError(f"{searched}. Set DWFLOW_DATA to {place}, or pass download=True")
         parts = _download(image_set, which, _download_folder(folder), searched)
     train, test = parts
     return Task.from_arrays(

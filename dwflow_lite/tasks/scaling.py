@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dwflow_lite.tasks.tables import as_float32, named_columns
+from dwflow_lite.tasks.tables import as_float32, in_columns
 
 # A column whose numbers differ by less than this share of their size holds rounding errors, and nothing to be scaled.
 NEARLY_CONSTANT = 5e-9
@@ -33,8 +33,8 @@ class Scale:
     def of(cls, train: np.ndarray, name: str, columns: Sequence[str] = ()) -> Scale:
         """Measure the examples of train (n, *shape).
 
-        A feature that is constant there, or nearly (its standard deviation is below the rounding of its numbers), is
-        only centred.
+        A feature that is constant there is only centred. So is one that hardly varies, by less than the rounding of
+        numbers of its size: what looks like a difference there may be rounding.
 
         Raises:
             ValueError: the squares of some numbers are beyond float64; their columns are named.
@@ -45,19 +45,20 @@ class Scale:
         too_large = ~np.isfinite(std)
         if too_large.any():
             raise ValueError(
-                f"{name} is too large to be standardised in {named_columns(too_large.reshape(-1), columns)}: "
+                f"{name} is too large to be standardised{in_columns(too_large.reshape(-1), columns)}: "
                 "divide it by a power of ten"
             )
         rounding = np.finfo(train.dtype).eps if train.dtype.kind == "f" else 0.0
-        constant = std <= max(rounding, NEARLY_CONSTANT) * np.abs(mean)
-        lost = constant & (train != train[0]).any(0)
-        if lost.any():
+        constant = (train == train[0]).all(0)
+        mean = np.where(constant, train[0], mean)  # without the rounding of a sum
+        hardly_varies = (std <= max(rounding, NEARLY_CONSTANT) * np.abs(mean)) & (std < 1) & ~constant
+        if hardly_varies.any():
             warnings.warn(
-                f"{name} hardly varies in {named_columns(lost.reshape(-1), columns)}: centred, but not scaled",
+                f"{name} hardly varies{in_columns(hardly_varies.reshape(-1), columns)}: centred, but not scaled",
                 stacklevel=4,
             )
-        std[constant] = 1.0
-        return cls(mean, std)
+        std = np.where(constant | hardly_varies, 1.0, std)
+        return cls(mean.astype(np.float64), std)
 
     def apply(self, values: np.ndarray, name: str, columns: Sequence[str] = ()) -> np.ndarray:
         """Numbers (n, *shape) in the reader's units, standardised: float32."""

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from dwflow_lite.support.checks import is_number
+
 SPLITS = ("train", "calibration", "validation", "test")
 
 # Which split gets an example first where there are too few of a class for all of them.
@@ -43,8 +45,9 @@ class Split:
 
 def check_fractions(fractions: Mapping[str, float]) -> None:
     """Raise ``ValueError`` unless there is a share of at least 0 for each split, and for nothing else."""
-    if set(fractions) != set(SPLITS) or min(fractions.values()) < 0:
-        raise ValueError(f"fractions must give a share >= 0 for each of {SPLITS}, got {dict(fractions)}")
+    is_complete = isinstance(fractions, Mapping) and set(fractions) == set(SPLITS)
+    if not is_complete or not all(is_number(share, 0) for share in fractions.values()):
+        raise ValueError(f"fractions must give a share >= 0 for each of {SPLITS}, got {fractions!r}")
 
 
 def deal_rows(

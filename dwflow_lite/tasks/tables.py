@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dwflow_lite.support.checks import failing_as
+from dwflow_lite.support.checks import failing_as, plain
 
 NUMBERS = "biuf"  # kinds of dtype that are real numbers: bool, signed, unsigned, float
 NAMED_AT_MOST = 5  # of many columns, an error names so many
@@ -37,6 +38,10 @@ def as_array(values: Any, name: str) -> np.ndarray:
         if isinstance(values, Tensor):
             values = values.detach().cpu()
         array = np.asarray(_with_gaps(values))
+    if array.ndim == 0 and array.dtype == object:
+        raise ValueError(
+            f"{name} is no array of numbers but {type(values).__name__}: pass an array, a tensor, lists or a data frame"
+        )
     if array.dtype == np.longdouble:
         array = array.astype(np.float64)
     return array
@@ -77,14 +82,13 @@ def check_numbers(array: np.ndarray, name: str, columns: Sequence[str] = ()) -> 
     if array.dtype.kind in NUMBERS:
         return
     where = ""
-    if array.ndim == 2:
+    if array.ndim == 2 and array.dtype.kind in "OUS":
+        where = f": pass {name}.astype(float)"
         for position, column in enumerate(array.T):
-            strange = [value for value in column if not isinstance(value, int | float | np.number)]
+            strange = [value for value in column if not isinstance(value, Real)]
             if strange:
-                where = f": column {_title(position, columns)} holds {strange[0]!r}, to be encoded as numbers"
+                where = _strange(position, columns, strange[0])
                 break
-        else:
-            where = f": pass {name}.astype(float)"
     raise ValueError(f"{name} must hold real numbers, got dtype {array.dtype}{where}")
 
 
@@ -107,17 +111,24 @@ def as_float32(array: np.ndarray, name: str, columns: Sequence[str] = ()) -> np.
     return small
 
 
-def named_columns(which: np.ndarray, columns: Sequence[str] = ()) -> str:
-    """The columns at which ``which`` (columns,) is True, by name or else by position, in words.
+def in_columns(which: np.ndarray, columns: Sequence[str] = ()) -> str:
+    """In which columns ``which`` (columns,) is True, by name or else by position; nothing of an only, nameless column.
 
     Example:
-        >>> named_columns(np.array([True, False, True])), named_columns(np.array([False, True]), ["age", "size"])
-        ('columns 0, 2', "column 'size'")
+        >>> in_columns(np.array([True, False, True])), in_columns(np.array([False, True]), ["age", "size"])
+        (' in columns 0, 2', " in column 'size'")
     """
+    if which.size == 1 and not columns:
+        return ""
     positions = np.flatnonzero(which)
     titles = [_title(position, columns) for position in positions[:NAMED_AT_MOST]]
     more = f" and {len(positions) - NAMED_AT_MOST} more" if len(positions) > NAMED_AT_MOST else ""
-    return f"column{'s' if len(positions) > 1 else ''} {', '.join(titles)}{more}"
+    return f" in column{'s' if len(positions) > 1 else ''} {', '.join(titles)}{more}"
+
+
+def _strange(position: int, columns: Sequence[str], value: object) -> str:
+    """What is wrong with a column, in words."""
+    return f": column {_title(position, columns)} holds {plain(value)!r}, to be encoded as numbers"
 
 
 def _title(position: int, columns: Sequence[str]) -> str:
@@ -127,7 +138,7 @@ def _title(position: int, columns: Sequence[str]) -> str:
 
 def _counted(bad: np.ndarray, columns: Sequence[str]) -> tuple[int, str]:
     """How many places of an array are bad, and in words in which columns, if it is a table."""
-    where = f", in {named_columns(bad.any(0), columns)}" if bad.ndim == 2 else ""
+    where = in_columns(bad.any(0), columns) if bad.ndim == 2 else ""
     return int(bad.sum()), where
 
 
@@ -149,11 +160,12 @@ def _array_of_frame(frame: Any, name: str) -> np.ndarray:
     arrays = []
     for position, column in enumerate(columns):
         array = np.asarray(_with_gaps(column))
+        if array.dtype == object and all(value is None or isinstance(value, Real) for value in array):
+            array = array.astype(np.float64)
         if array.dtype.kind not in NUMBERS:
-            first = array[0] if len(array) else "nothing"
+            strange = next((value for value in array if not isinstance(value, Real)), None)
             raise ValueError(
-                f"{name} must hold real numbers, got dtype {array.dtype}: column {_title(position, names)} "
-                f"holds {first!r}, to be encoded as numbers"
+                f"{name} must hold real numbers, got dtype {array.dtype}{_strange(position, names, strange)}"
             )
         arrays.append(array)
     dtype = np.result_type(*arrays) if arrays else np.dtype(float)

@@ -274,7 +274,7 @@ def _common_record(plan: Plan, identity: Mapping[str, Any], identity_hash: str) 
         "identity": identity_hash,
         "architecture": identity["architecture"],
         "behaviour": {"input": list(plan.task.input_shape), "outputs": identity["behaviour"][0]},
-        "task": identity["task"] | plan.task.preparation.to_json(),
+        "task": identity["task"] | {"score": plan.task.score_name} | plan.task.preparation.to_json(),
         "recipe": identity["recipe"],
         "seed": plan.seed,
         "method": plan.method,
