@@ -36,6 +36,10 @@ def draw_learning_curves(zoo: Zoo, split: str = "validation") -> Figure:
     bins = np.linspace(lowest, unit, 13)  # wider than one example of a held-out split
     for i, (name, values) in enumerate(scores.items()):
         right.hist(values, bins=bins, alpha=0.7, label=name, color=f"C{i}")
-    right.set(xlabel=task.get("score", "score") if is_regression else "accuracy (%)", ylabel="members", title="Same recipe, other seeds")
+    right.set(
+        xlabel=task.get("score", "score") if is_regression else "accuracy (%)",
+        ylabel="members",
+        title="Same recipe, other seeds",
+    )
     right.legend(frameon=False)
     return figure

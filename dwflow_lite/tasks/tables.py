@@ -163,7 +163,7 @@ def _array_of_frame(frame: Any, name: str) -> np.ndarray:
         if array.dtype == object and all(value is None or isinstance(value, Real) for value in array):
             array = array.astype(np.float64)
         if array.dtype.kind not in NUMBERS:
-            strange = next((value for value in array if not isinstance(value, Real)), None)
+            strange = next((value for value in array if value is not None and not isinstance(value, Real)), None)
             raise ValueError(
                 f"{name} must hold real numbers, got dtype {array.dtype}{_strange(position, names, strange)}"
             )

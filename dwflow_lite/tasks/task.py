@@ -223,14 +223,14 @@ class Task:
             True
         """
         check_same_columns(column_names(x), self.preparation.columns, "these rows")
-        if not self.train.x.is_floating_point():
-            inputs = read_tokens(x, "x")
-        else:
-            if self.preparation.pixels != is_pixels(x):
-                raise ValueError("of these rows and the task's one is bytes (divided by 255), one is not: bring alike")
-            inputs = prepared(read_inputs(x, "x"), self.preparation.inputs, "x", self.preparation.columns)
+        holds_tokens = not self.train.x.is_floating_point()
+        if not holds_tokens and self.preparation.pixels != is_pixels(x):
+            raise ValueError("of these rows and the task's one is bytes (divided by 255), one is not: bring alike")
+        inputs = read_tokens(x, "x") if holds_tokens else read_inputs(x, "x")
         if inputs.shape[1:] != self.input_shape:
             raise ValueError(f"these rows have inputs of shape {inputs.shape[1:]}, the task of {self.input_shape}")
+        if not holds_tokens:
+            inputs = prepared(inputs, self.preparation.inputs, "x", self.preparation.columns)
         return torch.from_numpy(np.ascontiguousarray(inputs))
 
     def in_units(self, values: Tensor) -> Tensor:
