@@ -524,3 +524,34 @@ def test_cifar_comes_with_channels_first(tmp_path, monkeypatch):
     kept = torch.from_numpy(Fake(None, False, False).data / 255).float()
     given, found = (t[t.flatten(1).sum(1).argsort()] for t in (kept, task.test.x))  # splits are shuffled
     torch.testing.assert_close(found, given.permute(0, 3, 1, 2))
+
+
+# -- data sets elsewhere --------------------------------------------------------------------------------
+
+
+def test_a_folder_without_the_data_set_says_what_was_wanted_and_found(tmp_path, offline, monkeypatch):
+    fake_mnist(tmp_path)
+    raw = tmp_path / "MNIST" / "raw"
+    first = r"MNIST/raw/train-images-idx3-ubyte"
+    for inside, found in ((tmp_path / "MNIST", "raw/"), (raw, "t10k-images-idx3-ubyte, t10k-labels")):
+        monkeypatch.setenv("DWFLOW_DATA", str(inside))
+        with pytest.raises(
+            DataNotFoundError, match=rf"wanted: {first}; found in {inside}: {found}.*; name {tmp_path} instead"
+        ):
+            load_task("mnist")  # where to look is known: nothing is fetched
+    assert not offline
+    monkeypatch.setenv("DWFLOW_DATA", str(tmp_path))
+    assert len(load_task("mnist").test) == 30  # control: as it says
+    with pytest.raises(DataNotFoundError, match=r"cifar-10-batches-py/data_batch_1; found in .*: MNIST/\)"):
+        load_task("cifar10", folder=tmp_path, download=False)
+    with pytest.raises(DataNotFoundError, match=r"absent \(is not there; wanted: FashionMNIST/raw/.* in it\)"):
+        load_task("fashion_mnist", folder=tmp_path / "absent", download=False)
+    with pytest.raises(DataNotFoundError, match=r"ubyte \(is no folder; wanted"):
+        load_task("mnist", folder=raw / "train-images-idx3-ubyte", download=False)
+
+
+def test_an_incomplete_data_set_names_the_file_that_is_missing(tmp_path):
+    fake_mnist(tmp_path)
+    (tmp_path / "MNIST" / "raw" / "t10k-labels-idx1-ubyte").rename(tmp_path / "MNIST" / "raw" / "t10k.gz")
+    with pytest.raises(DataNotFoundError, match=r"wanted: MNIST/raw/t10k-labels-idx1-ubyte; found in .*raw: .*t10k.gz"):
+        load_task("mnist", folder=tmp_path, download=False)
