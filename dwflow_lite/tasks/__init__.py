@@ -3,6 +3,7 @@
 from dwflow_lite.tasks.datasets import TASKS, digits, iris, load_task, reviews, yelp
 from dwflow_lite.tasks.images import cifar10, data_folders, fashion_mnist, mnist
 from dwflow_lite.tasks.measures import KINDS
+from dwflow_lite.tasks.scaling import Preparation, Scale
 from dwflow_lite.tasks.splits import FRACTIONS, SPLITS, Split
 from dwflow_lite.tasks.task import DataNotFoundError, Task
 from dwflow_lite.tasks.text import Vocabulary, made_vocabulary, make_reviews, read_reviews
@@ -13,6 +14,8 @@ __all__ = [
     "SPLITS",
     "TASKS",
     "DataNotFoundError",
+    "Preparation",
+    "Scale",
     "Split",
     "Task",
     "Vocabulary",
