@@ -15,7 +15,6 @@ from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
 from sklearn.metrics import r2_score
 from sklearn.preprocessing import StandardScaler
 
-from dwflow_lite import figures
 from dwflow_lite.auditing import audit
 from dwflow_lite.flow import FlowSettings
 from dwflow_lite.generate import TRIVIAL, DeepWeightFlow
@@ -409,21 +408,3 @@ def test_the_fingerprint_covers_what_training_depends_on():
     for number in ({"outputs": 0}, {"outputs": True}, {"seed": -1}):
         with pytest.raises(ValueError, match="outputs is a whole number >= 1, seed one >= 0"):
             replace(task, **number)
-
-
-# -- figures ----------------------------------------------------------------------------------------------
-
-
-def test_figures_show_a_regression_in_its_own_units():
-    def axes(kind):
-        task = Task.from_arrays(X, T if kind == "regression" else Y, kind=kind)
-        zoo = train_zoo(task, MLP([3, 4, task.outputs]), members=4, recipe=Recipe(epochs=40))
-        table = audit(zoo.take([0, 1]), zoo, task, controls={})
-        return [*figures.draw_learning_curves(zoo).axes, *figures.draw_audit({"a": table}).axes]
-
-    losses, scores, audited = axes("regression")
-    assert losses.get_ylabel() == "training loss (mean squared error)" and losses.get_ylim()[1] > 20
-    assert scores.get_xlabel() == "R²" and audited.get_ylabel() == "R², validation" and audited.get_ylim()[1] < 1.5
-    losses, scores, audited = axes("classification")  # control
-    assert losses.get_ylabel() == "training loss (nats)"
-    assert (scores.get_xlabel(), audited.get_ylabel()) == ("accuracy (%)", "accuracy, validation (%)")

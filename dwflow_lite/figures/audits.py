@@ -23,15 +23,14 @@ def draw_audit(audits: Mapping[str, Audit]) -> Figure:
     figure, panels = new_figure(len(audits), width=6.2, height=4.6)
     rows = [row for result in audits.values() for row in result.rows]
     farthest = max(row.nearest for row in rows)
-    unit = _unit(next(iter(audits.values())))
-    lowest = unit * min(row.score - row.score_std for row in rows)
+    lowest = 100 * min(row.score - row.score_std for row in rows)
     for ax, (title, result) in zip(panels, audits.items(), strict=True):
         for i, row in enumerate(result.rows):
             shade = colour(row.name, i)
             ax.errorbar(
                 row.nearest,
-                unit * row.score,
-                yerr=unit * row.score_std,
+                100 * row.score,
+                yerr=100 * row.score_std,
                 fmt="s" if row.name in COLOURS else "D",
                 ms=6,
                 color=shade,
@@ -43,9 +42,8 @@ def draw_audit(audits: Mapping[str, Audit]) -> Figure:
             )
         ax.axvline(1, color="gray", ls=":", lw=1)
         ax.set(xlabel="distance to nearest member (zoo's own = 1)", ylabel=_score_label(result), title=title)
-        bottom = max(lowest, 0 if unit == 100 else -1)  # R² has no lower end
-        ax.set(ylim=(bottom - 0.06 * unit, 1.04 * unit), xlim=(-0.05, 1.4 * farthest))
-        _name_points(ax, [(row.name, row.nearest, unit * row.score) for row in result.rows])
+        ax.set(ylim=(max(lowest, 0) - 6, 104), xlim=(-0.05, 1.4 * farthest))
+        _name_points(ax, [(row.name, row.nearest, 100 * row.score) for row in result.rows])
     return figure
 
 
@@ -57,36 +55,29 @@ def draw_accuracy_dispersion(audits: Mapping[str, Audit], flows: str = "h=") -> 
         flows: how the names of the rows begin that belong on the line.
     """
     figure, panels = new_figure(len(audits), width=5.6, height=4.4)
-    unit = _unit(next(iter(audits.values())))
     for ax, (title, result) in zip(panels, audits.items(), strict=True):
         on_line = [row for row in result.rows if row.name.startswith(flows)]
         beside = [row for row in result.rows if not row.name.startswith(flows)]
         ax.plot(
             [row.dispersion for row in on_line],
-            [unit * row.score for row in on_line],
+            [100 * row.score for row in on_line],
             color=COLOURS["generated"],
             marker="o",
             label="flows, by width h",
         )
         for i, row in enumerate(beside):
             shade = colour(row.name, i)
-            ax.scatter(row.dispersion, unit * row.score, color=shade, marker="D", s=34, label=row.name, zorder=3)
+            ax.scatter(row.dispersion, 100 * row.score, color=shade, marker="D", s=34, label=row.name, zorder=3)
         ax.set(xlabel="dispersion ratio (0: all at the mean, 1: as the zoo)", ylabel=_score_label(result), title=title)
-        ax.set(ylim=(-0.04 * unit, 1.06 * unit), xlim=(0, 1.55))
-        _name_points(ax, [(row.name, row.dispersion, unit * row.score) for row in on_line], side=-1)
+        ax.set(ylim=(-4, 106), xlim=(0, 1.55))
+        _name_points(ax, [(row.name, row.dispersion, 100 * row.score) for row in on_line], side=-1)
     panels[-1].legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 
 def _score_label(audit: Audit) -> str:
     """Which score this is, on which split."""
-    percent = " (%)" if _unit(audit) == 100 else ""
-    return f"{audit.score_name}, {audit.split}{percent}"
-
-
-def _unit(audit: Audit) -> int:
-    """By what scores are multiplied: an accuracy is shown in percent, R² and a rank correlation as they are."""
-    return 100 if audit.score_name == "accuracy" else 1
+    return f"{audit.score_name}, {audit.split} (%)"
 
 
 def _name_points(ax: Axes, points: Sequence[tuple[str, float, float]], side: int = 1) -> None:

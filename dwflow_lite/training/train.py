@@ -274,13 +274,19 @@ def _common_record(plan: Plan, identity: Mapping[str, Any], identity_hash: str) 
         "identity": identity_hash,
         "architecture": identity["architecture"],
         "behaviour": {"input": list(plan.task.input_shape), "outputs": identity["behaviour"][0]},
-        "task": identity["task"] | {"score": plan.task.score_name} | plan.task.preparation.to_json(),
+        "task": identity["task"] | _score_and_scale(plan.task),
         "recipe": identity["recipe"],
         "seed": plan.seed,
         "method": plan.method,
         "versions": versions(),
         "stages": stages,
     }
+
+
+def _score_and_scale(task: Task) -> dict[str, Any]:
+    """What a record says of a task beside its identity: which score it has, if not accuracy; how it was standardised."""
+    score = {} if task.score_name == "accuracy" else {"score": task.score_name}
+    return score | task.preparation.to_json()
 
 
 def _assemble(
