@@ -284,7 +284,7 @@ def _common_record(plan: Plan, identity: Mapping[str, Any], identity_hash: str) 
 
 
 def _score_and_scale(task: Task) -> dict[str, Any]:
-    """What a record says of a task beside its identity: which score it has, if not accuracy; how it was standardised."""
+    """What a record says of a task beside its identity: its score, if it is not accuracy, and its scale."""
     score = {} if task.score_name == "accuracy" else {"score": task.score_name}
     return score | task.preparation.to_json()
 
