@@ -40,7 +40,7 @@ class Tied(nn.Module):
         self.first, self.second, self.out = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
         self.unused = nn.Linear(2, 2)
         self.second.weight = self.first.weight
-        self.first.bias.requires_grad_(False)
+        nn.init.constant_(self.first.bias, 0.3).requires_grad_(False)
         self.register_buffer("scale", torch.full((4,), 1.5))
 
     def forward(self, x):

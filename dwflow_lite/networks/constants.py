@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -65,14 +66,31 @@ def buffers_of(network: nn.Module) -> set[str]:
 
 
 def set_constants(network: nn.Module, constants: Mapping[str, Tensor]) -> None:
-    """Give a network (which is changed) other constants, under each of their names."""
+    """Give a network (which is changed) copies of other constants, under each of their names."""
     own = constants_of(network)
     places = list(_tensors_beside_parameters(network))  # before any of them is set
     for name, constant in constants.items():
-        value = constant.to(own[name].device, copy=True)
+        value = constant.clone()
         for _, module, attribute, tensor in places:
             if tensor is own[name]:
                 setattr(module, attribute, value)
+
+
+def beside(network: nn.Module, weights: Tensor) -> nn.Module:
+    """A copy of a network whose constants lie where weights do, and are as precise.
+
+    Args:
+        network: a template.
+        weights: for copies of it, perhaps of another precision: those of a float64 network that are float32, say.
+    """
+    network = deepcopy(network).to(weights.device)
+    precision = next((parameter.dtype for parameter in network.parameters()), weights.dtype)
+    placed = {}
+    for name, constant in constants_of(network).items():
+        same_precision = constant.dtype == precision
+        placed[name] = constant.to(weights.device, weights.dtype if same_precision else constant.dtype)
+    set_constants(network, placed)
+    return network
 
 
 def _tensors_beside_parameters(network: nn.Module) -> Iterator[tuple[str, nn.Module, str, Tensor]]:

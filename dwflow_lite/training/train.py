@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dwflow_lite.batchnorm import norms_with_statistics, statistics_stage
 from dwflow_lite.networks import architecture_of, behaviour_of
-from dwflow_lite.networks.constants import constants_of
+from dwflow_lite.networks.constants import constants_of, keys_of
 from dwflow_lite.support.checkpoints import Checkpoint
 from dwflow_lite.support.checks import COUNT, WHOLE, check_ranges, failing_as, is_choice
 from dwflow_lite.support.files import json_hash
@@ -70,7 +70,8 @@ def train_zoo(  # noqa: PLR0913 - the door of this room: what, how many, how, wh
 
     Args:
         task: data, loss and score; only ``task.train`` is trained on, all but calibration are scored.
-        network: template module; its own weights are not used and not changed.
+        network: template module, which is not changed. Its own weights are not used, but for frozen ones
+            (``requires_grad=False``, a pretrained backbone, say), which all members have as they are.
         members: networks a generator may be fitted on.
         held_out: further networks, trained alike, that no generator may see (last rows of the zoo).
         seed: of every start and every data order.
@@ -195,14 +196,16 @@ def _usable(device: torch.device | str) -> torch.device:
 def _identity(task: Task, network: nn.Module, recipe: Recipe, seed: int, sizes: Mapping[str, int]) -> dict[str, Any]:
     """Everything that decides which zoo it is. Its hash names the files of all versions: nothing may change here."""
     behaviour = [behaviour_of(network, task.input_shape, training) for training in (False, True)]
-    return {
+    frozen = {name: parameter for name, parameter in network.named_parameters() if not parameter.requires_grad}
+    values = {"frozen_values": keys_of(frozen)} if frozen else {}
+    return values | {
         "architecture": architecture_of(network),
         "layout": Layout.of(network).to_json(),
         "recipe": recipe.to_json(),
         "seed": seed,
         "behaviour": behaviour,
         "buffers": [repr(buffer.tolist()) for buffer in network.buffers()],
-        "frozen": [name for name, parameter in network.named_parameters() if not parameter.requires_grad],
+        "frozen": list(frozen),
         "task": {"name": task.name, "kind": task.kind, "seed": task.seed, "fingerprint": task.fingerprint},
         "sizes": dict(sizes),
     }

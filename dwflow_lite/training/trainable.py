@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dwflow_lite.batchnorm import norms_with_statistics, without_statistics
+from dwflow_lite.networks.tensors import require_usual_tensors
 from dwflow_lite.support.checks import failing_as
 from dwflow_lite.tasks.task import Task
 from dwflow_lite.training.randomness import step_noise
@@ -26,6 +27,7 @@ def check_trainable(task: Task, network: nn.Module, method: str, batch_size: int
     require_module(network)
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise ValueError(f"{type(network).__name__} has no parameters to train")
+    require_usual_tensors(network)
     x = task.train.x[:2].cpu()  # (2, *input)
     _check_outputs(task, deepcopy(network).cpu().eval(), x)
     last_batch = (len(task.train) - 1) % batch_size + 1

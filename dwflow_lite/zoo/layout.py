@@ -10,11 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from dwflow_lite.networks.constants import buffers_of, running_statistics
-
-REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+from dwflow_lite.networks.tensors import require_usual_tensors
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,7 @@ class Layout:
                 without values yet, or of several precisions in one network. The tensor is named.
         """
         require_module(network)
-        require_tensors_that_a_zoo_keeps(network)
+        require_usual_tensors(network)
         entries = []
         for name, parameter in network.named_parameters():
             entries.append(Entry.of(name, parameter, "parameter"))
@@ -192,41 +190,3 @@ def require_module(network: object) -> None:
     """``TypeError`` for anything but a module, such as its class."""
     if not isinstance(network, nn.Module):
         raise TypeError(f"a network is a module, such as nn.Linear(4, 3), not {network!r}")
-
-
-def require_tensors_that_a_zoo_keeps(network: nn.Module) -> None:
-    """``ValueError`` that names the first tensor of a network that a zoo cannot keep, and what to do about it."""
-    kind = type(network).__name__
-    for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
-        problem = _problem_of(tensor)
-        if problem:
-            raise ValueError(f"{kind}: {name} {problem}")
-    weights = dict(network.named_parameters()) | running_statistics(network)
-    for name, tensor in weights.items():
-        if tensor.is_complex():
-            raise ValueError(
-                f"{kind}: {name} is complex ({tensor.dtype}), and a zoo holds real weights: make it a real parameter "
-                "of shape (..., 2), and call torch.view_as_complex on it in forward"
-            )
-        if tensor.dtype not in REAL:
-            raise ValueError(f"{kind}: {name} is of {tensor.dtype}, which nobody can train: make it a buffer")
-    first = next(iter(weights), None)
-    for name, tensor in weights.items():
-        if tensor.dtype != weights[first].dtype:
-            raise ValueError(
-                f"{kind}: {first} is of {weights[first].dtype} and {name} of {tensor.dtype}; a zoo has one precision: "
-                "call network.float()"
-            )
-
-
-def _problem_of(tensor: Tensor) -> str | None:
-    """Why the numbers of a tensor cannot be read one after the other; None where they can."""
-    if is_lazy(tensor):
-        return "has no shape yet: run the network once on some inputs"
-    if tensor.is_meta:
-        return "lies on the device 'meta' and has no values: call network.to_empty(device='cpu') and fill it"
-    if tensor.is_quantized:
-        return "is quantised: take the network as it was before"
-    if tensor.layout != torch.strided:
-        return f"is sparse ({tensor.layout}): call .to_dense() on it"
-    return None
