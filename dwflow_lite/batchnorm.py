@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from dwflow_lite.networks.constants import template_on
 from dwflow_lite.support.checks import is_whole, whole
 from dwflow_lite.tasks.task import Task
 from dwflow_lite.zoo.forward import forward_all, together
@@ -115,7 +116,7 @@ def recalibrate(
 
 def _measured(zoo: Zoo, batches: Sequence[Tensor], members_at_once: int) -> Iterator[Tensor]:
     """The weights of a zoo with statistics measured on these batches, some members (m, d) at a time."""
-    network = deepcopy(zoo.network).to(zoo.weights.device)
+    network = template_on(zoo.network, zoo.weights.device, zoo.weights.dtype)
     for weights in zoo.weights.split(members_at_once):  # (m, d)
         state = measure_statistics(network, zoo.layout.unflatten(weights), batches)
         yield zoo.layout.flatten(state)

@@ -10,6 +10,7 @@ from copy import deepcopy
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations, parametrize
 
 from dwflow_lite.networks import (
     ACTIVATIONS,
@@ -24,8 +25,11 @@ from dwflow_lite.networks import (
     build,
     initialise,
 )
+from dwflow_lite.networks.constants import first_difference, keys_of, packed, template_on, unpacked
 from dwflow_lite.symmetry import Permutation, PermutationSpec, derive_spec, permute_axes
-from dwflow_lite.zoo import Entry, Layout, batched_forward
+from dwflow_lite.tasks import Task
+from dwflow_lite.training import Recipe, train_zoo
+from dwflow_lite.zoo import Entry, Layout, Zoo, batched_forward
 
 
 class Raw(nn.Module):
@@ -552,3 +556,266 @@ def test_tied_parameters_have_one_place():
     loaded = layout.load_into(deepcopy(network), torch.arange(15.0))
     assert loaded[0].weight is loaded[1].weight and loaded[1].weight[2, 2] == 8
     assert torch.equal(layout.flatten(tensors(loaded)), torch.arange(15.0))
+
+
+# -- starts of what readers build with ------------------------------------------------------------------
+
+
+def drawn(build, seed):
+    """The parameters of a module as PyTorch starts them, from this seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return dict(build().named_parameters())
+
+
+PYTORCHS_OWN = {
+    "attention": lambda: nn.MultiheadAttention(8, 2, batch_first=True),
+    "attention of other keys": lambda: nn.MultiheadAttention(8, 2, kdim=3, vdim=4, add_bias_kv=True),
+    "lstm": lambda: nn.LSTM(4, 5, 2, proj_size=3),
+    "cell": lambda: nn.GRUCell(3, 4),
+    "bilinear": lambda: nn.Bilinear(2, 3, 4),
+    "embedding": lambda: nn.Embedding(5, 3, padding_idx=1),
+    "prelu": lambda: nn.PReLU(4, init=0.25),
+    "norm": lambda: nn.GroupNorm(2, 4),
+    "transposed": lambda: nn.ConvTranspose2d(2, 3, 2),
+}
+
+
+@pytest.mark.parametrize("name", PYTORCHS_OWN)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_pytorchs_own_layers_start_as_pytorch_starts_them(name, dtype):
+    build = PYTORCHS_OWN[name]
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        expected = drawn(build, 3)
+        template = build()
+        with torch.no_grad():
+            for p in template.parameters():
+                p.fill_(9.0)
+    finally:
+        torch.set_default_dtype(before)
+    start = initialise(template, seed=3)
+    assert same(start, expected) and {p.dtype for p in start.values()} == {dtype}
+    assert not same(dict(template.named_parameters()), expected)  # control
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: nn.TransformerEncoderLayer(8, 2, 16),
+        lambda: nn.Transformer(8, 2, 1, 1, 16),
+        lambda: nn.AdaptiveLogSoftmaxWithLoss(64, 20, [5, 10]),
+    ],
+)
+def test_pytorchs_networks_start_by_the_laws_of_pytorch(build):
+    start, again = initialise(build(), seed=3), [drawn(build, seed) for seed in range(200)]
+    for name, tensor in start.items():
+        theirs = torch.stack([parameters[name].detach() for parameters in again])
+        assert tensor.abs().max() <= theirs.abs().max() * 1.001, name  # bounds are those of PyTorch
+        assert tensor.std(correction=0) == pytest.approx(theirs.std(correction=0).item(), rel=0.5, abs=1e-6), name
+    if isinstance(build(), nn.Transformer):  # control: a parent's law, which is wider than the layer's own
+        assert start["encoder.layers.0.linear1.weight"].abs().max() > 8**-0.5 > nn.Linear(8, 16).weight.abs().max()
+
+
+class Block(nn.Module):
+    """A bare parameter, which some other module may start."""
+
+    def __init__(self):
+        super().__init__()
+        self.token, self.linear = nn.Parameter(torch.zeros(1, 8)), nn.Linear(8, 3)
+
+
+class Around(nn.Module):
+    def __init__(self, starts):
+        super().__init__()
+        self.scales, self.inner, self.starts = nn.ParameterList([torch.ones(3)]), nn.Sequential(Block()), starts
+
+    def reset_parameters(self):
+        for name, p in self.named_parameters():
+            if any(name.endswith(end) for end in self.starts):
+                nn.init.constant_(p, 0.5)
+
+
+def test_a_parent_starts_its_children():
+    start = initialise(Around(["token", "scales.0"]))
+    assert (start["inner.0.token"] == 0.5).all() and (start["scales.0"] == 0.5).all()
+    assert (start["inner.0.linear.weight"] != 0.5).all()  # control: by the layer's own
+    for starts, message in (
+        (["token"], r"^scales holds parameters but has no reset_parameters\(\); .* start 'scales\.0' afresh"),
+        (["scales.0"], r"^inner\.0 holds parameters .*or to a module around it, .* start 'inner\.0\.token' afresh"),
+        ([], r"start 'scales\.0' \(and 1 more\) afresh, or freeze"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            initialise(Around(starts))
+
+
+def test_what_a_reset_forgets_is_named():
+    class Forgetful(nn.Linear):
+        def __init__(self):
+            super().__init__(3, 2)
+            self.gain = nn.Parameter(torch.randn(2))
+
+    with pytest.raises(ValueError, match=r"0\.reset_parameters\(\) does not start 'gain' afresh"):
+        initialise(nn.Sequential(Forgetful()))  # was: all members had the gain of the template
+    with pytest.raises(ValueError, match=r"Linear\.weight was computed from other .*parametrizations\.weight_norm"):
+        with pytest.warns(FutureWarning, match="weight_norm"):
+            initialise(nn.utils.weight_norm(nn.Linear(3, 2)))
+    assert set(initialise(nn.Linear(3, 2))) == {"weight", "bias"}  # control
+
+
+@pytest.mark.parametrize("init", INITS)
+def test_frozen_parameters_stay(init):
+    network = nn.Sequential(nn.Linear(3, 4), Block(), nn.Linear(8, 2))
+    network[0].requires_grad_(False)
+    network[1].token.requires_grad_(False)
+    start = initialise(network, init, seed=1)
+    for name, parameter in network.named_parameters():
+        is_kept = torch.equal(start[name], parameter)
+        assert is_kept == (not parameter.requires_grad), name
+
+
+@pytest.mark.parametrize("init", INITS)
+def test_padding_starts_at_zero(init):
+    network = nn.Sequential(nn.Embedding(5, 3, padding_idx=-1), nn.EmbeddingBag(4, 3, padding_idx=0))
+    start = initialise(network, init, seed=1)
+    assert (start["0.weight"][4] == 0).all() and (start["1.weight"][0] == 0).all()
+    assert (start["0.weight"][:4] != 0).all()  # control
+    assert (initialise(nn.Embedding(5, 3), init, seed=1)["weight"] != 0).all()
+
+
+class Symmetric(nn.Module):
+    def forward(self, x):
+        return x.triu() + x.triu(1).T
+
+
+@pytest.mark.parametrize("init", INITS)
+@pytest.mark.parametrize("kind", ["weight_norm", "spectral_norm", "orthogonal", "symmetric"])
+def test_weights_behind_parametrizations_start_as_without_them(kind, init):
+    def build():
+        linear = nn.Linear(4, 4)
+        if kind == "symmetric":
+            return nn.Sequential(parametrize.register_parametrization(linear, "weight", Symmetric()), nn.Linear(4, 2))
+        options = {"use_trivialization": False} if kind == "orthogonal" else {}
+        return nn.Sequential(getattr(parametrizations, kind)(linear, **options), nn.Linear(4, 2))
+
+    network = build()
+    kept = deepcopy(network.state_dict())
+    starts = [initialise(network, init, seed=seed) for seed in (1, 2)]
+    assert list(starts[0]) == [name for name, _ in network.named_parameters()] and same(kept, network.state_dict())
+    for start in starts:
+        for name, tensor in start.items():
+            network.get_parameter(name).data.copy_(tensor)
+    plain = initialise(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)), init, seed=2)
+    found = network[0].eval().weight
+    if kind == "weight_norm":
+        torch.testing.assert_close(found, plain["0.weight"])
+    if kind == "symmetric":
+        assert torch.equal(network[0].parametrizations.weight.original, plain["0.weight"])
+    if kind == "orthogonal":
+        torch.testing.assert_close(found @ found.T, torch.eye(4), atol=1e-5, rtol=0)
+    first = next(name for name in starts[0] if name.startswith("0.parametrizations"))
+    assert not torch.equal(starts[0][first], starts[1][first])  # control: was the template's, in all members
+    assert torch.equal(starts[1]["1.weight"], plain["1.weight"])
+
+
+def test_a_parametrization_that_starts_from_a_constant_is_refused():
+    with pytest.raises(ValueError, match=r"changes the constant '0\.parametrizations\.weight\.0\.base', .*=False\)"):
+        initialise(nn.Sequential(parametrizations.orthogonal(nn.Linear(4, 4))))
+
+
+def test_random_features_of_a_reset_are_those_of_the_template():
+    class Fourier(nn.Linear):
+        def reset_parameters(self):
+            super().reset_parameters()
+            self.register_buffer("features", torch.randn(3, 4))
+
+    network = Fourier(4, 2)
+    kept = network.features.clone()
+    assert set(initialise(network, seed=1)) == {"weight", "bias"} and torch.equal(network.features, kept)
+
+
+# -- tensors that a zoo cannot keep ---------------------------------------------------------------------
+
+
+class Holding(nn.Linear):
+    def __init__(self, tensor, buffer=False):
+        super().__init__(3, 2)
+        if buffer:
+            self.register_buffer("held", tensor)
+        else:
+            self.held = nn.Parameter(tensor, requires_grad=tensor.is_floating_point() or tensor.is_complex())
+
+
+REFUSED = [
+    (Holding(torch.randn(2, dtype=torch.complex64)), r"held is complex \(torch\.complex64\), .*view_as_complex"),
+    (Holding(torch.arange(3)), r"held is of torch\.int64, which nobody can train: make it a buffer"),
+    (
+        Holding(torch.ones(2, dtype=torch.float64)),
+        r"weight is of torch\.float32 and held of torch\.float64; .*float",
+    ),
+    (Holding(torch.eye(3).to_sparse(), buffer=True), r"held is sparse \(torch\.sparse_coo\): call \.to_dense"),
+    (Holding(torch.eye(3, device="meta"), buffer=True), r"held lies on the device 'meta' and has no values"),
+    (nn.Linear(3, 2, device="meta"), r"weight lies on the device 'meta'"),
+    (nn.Sequential(nn.LazyLinear(2)), r"0\.weight has no shape yet: run the network once"),
+    (nn.Sequential(nn.Linear(3, 2), nn.LazyBatchNorm1d()), r"1\.weight has no shape yet"),
+]
+
+
+@pytest.mark.parametrize(("network", "message"), REFUSED)
+def test_tensors_that_a_zoo_cannot_keep_are_named(network, message):
+    task = Task.from_arrays(torch.randn(40, 3), torch.arange(40) % 2)
+    doors = [
+        Layout.of, initialise, lambda n: Zoo.from_modules([n]), lambda n: train_zoo(task, n, recipe=Recipe(epochs=1))
+    ]  # fmt: skip
+    for door in doors:
+        with pytest.raises(ValueError, match=f"{type(network).__name__}: {message}"):
+            door(network)
+
+
+def test_tensors_that_a_zoo_can_keep():
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        network = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 0), nn.Linear(0, 2)).to(dtype)  # an empty one, too
+        layout = Layout.of(network)
+        assert layout.flatten(network.state_dict()).dtype == dtype and layout.size == 8 + 0 + 2
+        assert torch.equal(layout.unflatten(torch.ones(4, layout.size))["1.weight"], torch.ones(4, 0, 2))
+    constants = {"a": torch.randn(2, dtype=torch.complex64), "b": torch.arange(3), "c": torch.tensor(True)}
+    network = nn.Linear(3, 2)
+    for name, constant in constants.items():
+        network.register_buffer(name, constant)
+    assert Layout.of(network) == Layout.of(nn.Linear(3, 2))
+    with pytest.raises(ValueError, match=r"at least one tensor \(a parameter\)"):
+        Layout.of(nn.Sequential(nn.ReLU()))
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.tensor(3.0), torch.zeros(0, 4), torch.tensor([True, False]), torch.ones(1).expand(5), torch.randn(2, 3).T,
+        torch.randn(3, dtype=torch.complex64).conj(), torch.randn(2, dtype=torch.complex128), torch.tensor([torch.nan]),
+        torch.ones(3).to(torch.float8_e4m3fn), torch.tensor([7], dtype=torch.uint8), torch.randn(3).bfloat16(),
+    ],
+)  # fmt: skip
+def test_constants_of_any_kind_go_into_bytes_and_back(tensor):
+    keys = json.loads(json.dumps(keys_of({"a": tensor})))
+    (back,) = unpacked(packed({"a": tensor}), keys).values()
+    assert (back.shape, back.dtype) == (tensor.shape, tensor.dtype)
+    assert first_difference({"a": back}, {"a": tensor}) is None
+    assert first_difference({"a": back}, {}) == first_difference({}, {"a": back}) == "a"
+    if tensor.numel():
+        other = packed({"a": tensor})
+        other["constants.a"][0] ^= 1
+        with pytest.raises(ValueError, match="'a' is not as it was written"):
+            unpacked(other, keys)
+
+
+def test_a_template_runs_weights_of_another_precision():
+    network = nn.BatchNorm1d(2).double()
+    network.register_buffer("mask", torch.full((2,), -torch.inf, dtype=torch.float64))
+    network.register_buffer("phase", torch.ones(2, dtype=torch.complex64))
+    network.table = torch.ones(2, dtype=torch.float64)
+    ready = template_on(network, torch.device("cpu"), torch.float32)
+    assert (ready.mask.dtype, ready.table.dtype, ready.phase.dtype) == (torch.float32, torch.float32, torch.complex64)
+    assert network.mask.dtype == torch.float64 and ready.mask.isinf().all()
+    same_precision = template_on(network, torch.device("cpu"), torch.float64)
+    assert same_precision.mask.dtype == same_precision.table.dtype == torch.float64  # control

@@ -76,20 +76,22 @@ def set_constants(network: nn.Module, constants: Mapping[str, Tensor]) -> None:
                 setattr(module, attribute, value)
 
 
-def beside(network: nn.Module, weights: Tensor) -> nn.Module:
-    """A copy of a network whose constants lie where weights do, and are as precise.
+def template_on(network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """A copy of a template, ready to run weights that lie on a device and may be of another precision than it is.
+
+    Constants that are as precise as its own weights become as precise as these, others (complex ones, say) stay.
 
     Args:
-        network: a template.
-        weights: for copies of it, perhaps of another precision: those of a float64 network that are float32, say.
+        network: the template.
+        device: of the weights.
+        dtype: of the weights: float32 where those of a float64 network were generated, say.
     """
-    network = deepcopy(network).to(weights.device)
-    precision = next((parameter.dtype for parameter in network.parameters()), weights.dtype)
-    placed = {}
+    own_dtype = next((parameter.dtype for parameter in network.parameters()), dtype)
+    network = deepcopy(network).to(device)
+    constants = {}
     for name, constant in constants_of(network).items():
-        same_precision = constant.dtype == precision
-        placed[name] = constant.to(weights.device, weights.dtype if same_precision else constant.dtype)
-    set_constants(network, placed)
+        constants[name] = constant.to(device, dtype if constant.dtype == own_dtype else constant.dtype)
+    set_constants(network, constants)
     return network
 
 

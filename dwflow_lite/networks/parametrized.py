@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from copy import deepcopy
 
 import torch
@@ -66,6 +67,7 @@ def _set(module: nn.Module, name: str, value: Tensor) -> None:
     """Let a parametrized tensor start from a plain value, as when it was parametrized."""
     parametrizations = module.parametrizations[name]
     if all(hasattr(parametrization, "right_inverse") for parametrization in parametrizations):
-        setattr(module, name, value.detach())
-    else:  # it takes what it is given
-        parametrizations.original.copy_(value)
+        with suppress(NotImplementedError):
+            setattr(module, name, value.detach())
+            return
+    parametrizations.original.copy_(value)  # without an inverse, it takes what it is given

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from dwflow_lite.networks.constants import template_on
 from dwflow_lite.support.checks import failing_as, whole
 from dwflow_lite.tasks.task import Task
 from dwflow_lite.zoo.layout import Layout
@@ -75,7 +75,7 @@ def predict(zoo: Zoo, x: Tensor, *, members_at_once: int | None = None, inputs_a
     """
     members_at_once = whole(members_at_once or together(zoo.layout), "members_at_once", 1)
     inputs_at_once = whole(inputs_at_once or (1024 if zoo.layout.size < LARGE else 128), "inputs_at_once", 1)
-    network = deepcopy(zoo.network).eval().to(zoo.weights.device)
+    network = template_on(zoo.network, zoo.weights.device, zoo.weights.dtype).eval()
     outputs_of_members = []
     for weights in zoo.weights.split(members_at_once):  # (members, d)
         state = zoo.layout.unflatten(weights)
