@@ -273,3 +273,22 @@ def test_style_is_clean():
     for command in (["check"], ["format", "--check"]):
         done = subprocess.run([sys.executable, "-m", "ruff", *command, "."], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout
+
+
+# -- what a function takes -------------------------------------------------------------------------------
+
+# Functions of any keyword: what `load_task` does not know it refuses by name, and `explore` names its controls.
+TAKE_ANY = {"load_task", "explore"}
+
+
+def take_any_keyword(source):
+    """Functions that take any keyword; methods of two underscores are called by Python or by PyTorch."""
+    functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
+    return {node.name for node in functions if node.args.kwarg is not None and not node.name.startswith("__")}
+
+
+def test_no_function_takes_what_it_does_not_name():
+    assert take_any_keyword("def f(a, **others): pass\ndef g(*, a): pass") == {"f"}  # control
+    rooms = [path for path in PACKAGE.rglob("*.py") if "course" not in path.parts]  # where it stands in for Jupyter's
+    found = set().union(*(take_any_keyword(path.read_text()) for path in rooms))
+    assert found == TAKE_ANY

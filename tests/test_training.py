@@ -29,6 +29,7 @@ TASK = Task.from_arrays(X, Y, standardise=False, name="small")  # as zoos of ver
 OTHER = Task.from_arrays(X, Y, standardise=False, name="small", seed=1)
 CURVE = Task.from_arrays(X, X[:, :2] ** 2, kind="regression", standardise=False)
 QUICK = Recipe(epochs=2, batch_size=20, lr=1e-2)
+METHODS = ("batched", "loop")
 FAST = {"members": 3, "recipe": QUICK}
 
 
@@ -381,6 +382,20 @@ def test_float32_keeps_the_identity_it_had():
     assert zoo.record["identity"] == hashlib.sha256(text.encode()).hexdigest()[:16]
     other = train_zoo(TASK, network, members=3, recipe=replace(QUICK, precision="bfloat16"))
     assert other.record["identity"] != zoo.record["identity"]
+
+
+def test_frozen_parameters_are_those_of_the_template_and_tell_zoos_apart(tmp_path):
+    networks = [nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)) for _ in range(2)]
+    for network in networks:
+        network[0].requires_grad_(False)  # a backbone that was trained before
+    zoos = {method: train_zoo(TASK, networks[0], method=method, checkpoint=tmp_path, **FAST) for method in METHODS}
+    for zoo in zoos.values():
+        for member in range(3):
+            assert torch.equal(zoo.module(member)[0].weight, networks[0][0].weight)
+        assert not torch.equal(zoo.module(0)[2].weight, zoo.module(1)[2].weight)  # control
+    other = train_zoo(TASK, networks[1], checkpoint=tmp_path, **FAST)
+    assert torch.equal(other.module(0)[0].weight, networks[1][0].weight)
+    assert same(zoos["batched"], train_zoo(TASK, networks[0], checkpoint=tmp_path, **FAST))
 
 
 # -- networks that do not fit ---------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+import warnings
 from copy import deepcopy
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 from sklearn.base import clone
 from torch import nn
+from torch.nn.utils import parametrizations, parametrize
 
 from dwflow_lite.auditing import audit
 from dwflow_lite.flow import FlowSettings
@@ -245,6 +247,54 @@ def test_modules_of_the_same_tensors_and_other_activations_make_no_zoo(modules):
 
 
 # -- immutability ---------------------------------------------------------------------------------------
+
+
+def test_settings_that_differ_are_told():
+    class Scaled(nn.Module):
+        def __init__(self, scale, function, runs=0):
+            super().__init__()
+            self.out, self.scale, self.function = nn.Linear(4, 3), scale, function
+            self.local = lambda x: x * scale
+
+        def forward(self, x):
+            return self.function(self.out(x)) * self.scale
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Zoo.from_modules([Scaled(2.0, torch.relu), Scaled(2.0, torch.relu).eval()])  # control
+    with pytest.warns(RuntimeWarning, match=r"module 1 differs .* 0 in 'scale' \(3\.0, not 2\.0\), which is no"):
+        Zoo.from_modules([Scaled(2.0, torch.relu), Scaled(3.0, torch.relu)])
+    with pytest.warns(RuntimeWarning, match=r"differs from module 0 in 'function' \(<built-in method tanh"):
+        Zoo.from_modules([Scaled(2.0, torch.relu), Scaled(2.0, torch.tanh)])
+
+
+@pytest.mark.parametrize(
+    ("weights", "error", "message"),
+    [
+        (torch.zeros(2, 51, dtype=torch.complex64), ValueError, r"are real numbers, not torch\.complex64"),
+        (torch.zeros(2, 51, dtype=torch.int64), ValueError, r"are real numbers, not torch\.int64: take weights\.float"),
+        (np.zeros((2, 51)), TypeError, r"are a tensor \(members, d\), not a ndarray: take torch\.as_tensor"),
+        ([[0.0] * 51], TypeError, r"are a tensor \(members, d\), not a list"),
+    ],
+)
+def test_weights_that_are_none(weights, error, message):
+    zoo = make_zoo(2)
+    with pytest.raises(error, match=message):
+        Zoo(weights, zoo.layout, zoo.network)
+    assert len(Zoo(torch.as_tensor(weights).real.double(), zoo.layout, zoo.network)) == len(weights)  # control
+
+
+@pytest.mark.parametrize("scale", [1e-42, 1e-30, 1e18, 1e37, 3e38])
+def test_weights_of_any_size_are_run_and_kept(tmp_path, scale):
+    zoo = make_zoo(3)
+    zoo = Zoo(zoo.weights.clamp(-1, 1) * scale, zoo.layout, zoo.network, zoo.record)
+    assert predict(zoo, INPUTS).shape == (3, 7, 3)
+    evaluation = evaluate(zoo, IRIS)
+    assert evaluation.score.isfinite().all() and (evaluation.loss.isfinite().all() or scale > 1e15)
+    for name in ("zoo", "zoo.safetensors"):
+        assert torch.equal(Zoo.load(zoo.save(tmp_path / name)).in_memory().weights, zoo.weights)
+    with pytest.raises(ValueError, match=r"members \[0, 1, 2\] hold NaN or infinite"):
+        Zoo(zoo.weights * (1e39 / scale), zoo.layout, zoo.network)  # control
 
 
 def test_a_stage_makes_a_new_zoo():
@@ -736,6 +786,16 @@ def test_statistics_of_ones_own_are_constants_unless_they_are_parameters():
     assert torch.equal(zoos["parameter"].module(1).average, modules[1].average)
     with pytest.raises(ValueError, match=r"changes its buffers as it trains \(average\)"):
         train_zoo(IRIS, Centred("buffer"), members=2, recipe=Recipe(epochs=1))
+
+
+def test_parametrizations_that_keep_a_state_of_their_own_are_to_be_removed():
+    modules = [nn.Sequential(parametrizations.spectral_norm(nn.Linear(4, 3))) for _ in range(2)]
+    with pytest.raises(ValueError, match=r"module 1 .* in '0\.parametrizations.*\._u', .*remove_parametr"):
+        Zoo.from_modules(modules)
+    outputs = torch.stack([module.eval()(INPUTS).detach() for module in modules])
+    for module in modules:
+        parametrize.remove_parametrizations(module[0], "weight")
+    torch.testing.assert_close(predict(Zoo.from_modules(modules), INPUTS), outputs)
 
 
 def test_running_statistics_of_torch_have_columns_and_counters_are_neither():

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from dwflow_lite.networks import architecture_of
-from dwflow_lite.networks.constants import constants_of, first_difference, running_statistics
+from dwflow_lite.networks.constants import constants_of, running_statistics
 from dwflow_lite.support.checks import failing_as
 from dwflow_lite.support.files import names_folder
+from dwflow_lite.zoo.alike import check_alike
 from dwflow_lite.zoo.layout import Layout
 from dwflow_lite.zoo.members import positions_of
 from dwflow_lite.zoo.older import without_constants
@@ -49,6 +50,11 @@ class Zoo:
     held_out: tuple[bool, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.weights, Tensor | Shards):
+            kind = type(self.weights).__name__
+            raise TypeError(f"weights of a zoo are a tensor (members, d), not a {kind}: take torch.as_tensor of it")
+        if not self.weights.dtype.is_floating_point:
+            raise ValueError(f"weights of a zoo are real numbers, not {self.weights.dtype}: take weights.float()")
         if self.weights.ndim != 2 or len(self.weights) == 0:
             raise ValueError(f"a zoo needs weights of shape (members >= 1, d), got {tuple(self.weights.shape)}")
         self.layout.check(self.weights)
@@ -100,20 +106,7 @@ class Zoo:
         if not modules:
             raise ValueError("a zoo needs at least one module")
         layout = Layout.of(modules[0])
-        architecture = architecture_of(modules[0])
-        constants = constants_of(modules[0])
-        for i, module in enumerate(modules):
-            if Layout.of(module) != layout:
-                raise ValueError(f"module {i} differs from module 0: {layout.difference(module)}")
-            if type(module) is not type(modules[0]) or architecture_of(module) != architecture:
-                raise ValueError(f"module {i} differs from module 0: {architecture_of(module)}, not {architecture}")
-            different = first_difference(constants_of(module), constants)
-            if different is not None:
-                raise ValueError(
-                    f"module {i} differs from module 0 in {different!r}, which is no parameter but a constant, and all "
-                    f"members share one: give each module the same, or, if each is to keep its own, make {different!r} "
-                    "an nn.Parameter (requires_grad=False where it is not trained)"
-                )
+        check_alike(modules, layout)
         held_out_positions = set(positions_of(held_out, len(modules), "hold out"))
         rows = []
         for module in modules:
@@ -123,7 +116,7 @@ class Zoo:
             torch.stack(rows),
             layout,
             deepcopy(modules[0]),
-            {"architecture": architecture} | dict(record or {}),
+            {"architecture": architecture_of(modules[0])} | dict(record or {}),
             tuple(position in held_out_positions for position in range(len(modules))),
         )
 
