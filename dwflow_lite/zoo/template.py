@@ -49,8 +49,8 @@ def template_for(
     network = deepcopy(network)
     if constants:
         _check_constants(path, network, constants)
-        device = next(network.parameters()).device
-        set_constants(network, {name: constant.to(device) for name, constant in constants.items()})
+        own = constants_of(network)
+        set_constants(network, {name: constant.to(own[name].device) for name, constant in constants.items()})
     behaviour = record.get("behaviour")
     if behaviour and not _behaves(network, behaviour):
         raise ZooFileError(f"{path} holds networks of another forward pass than this {type(network).__name__}")
