@@ -79,7 +79,8 @@ def set_constants(network: nn.Module, constants: Mapping[str, Tensor]) -> None:
 def template_on(network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
     """A copy of a template, ready to run weights that lie on a device and may be of another precision than it is.
 
-    Constants that are as precise as its own weights become as precise as these, others (complex ones, say) stay.
+    Tensors that are as precise as its own weights become as precise as these, constants too; others (complex ones, and
+    those that are kept in a higher precision) stay as they are.
 
     Args:
         network: the template.
@@ -88,8 +89,9 @@ def template_on(network: nn.Module, device: torch.device, dtype: torch.dtype) ->
     """
     own_dtype = next((parameter.dtype for parameter in network.parameters()), dtype)
     network = deepcopy(network).to(device)
+    network._apply(lambda tensor: tensor.to(dtype) if tensor.dtype == own_dtype else tensor)  # as network.float() does
     constants = {}
-    for name, constant in constants_of(network).items():
+    for name, constant in constants_of(network).items():  # also those that are plain attributes
         constants[name] = constant.to(device, dtype if constant.dtype == own_dtype else constant.dtype)
     set_constants(network, constants)
     return network
