@@ -220,6 +220,17 @@ def test_what_is_no_zoo():
         Zoo(zoo.weights[0], zoo.layout, zoo.network)
     with pytest.raises(ValueError, match="do not fit a layout of 51"):
         Zoo(zoo.weights[:, :-1], zoo.layout, zoo.network)
+    with pytest.raises(ValueError, match=r"MLP does not fit: layers\.0\.weight \(6, 4\) here, \(5, 4\) there"):
+        Zoo(zoo.weights, zoo.layout, MLP([4, 5, 3]))
+    with pytest.raises(ValueError, match=r"Linear does not fit: layers\.0\.weight \(6, 4\) here, missing there"):
+        Zoo(zoo.weights, zoo.layout, nn.Linear(4, 6))
+    for member, message in (
+        (3, r"cannot take members \[3\] of a zoo of 3"),
+        ("0", r"by whole-number positions .*\['0'\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            zoo.module(member)
+    assert torch.equal(zoo.module(np.int64(-1)).layers[0].weight, zoo.module(2).layers[0].weight)  # control
     with pytest.raises(ValueError, match="held_out has 2 entries for 3"):
         Zoo(zoo.weights, zoo.layout, zoo.network, held_out=(True, False))
     with pytest.raises(ValueError, match="at least one module"):
@@ -271,7 +282,7 @@ def test_settings_that_differ_are_told():
 @pytest.mark.parametrize(
     ("weights", "error", "message"),
     [
-        (torch.zeros(2, 51, dtype=torch.complex64), ValueError, r"are real numbers, not torch\.complex64"),
+        (torch.zeros(2, 51, dtype=torch.complex64), ValueError, r"are real numbers, not torch\.complex64: keep pairs"),
         (torch.zeros(2, 51, dtype=torch.int64), ValueError, r"are real numbers, not torch\.int64: take weights\.float"),
         (np.zeros((2, 51)), TypeError, r"are a tensor \(members, d\), not a ndarray: take torch\.as_tensor"),
         ([[0.0] * 51], TypeError, r"are a tensor \(members, d\), not a list"),

@@ -152,6 +152,16 @@ class Layout:
         if weights.shape[-1:] != (self.size,):
             raise ValueError(f"weights of shape {tuple(weights.shape)} do not fit a layout of {self.size} weights")
 
+    def check_network(self, network: nn.Module) -> None:
+        """``ValueError`` unless a network has a place of the right shape for each tensor."""
+        places = dict(network.named_parameters()) | running_statistics(network)
+        for entry in self.entries:
+            if entry.name not in places or tuple(places[entry.name].shape) != entry.shape:
+                found = tuple(places[entry.name].shape) if entry.name in places else "missing"
+                raise ValueError(
+                    f"{type(network).__name__} does not fit: {entry.name} {entry.shape} here, {found} there"
+                )
+
     def load_into(self, network: nn.Module, weights: Tensor) -> nn.Module:
         """Copy one flat vector (d,) into ``network`` (changed and returned); dtypes follow the network."""
         self.check(weights)

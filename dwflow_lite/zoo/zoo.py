@@ -54,10 +54,12 @@ class Zoo:
             kind = type(self.weights).__name__
             raise TypeError(f"weights of a zoo are a tensor (members, d), not a {kind}: take torch.as_tensor of it")
         if not self.weights.dtype.is_floating_point:
-            raise ValueError(f"weights of a zoo are real numbers, not {self.weights.dtype}: take weights.float()")
+            what_to_do = "keep pairs of real numbers" if self.weights.is_complex() else "take weights.float()"
+            raise ValueError(f"weights of a zoo are real numbers, not {self.weights.dtype}: {what_to_do}")
         if self.weights.ndim != 2 or len(self.weights) == 0:
             raise ValueError(f"a zoo needs weights of shape (members >= 1, d), got {tuple(self.weights.shape)}")
         self.layout.check(self.weights)
+        self.layout.check_network(self.network)
         held_out = self.held_out if len(self.held_out) else (False,) * len(self)
         if len(held_out) != len(self):
             raise ValueError(f"held_out has {len(held_out)} entries for {len(self)} members")
@@ -246,8 +248,9 @@ class Zoo:
     # -- back to networks ----------------------------------------------------------------------------------------
 
     def module(self, member: int) -> nn.Module:
-        """Member ``member`` as a plain module in eval mode, independent of the zoo."""
-        return self.layout.load_into(deepcopy(self.network), self.weights[member]).eval()
+        """Member ``member`` (its position) as a plain module in eval mode, independent of the zoo."""
+        (position,) = positions_of([member], len(self), "take")
+        return self.layout.load_into(deepcopy(self.network), self.weights[position]).eval()
 
     def scores(self, split: str = "validation") -> Tensor:
         """Recorded score of each member on a split, (N,); NaN for a member that diverged in training.
