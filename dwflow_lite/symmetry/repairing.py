@@ -110,13 +110,16 @@ def _hidden_modules(zoo: Zoo, spec: PermutationSpec, x: Tensor) -> list[Watched]
     why_not: dict[str, str] = {}
     for name, module in zoo.network.named_modules():
         weight, bias = f"{name}.weight", f"{name}.bias"
-        if weight not in spec.axes or bias not in spec.axes or spec.axes[bias][0] is None:
+        has_both = isinstance(getattr(module, "weight", None), Tensor) and bias in spec.axes
+        if not has_both or spec.axes[bias][0] is None:
             continue
         axis = output_axis(module)
-        shared = [other for part in ("weight", "bias") for other in owners[id(getattr(module, part))] if other != name]
-        if shared:
-            why_not[name] = f"shares its weights with {shared[0]}"
-        elif axis >= len(spec.axes[weight]) or spec.axes[weight][axis] != spec.axes[bias][0]:
+        sharing = [
+            other for part in (module.weight, module.bias) for other in owners.get(id(part), []) if other != name
+        ]
+        if sharing:
+            why_not[name] = f"shares its weights with {sharing[0]}"
+        elif weight not in spec.axes or axis >= len(spec.axes[weight]) or spec.axes[weight][axis] != spec.axes[bias][0]:
             why_not[name] = "has a weight that does not run over the units of its bias"
         else:
             units_of[name] = spec.layout[bias].size
