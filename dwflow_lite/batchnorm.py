@@ -10,22 +10,23 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase  # BatchNorm, SyncBatchNorm and InstanceNorm
 
 from dwflow_lite.networks.constants import template_on
 from dwflow_lite.support.checks import is_whole, whole
 from dwflow_lite.tasks.task import Task
-from dwflow_lite.zoo.forward import forward_all, together
+from dwflow_lite.zoo.batching import run_all, runs_batched
+from dwflow_lite.zoo.forward import together
 from dwflow_lite.zoo.zoo import Zoo
 
 BATCH = 256  # examples
 
 
-def norms_with_statistics(network: nn.Module) -> dict[str, _BatchNorm]:
-    """The modules, by name, that keep a running mean and variance."""
+def norms_with_statistics(network: nn.Module) -> dict[str, _NormBase]:
+    """The norms of PyTorch, by name, that keep a running mean and variance: BatchNorm, and InstanceNorm if told to."""
     norms = {}
     for name, module in network.named_modules():
-        if isinstance(module, _BatchNorm) and module.track_running_stats:
+        if isinstance(module, _NormBase) and module.track_running_stats:
             norms[name] = module
     return norms
 
@@ -53,7 +54,8 @@ def measure_statistics(network: nn.Module, state: Mapping[str, Tensor], batches:
         batches: inputs, each (n, ...), that all N networks see.
 
     Returns:
-        Copies of the tensors; the running statistics among them are the measured ones.
+        Copies of the tensors; the running statistics among them are the measured ones. (What else a network writes to
+        its tensors is there too.)
     """
     network = deepcopy(network).eval()
     state = {name: tensor.clone() for name, tensor in state.items()}
@@ -62,10 +64,11 @@ def measure_statistics(network: nn.Module, state: Mapping[str, Tensor], batches:
         norm.train()  # BatchNorm alone: it normalises by the batch, and remembers
         mean = state[f"{name}.running_mean"]  # (N, channels)
         state[f"{name}.num_batches_tracked"] = torch.zeros(len(mean), dtype=torch.long, device=mean.device)
+    at_once = runs_batched(network, state, batches[0][:2])
     for i, batch in enumerate(batches):
         for norm in norms.values():
             norm.momentum = 1 / (i + 1)  # the first batch replaces what was there, later ones join
-        forward_all(network, state, batch)
+        run_all(network, state, batch, at_once)  # statistics are written to the state
     return state
 
 
@@ -105,7 +108,7 @@ def recalibrate(
     if len(inputs) < 2 or not is_whole(batch_size, 2):
         raise ValueError("statistics need batches of at least two examples")
     batch_size = int(batch_size)
-    members_at_once = whole(members_at_once or together(zoo.layout), "members_at_once", 1)
+    members_at_once = whole(together(zoo.layout) if members_at_once is None else members_at_once, "members_at_once", 1)
     stage = statistics_stage(split, len(inputs), batch_size)
     if not norms_with_statistics(zoo.network):
         return zoo.with_weights(zoo.weights, stage, keep_scores=True, folder=folder)
@@ -118,8 +121,10 @@ def _measured(zoo: Zoo, batches: Sequence[Tensor], members_at_once: int) -> Iter
     """The weights of a zoo with statistics measured on these batches, some members (m, d) at a time."""
     network = template_on(zoo.network, zoo.weights.device, zoo.weights.dtype)
     for weights in zoo.weights.split(members_at_once):  # (m, d)
-        state = measure_statistics(network, zoo.layout.unflatten(weights), batches)
-        yield zoo.layout.flatten(state)
+        state = zoo.layout.unflatten(weights)
+        measured = measure_statistics(network, state, batches)
+        statistics = {name: measured[name] for name in state if zoo.layout[name].role == "buffer"}
+        yield zoo.layout.flatten({**state, **statistics})
 
 
 def statistics_stage(split: str, examples: int, batch_size: int = BATCH) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import threading
 import weakref
 from copy import deepcopy
 from dataclasses import replace
@@ -18,9 +19,9 @@ from torch import nn
 from dwflow_lite.networks import MLP, ResNet, behaviour_of, initialise
 from dwflow_lite.support.devices import out_of_memory_as
 from dwflow_lite.tasks import Task, load_task
-from dwflow_lite.training import DivergedError, Recipe, batched, loop, plan, randomness, train_zoo
+from dwflow_lite.training import DivergedError, Recipe, batched, loop, plan, randomness, train_zoo, trainable
 from dwflow_lite.training import members as members_module
-from dwflow_lite.zoo import Zoo, ZooFileError, evaluate
+from dwflow_lite.zoo import Zoo, ZooFileError, batching, evaluate
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(80, 4))
@@ -409,7 +410,7 @@ def test_frozen_parameters_are_those_of_the_template_and_tell_zoos_apart(tmp_pat
         (MLP([4, 2]), r"returns \(2, 2\) for two examples; task 'small' wants \(2, 3\)"),
         (nn.Flatten(), "Flatten has no parameters to train"),
         (nn.Linear(4, 3).requires_grad_(False), "Linear has no parameters to train"),
-        (nn.LSTM(4, 3), "does not take inputs"),
+        (nn.LSTM(4, 3), r"returns a tuple: return one tensor \(n, 3\)"),
         (Counting(), r"changes its buffers as it trains \(seen\)"),
         (MLP([4, 3]).double(), "does not take inputs"),
     ],
@@ -420,10 +421,12 @@ def test_a_network_that_does_not_fit_is_refused_before_training(monkeypatch, met
         train_zoo(TASK, network, method=method, **FAST)
 
 
-def test_a_network_that_vmap_refuses_is_trained_by_the_loop():
-    with pytest.raises(ValueError, match=r"torch\.vmap refuses the network; pass method='loop'"):
-        train_zoo(TASK, Branching([4, 3]), **FAST)
-    zoo = train_zoo(TASK, Branching([4, 3]), method="loop", **FAST)
+def test_a_network_that_vmap_refuses_is_trained_by_the_loop(monkeypatch):
+    monkeypatch.setattr(batching, "_noted", set())
+    with pytest.warns(UserWarning, match=r"Branching networks run one by one, as torch\.vmap cannot"):
+        zoo = train_zoo(TASK, Branching([4, 3]), **FAST)
+    assert zoo.record["method"] == "loop" and same(zoo, train_zoo(TASK, Branching([4, 3]), method="loop", **FAST))
+    assert train_zoo(TASK, MLP([4, 3]), **FAST).record["method"] == "batched"  # control
     score = TASK.score(zoo.module(1)(TASK.test.x), TASK.test.y).item()
     assert abs(zoo.scores("test")[1].item() - score) < 1e-5
 
@@ -847,3 +850,225 @@ def test_a_class_is_no_network():
     with pytest.raises(TypeError, match=r"a network is a module, such as nn\.Linear\(4, 3\), not <class .*MLP'>"):
         train_zoo(TASK, MLP, **FAST)
     train_zoo(TASK, mlp(), **FAST)  # control
+
+
+# -- the loop goes on too --------------------------------------------------------------------------------
+
+
+class LoopInterrupter:
+    """Ctrl-C at one chosen step of the training one by one."""
+
+    def __init__(self, monkeypatch, step):
+        self.plain, self.calls, self.step = randomness.step_noise, 0, step
+        monkeypatch.setattr(loop, "step_noise", self)
+
+    def __call__(self, *key):
+        self.calls += 1
+        if self.calls == self.step:
+            raise KeyboardInterrupt
+        return self.plain(*key)
+
+
+@pytest.mark.parametrize("network", [mlp, dropout, Tied, batchnorm])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("step", [4, 5, 9, 10, 14])  # nine steps a member, three an epoch
+def test_an_interrupted_loop_goes_on_to_the_same_zoo(tmp_path, monkeypatch, network, optimizer, step):
+    options = FAST | {"recipe": replace(QUICK, optimizer=optimizer, epochs=3), "method": "loop"}
+    whole = train_zoo(TASK, network(), **options)
+    monkeypatch.setattr("dwflow_lite.support.checkpoints.SAVE_EVERY_SECONDS", -1.0)
+    with monkeypatch.context() as patch:
+        LoopInterrupter(patch, step)
+        with pytest.raises(KeyboardInterrupt):
+            train_zoo(TASK, network(), checkpoint=tmp_path, **options)
+    state = torch.load(*tmp_path.iterdir())["state"]
+    finished, done = divmod(step - 1, 9)
+    assert len(state["results"]) == finished and (state["trainee"] or {"step": 0})["step"] == done
+    with monkeypatch.context() as patch:
+        counter = LoopInterrupter(patch, -1)
+        resumed = train_zoo(TASK, network(), checkpoint=tmp_path, **options)
+    assert counter.calls == 27 - (step - 1)  # only the steps that were left
+    assert same(whole, resumed) and resumed.record["train_loss"] == whole.record["train_loss"]
+    assert [p.suffix for p in tmp_path.iterdir()] == [".safetensors"]
+
+
+@pytest.mark.parametrize(("first", "second"), [("batched", "loop"), ("loop", "batched")])
+def test_another_method_begins_again(tmp_path, monkeypatch, first, second):
+    options = FAST | {"checkpoint": tmp_path}
+    whole = train_zoo(TASK, mlp(), **(options | {"checkpoint": None, "method": second}))
+    monkeypatch.setattr("dwflow_lite.support.checkpoints.SAVE_EVERY_SECONDS", -1.0)
+    with monkeypatch.context() as patch:
+        (Interrupter if first == "batched" else LoopInterrupter)(patch, 5)
+        with pytest.raises(KeyboardInterrupt):
+            train_zoo(TASK, mlp(), method=first, **options)
+    resumed = train_zoo(TASK, mlp(), method=second, **options)
+    assert same(whole, resumed) and resumed.record["method"] == second
+
+
+class Remembering(nn.Linear):
+    """Adds what it returned in the step before."""
+
+    def __init__(self):
+        super().__init__(4, 3)
+        self.before = 0.0
+
+    def forward(self, x):
+        y = super().forward(x) + self.before
+        self.before = y.mean().detach()
+        return y
+
+
+@pytest.mark.parametrize("method", ["batched", "loop"])
+def test_what_no_checkpoint_has_is_trained_again(tmp_path, monkeypatch, method):
+    """A network that goes on from what it kept of the step before is kept member by member, not half-done."""
+    options = FAST | {"recipe": replace(QUICK, epochs=3), "method": method, "members_at_once": 1}
+    whole = train_zoo(TASK, Remembering(), **options)
+    monkeypatch.setattr("dwflow_lite.support.checkpoints.SAVE_EVERY_SECONDS", -1.0)
+    with monkeypatch.context() as patch:
+        (Interrupter if method == "batched" else LoopInterrupter)(patch, 14)
+        with pytest.raises(KeyboardInterrupt):
+            train_zoo(TASK, Remembering(), checkpoint=tmp_path, **options)
+    assert len(torch.load(*tmp_path.iterdir())["state"]["results"]) == 1
+    assert same(whole, train_zoo(TASK, Remembering(), checkpoint=tmp_path, **options))
+    x = TASK.train.x[:2]
+    assert trainable.keeps_state(Remembering(), x) and not trainable.keeps_state(dropout(), x)
+
+
+# -- what is refused before training, and what does not move --------------------------------------------
+
+
+class Inner(nn.Module):
+    def __init__(self, between):
+        super().__init__()
+        self.inner, self.out, self.between = nn.Linear(4, 6), nn.Linear(6, 3), between
+
+    def forward(self, x):
+        return self.out(self.between(self.inner(x)))
+
+
+class Ending(Inner):
+    def __init__(self, end):
+        super().__init__(torch.relu)
+        self.end = end
+
+    def forward(self, x):
+        return self.end(super().forward(x))
+
+
+class CountingSteps(nn.Linear):
+    """Counts in a parameter that nobody trains."""
+
+    def __init__(self):
+        super().__init__(4, 3)
+        self.steps = nn.Parameter(torch.zeros(2), requires_grad=False)
+
+    def reset_parameters(self):
+        super().reset_parameters()
+        if hasattr(self, "steps"):
+            nn.init.zeros_(self.steps)
+
+    def forward(self, x):
+        if self.training:
+            self.steps += 1
+        return super().forward(x)
+
+
+def with_a_lock():
+    network = mlp()
+    network.lock = threading.Lock()
+    return network
+
+
+def after_a_call():
+    network = mlp()
+    network.kept = network(torch.zeros(2, 4))
+    return network
+
+
+def untracked():
+    return nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5, track_running_stats=False), nn.Linear(5, 3))
+
+
+@pytest.mark.parametrize("method", ["batched", "loop"])
+@pytest.mark.parametrize(
+    ("network", "recipe", "message"),
+    [
+        (lambda: Ending(torch.detach), {}, "no output of the network depends on a parameter"),
+        (lambda: Ending(lambda y: 0 * y.detach()), {}, "no output of the network depends on a parameter"),
+        (lambda: Inner(lambda h: torch.from_numpy(h.numpy())), {}, r"does not run in training mode .*detach\(\)"),
+        (lambda: Ending(lambda y: (y, y)), {}, r"the network returns a tuple: return one tensor \(n, 3\)"),
+        (lambda: Ending(lambda y: {"logits": y}), {}, r"the network returns a dict: return one tensor \(n, 3\)"),
+        (CountingSteps, {}, r"changes its buffers or frozen parameters as it trains \(steps\)"),
+        (with_a_lock, {}, r"MLP cannot be copied, as every member is.*lock"),
+        (after_a_call, {}, "PyTorch cannot copy it"),
+        (lambda: mlp().double(), {}, r"and float32, as its weights are float64: train network\.float\(\)"),
+        (lambda: mlp().half(), {}, r"and float32, as its weights are float16: train network\.float\(\)"),
+        (untracked, {"batch_size": 46}, "batch_size 46 leaves a last batch of one example, which the network does not"),
+        (batchnorm, {"batch_size": 1}, "batch_size 1 leaves a last batch of one example, which BatchNorm"),
+    ],
+)
+def test_what_cannot_train_is_refused_before_training(monkeypatch, method, network, recipe, message):
+    assert len(TASK.train) == 47
+    monkeypatch.setattr(Recipe, "optimizer_for", None)  # no step is taken
+    with pytest.raises(ValueError, match=message):
+        train_zoo(TASK, network(), members=3, method=method, recipe=replace(QUICK, **recipe))
+
+
+def test_a_last_batch_of_one_is_taken_where_it_can_be():
+    for network in (mlp, lambda: Ending(torch.nn.Identity())):
+        train_zoo(TASK, network(), members=2, recipe=replace(QUICK, batch_size=46))
+
+
+@pytest.mark.parametrize("method", ["batched", "loop"])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+def test_frozen_parameters_do_not_move(method, optimizer):
+    network = Inner(torch.tanh)
+    network.inner.requires_grad_(False)
+    recipes = [replace(QUICK, optimizer=optimizer, weight_decay=0.5, epochs=epochs) for epochs in (1, 4)]
+    short, long = (train_zoo(TASK, network, members=3, recipe=recipe, method=method) for recipe in recipes)
+    columns = {name: long.layout.slices[name] for name in ("inner.weight", "inner.bias", "out.weight")}
+    for name in ("inner.weight", "inner.bias"):
+        assert torch.equal(short.weights[:, columns[name]], long.weights[:, columns[name]])
+    moved = (short.weights - long.weights)[:, columns["out.weight"]].abs()
+    assert moved.max() > 1e-3  # control
+    assert [parameter.requires_grad for parameter in network.inner.parameters()] == [False, False]
+
+
+@pytest.mark.parametrize("method", ["batched", "loop"])
+def test_diverged_members_of_a_text_task_are_dropped(monkeypatch, method):
+    tokens = RNG.integers(1, 9, size=(80, 6))
+    task = Task.from_arrays(tokens, (tokens == 3).sum(1), kind="regression", tokens=True, name="texts")
+    network = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(24, 1))
+    poisoned, plain = randomness.member_seed(0, 1), plan.initialise
+
+    def start(network, init, seed):
+        tensors = plain(network, init, seed)
+        if seed == poisoned:
+            tensors["0.weight"][3] = float("nan")
+        return tensors
+
+    monkeypatch.setattr(plan, "initialise", start)
+    with pytest.raises(DivergedError, match=r"1 of 3 members diverged .*: \[1\]"):
+        train_zoo(task, network, method=method, **FAST)
+    left = train_zoo(task, network, method=method, on_diverged="drop", **FAST)
+    assert [about["member"] for about in left.record["members"]] == [0, 2] and left.record["method"] == method
+    assert torch.isfinite(left.scores("test")).all()
+
+
+def test_a_network_with_a_precision_of_its_own_inside_is_trained():
+    class Inside(nn.Linear):
+        def forward(self, x):
+            return super().forward(x.double())
+
+    network = Inside(4, 3).double()
+    zoos = [train_zoo(TASK, network, method=method, **FAST) for method in ("batched", "loop")]
+    assert all(zoo.weights.dtype == torch.float64 for zoo in zoos)
+    torch.testing.assert_close(zoos[0].weights, zoos[1].weights)
+
+
+def test_what_is_recomputed_on_the_way_back_is_trained():
+    from torch.utils.checkpoint import checkpoint
+
+    network = Inner(lambda h: checkpoint(torch.tanh, h, use_reentrant=True))
+    with pytest.warns(UserWarning):
+        zoo = train_zoo(TASK, network, **FAST)
+    torch.testing.assert_close(zoo.weights, train_zoo(TASK, Inner(torch.tanh), method="loop", **FAST).weights)

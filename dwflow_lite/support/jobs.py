@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, as_completed
+from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as_completed
 from contextlib import closing
 from typing import TypeVar
 
+from dwflow_lite.support.devices import one_thread
 from dwflow_lite.support.progress import bar as progress_bar
 
 Result = TypeVar("Result")
+
+IMPORTED_BY = os.getpid()  # a process that was forked after the import has another number
 
 
 def run_jobs(
@@ -34,7 +39,9 @@ def run_jobs(
         unit: what one job is.
 
     Raises:
-        TypeError: ``executor`` is not one.
+        TypeError: ``executor`` is not one; or its processes cannot be sent a job, or do not find its classes (found out
+            before any job is begun).
+        BrokenExecutor: its processes die.
         Exception: the error of a job; jobs that have not begun are cancelled.
 
     Example:
@@ -64,13 +71,63 @@ def _as_finished(
     function: Callable[..., Result], jobs: Sequence[tuple], executor: Executor
 ) -> Iterator[tuple[int, Result]]:
     """All jobs given to an executor at once; whoever finishes first comes first."""
-    positions = {executor.submit(function, *job): position for position, job in enumerate(jobs)}
+    if jobs and isinstance(executor, ProcessPoolExecutor):
+        _check_arrives(function, jobs[0], executor)
+    positions = {executor.submit(in_worker, function, *job): position for position, job in enumerate(jobs)}
     try:
         for future in as_completed(list(positions)):
             yield positions.pop(future), future.result()
+    except BrokenExecutor as error:
+        raise type(error)(
+            "a process of the pool ended before its job did, killed or for lack of memory: make a new pool (what was "
+            "written to a folder is kept)"
+        ) from error
     finally:  # of an error or an interruption: what is left has not begun, or is not wanted
         for future in positions:
             future.cancel()
+
+
+def in_worker(function: Callable[..., Result], *job: object) -> Result:
+    """One job where it runs. A process that was forked has one thread: PyTorch's others were not forked with it."""
+    with one_thread(os.getpid() != IMPORTED_BY):
+        return function(*job)
+
+
+# -- what travels to another process -----------------------------------------------------------------------------------
+
+HOME = (
+    "its classes and functions must live at the top level of a module (a .py file) that is imported, not in a notebook "
+    "or in another function; or use Dask, whose client.get_executor() carries those too"
+)
+
+
+def _check_arrives(function: Callable, job: tuple, executor: ProcessPoolExecutor) -> None:
+    """Send one job to a process of a pool, which unpacks it and does nothing else."""
+    try:
+        packed = pickle.dumps((function, job))
+    except Exception as error:  # whatever a reader's own classes raise
+        raise TypeError(f"a job cannot be sent to another process ({error}): {HOME}") from error
+    try:
+        reason = executor.submit(_why_not_unpacked, packed).result()
+    except BrokenExecutor as error:
+        raise type(error)(
+            "the processes of the pool end as they begin: in a script, call it below if __name__ == '__main__', and "
+            "keep what it needs in a module (a .py file); a pool that has lost a process is to be made anew"
+        ) from error
+    if reason:
+        raise TypeError(f"a process of the pool cannot unpack its job ({reason}): {HOME}")
+
+
+def _why_not_unpacked(packed: bytes) -> str:
+    """What fails as a job is unpacked; empty if nothing does."""
+    try:
+        pickle.loads(packed)
+    except Exception as error:  # returned as text: it might not travel itself
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+# -- who does what -----------------------------------------------------------------------------------------------------
 
 
 def runs(positions: Sequence[int], at_most: int) -> list[range]:

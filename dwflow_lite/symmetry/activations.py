@@ -1,66 +1,21 @@
-"""What hidden units do: the outputs of modules, and matching by them (REPAIR, arXiv 2211.08403)."""
+"""Matching by what hidden units do: the outputs of modules (REPAIR, arXiv 2211.08403)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from copy import deepcopy
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
+from dwflow_lite.networks.constants import template_on
 from dwflow_lite.support.checks import whole
 from dwflow_lite.symmetry.axes import Use
-from dwflow_lite.symmetry.matching import Matching, State, best_orders, checked_states
+from dwflow_lite.symmetry.listening import Watched, listening, output_axis, units_first, watchable
+from dwflow_lite.symmetry.matching import Matching, best_orders, checked_states
 from dwflow_lite.symmetry.permutation import Permutation
 from dwflow_lite.symmetry.spec import PermutationSpec
-
-UNITS_LAST = (nn.Linear, nn.LayerNorm)  # modules with units on the last axis of what they return; others: on axis 1
-
-
-# -- the outputs of modules --------------------------------------------------------------------------------------------
-
-
-def units_first(module: nn.Module, outputs: Tensor) -> Tensor:
-    """What a module returned, one row a unit: (units, everything else)."""
-    axis = -1 if isinstance(module, UNITS_LAST) else 1
-    return outputs.movedim(axis, 0).flatten(1)
-
-
-@contextmanager
-def listening(
-    network: nn.Module, names: Sequence[str], hear: Callable[[str, nn.Module, Tensor], Tensor | None]
-) -> Iterator[None]:
-    """In here ``hear`` is called with the name of each of these modules, the module, and what it returns.
-
-    What ``hear`` returns, if anything, takes the place of the module's output.
-    """
-
-    def hook_of(name: str) -> Callable[[nn.Module, tuple, Tensor], Tensor | None]:
-        return lambda module, _, outputs: hear(name, module, outputs)
-
-    hooks = [network.get_submodule(name).register_forward_hook(hook_of(name)) for name in names]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _outputs(network: nn.Module, state: State, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-    """What each named module returns in a network with these tensors: (units, numbers)."""
-    outputs_of: dict[str, Tensor] = {}
-
-    def keep(name: str, module: nn.Module, outputs: Tensor) -> None:
-        outputs_of[name] = units_first(module, outputs)
-
-    with listening(network, names, keep):
-        functional_call(network, state, (x,))
-    return outputs_of
-
-
-# -- matching ----------------------------------------------------------------------------------------------------------
+from dwflow_lite.zoo.batching import module_with
+from dwflow_lite.zoo.layout import Layout
 
 
 def activation_matching(
@@ -83,15 +38,20 @@ def activation_matching(
         A matching whose objective is the sum of the correlations of partners, before and after each group.
 
     Raises:
-        ValueError: weights or inputs that are not finite, or a group that no module writes to, so that nothing can be
-            observed of it.
+        ValueError: weights or inputs that are not finite, or a group to which no module writes that can be watched, so
+            that nothing can be observed of it.
     """
     checked_states(a, b, spec)
-    if len(x) == 0 or not x.isfinite().all():
-        raise ValueError(f"x must be finite inputs (n >= 1, ...), got shape {tuple(x.shape)}")
-    writers = {group: _writers(spec, group) for group in spec.groups}
-    names = sorted({_module(use) for uses in writers.values() for use in uses})
-    correlations = _correlations(a, b, spec, network, x.split(whole(batch_size, "batch_size", 1)), names)
+    if not isinstance(x, Tensor) or len(x) == 0 or not x.isfinite().all():
+        shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"x must be finite inputs (n >= 1, ...), got shape {shape}")
+    batch_size = whole(batch_size, "batch_size", 1)
+    _check_fits(network, spec)
+    x = x.to(a.device, a.dtype if x.is_floating_point() else None)  # tokens stay whole
+    network = template_on(network, a.device, a.dtype).eval()
+    writers, watched = _writers(spec, network, x[:2])
+    networks = [module_with(network, spec.layout.unflatten(weights.to(a))) for weights in (a, b)]
+    correlations = _correlations(*networks, x.split(batch_size), watched)
     similarity = {}
     for group, uses in writers.items():
         similarity[group] = sum(_between_units(correlations[_module(use)], use) for use in uses).cpu()
@@ -104,30 +64,70 @@ def activation_matching(
     return Matching(Permutation(indices), objective)
 
 
-def _writers(spec: PermutationSpec, group: str) -> list[Use]:
-    """The weights whose rows are the units of a group: what their modules return is what the units do."""
-    writers = [use for use in spec.uses[group] if use.axis == 0 and use.name.endswith(".weight")]
-    if not writers:
-        raise ValueError(f"no module writes to group {group!r}: match it by weights")
-    return writers
+def _check_fits(network: nn.Module, spec: PermutationSpec) -> None:
+    """``ValueError`` unless a network has the tensors that the spec permutes, in whatever precision."""
+    own = {entry.name: entry.shape for entry in Layout.of(network).entries}
+    if own != {entry.name: entry.shape for entry in spec.layout.entries}:
+        difference = spec.layout.difference(network)
+        raise ValueError(f"{type(network).__name__} does not have the tensors of the spec: {difference}")
+
+
+def _writers(spec: PermutationSpec, network: nn.Module, x: Tensor) -> tuple[dict[str, list[Use]], list[Watched]]:
+    """The weights whose rows are the units of a group: what their modules return is what the units do.
+
+    Args:
+        spec: names the groups.
+        network: in eval mode.
+        x: inputs (n, ...) for a try of which modules can be watched.
+
+    Returns:
+        Group -> weights of modules that can be watched; and those modules.
+    """
+    modules = dict(network.named_modules())
+    writers: dict[str, list[Use]] = {}
+    units_of: dict[str, int] = {}
+    for group, uses in spec.uses.items():
+        writers[group] = []
+        for use in uses:
+            module = modules.get(_module(use))
+            if use.name.endswith(".weight") and module is not None and use.axis == output_axis(module):
+                writers[group].append(use)
+                units_of[_module(use)] = spec.layout[use.name].shape[use.axis]
+    watched, why_not = watchable(network, dict(sorted(units_of.items())), x)
+    for group, uses in writers.items():
+        writers[group] = [use for use in uses if _module(use) not in why_not]
+        if not writers[group]:
+            reasons = "".join(f"; {_module(use)} {why_not[_module(use)]}" for use in uses)
+            raise ValueError(f"no module writes to group {group!r} and can be watched{reasons}: match it by weights")
+    return writers, watched
 
 
 def _module(use: Use) -> str:
     return use.name.removesuffix(".weight")
 
 
+def _outputs(network: nn.Module, x: Tensor, watched: Sequence[Watched]) -> dict[str, Tensor]:
+    """What each watched module returns, in all its calls: (units, numbers)."""
+    outputs_of: dict[str, list[Tensor]] = {one.name: [] for one in watched}
+
+    def keep(one: Watched, outputs: Tensor, axis: int) -> None:
+        outputs_of[one.name].append(units_first(outputs, axis))
+
+    with listening(network, watched, keep):
+        network(x)
+    return {name: torch.cat(outputs, 1) for name, outputs in outputs_of.items()}
+
+
 @torch.no_grad()
 def _correlations(
-    a: Tensor, b: Tensor, spec: PermutationSpec, network: nn.Module, batches: Sequence[Tensor], names: Sequence[str]
+    network_a: nn.Module, network_b: nn.Module, batches: Sequence[Tensor], watched: Sequence[Watched]
 ) -> Mapping[str, Tensor]:
     """Module name -> correlation (n, n) of each of its n outputs in ``a`` with each in ``b``, over all batches."""
-    network = deepcopy(network).to(batches[0]).eval()
-    state_a, state_b = (spec.layout.unflatten(weights.to(batches[0])) for weights in (a, b))
     products: dict[str, Tensor] = {}
     for batch in batches:
-        outputs_a = _outputs(network, state_a, batch, names)
-        outputs_b = _outputs(network, state_b, batch, names)
-        for name in names:
+        outputs_a = _outputs(network_a, batch, watched)
+        outputs_b = _outputs(network_b, batch, watched)
+        for name in outputs_a:
             ones = torch.ones_like(outputs_a[name][:1])  # products with it are sums, with itself the count
             rows = torch.cat([outputs_a[name], outputs_b[name], ones]).double()  # (2 n + 1, numbers)
             products[name] = products.get(name, 0) + rows @ rows.T

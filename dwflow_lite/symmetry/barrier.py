@@ -13,6 +13,7 @@ from dwflow_lite.symmetry.repairing import repair, unit_statistics
 from dwflow_lite.symmetry.spec import PermutationSpec
 from dwflow_lite.tasks.task import Task
 from dwflow_lite.zoo.forward import evaluate
+from dwflow_lite.zoo.members import positions_of
 from dwflow_lite.zoo.zoo import Zoo
 
 
@@ -92,15 +93,13 @@ def linear_barrier(
         spec: names the hidden units that :func:`repair` corrects; by default that of the zoo's network.
 
     Raises:
-        ValueError: no pair, or fewer than three points.
+        ValueError: no pair, members that are not there, or fewer than three points.
     """
-    if not is_whole(points, 3) or not pairs:
-        raise ValueError("a barrier needs at least one pair and three points")
+    if not is_whole(points, 3) or len(pairs) == 0 or any(len(pair) != 2 for pair in pairs):
+        raise ValueError("a barrier needs at least one pair of members, as [(0, 1)], and three points")
     points = int(points)
-    pairs = [(int(i), int(j)) for i, j in pairs]
     t = torch.linspace(0, 1, points)
-    first = zoo.weights[[pair[0] for pair in pairs]]  # (pairs, d)
-    second = zoo.weights[[pair[1] for pair in pairs]]
+    first, second = (zoo.weights[positions_of(members, len(zoo), "join")] for members in zip(*pairs, strict=True))
     weights = interpolate(first, second, t.to(zoo.weights)).flatten(0, 1)  # (pairs, T, d) -> (pairs T, d)
     line = Zoo(weights, zoo.layout, zoo.network)
     loss, score = _loss_and_score(line, task, split, points)

@@ -7,12 +7,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from dwflow_lite.batchnorm import without_statistics
-from dwflow_lite.support.checks import COUNT, WHOLE, check_ranges
+from dwflow_lite.networks.constants import template_on
+from dwflow_lite.support.checks import COUNT, POSITIVE, WHOLE, check_ranges
 from dwflow_lite.support.devices import generator_from
 from dwflow_lite.support.progress import bar as progress_bar
 from dwflow_lite.symmetry.matching import Matching, State, coordinate_descent, weight_matching
 from dwflow_lite.symmetry.permutation import Permutation
 from dwflow_lite.symmetry.spec import PermutationSpec
+from dwflow_lite.tasks.splits import Split
 from dwflow_lite.tasks.task import Task
 
 
@@ -31,7 +33,7 @@ def straight_through_matching(  # noqa: PLR0913 - how it trains is part of the m
         a: reference weights (d,).
         b: weights (d,) to permute.
         spec: what moves together.
-        network: of this layout; its BatchNorm, if any, normalises by the batch.
+        network: of this layout, in eval mode (nothing is dropped); its BatchNorm, if any, normalises by the batch.
         task: gives loss, training and calibration split.
         steps: of Adam.
         batch_size: training examples for each step.
@@ -42,34 +44,40 @@ def straight_through_matching(  # noqa: PLR0913 - how it trains is part of the m
     Returns:
         A matching whose objective is the lowest loss so far, halfway on the calibration split: of weight matching, and
         after every step.
+
+    Raises:
+        ValueError: a number out of range, or weights that are not finite.
     """
-    check_ranges({"steps": steps, "batch_size": batch_size}, {"steps": WHOLE, "batch_size": COUNT})
+    numbers = {"steps": steps, "batch_size": batch_size, "lr": lr}
+    check_ranges(numbers, {"steps": WHOLE, "batch_size": COUNT, "lr": POSITIVE})
     steps, batch_size = int(steps), int(batch_size)
+    task = task.to(a.device)
     generator = generator_from(seed)
-    halfway = without_statistics(network).to(a).train()
+    halfway = template_on(without_statistics(network), a.device, a.dtype).eval()
     trained_names = {name for name, _ in halfway.named_parameters()}
     state_a, state_b = (spec.parameters(weights.detach()) for weights in (a, b))
     latent = {name: tensor.clone().requires_grad_() for name, tensor in state_a.items()}
     optimizer = torch.optim.Adam(latent.values(), lr=lr)
 
-    def loss_halfway(permuted: State, x: Tensor, y: Tensor) -> Tensor:
+    def loss_halfway(permuted: State, examples: Split) -> Tensor:
         """Of the network between ``a`` and a permuted ``b``."""
         middle = {name: (state_a[name] + permuted[name]) / 2 for name in trained_names}
-        return task.training_loss(functional_call(halfway, middle, (x.to(a),))[None], y[None])[0]
+        outputs = functional_call(halfway, middle, (examples.inputs(a),))  # (n, outputs)
+        return task.training_loss(outputs[None], examples.y[None])[0]
 
     @torch.no_grad()
     def calibration_loss(permutation: Permutation) -> float:
         permuted = spec.permute(state_b, permutation)
-        return float(loss_halfway(permuted, task.calibration.x, task.calibration.y))
+        return float(loss_halfway(permuted, task.calibration))
 
     permutation = best = weight_matching(a, b, spec, seed=seed).permutation
     lowest = [calibration_loss(permutation)]
     for _ in progress_bar(range(steps), desc="straight-through", unit="step", progress=progress):
-        rows = torch.randint(len(task.train), (batch_size,), generator=generator)
+        rows = torch.randint(len(task.train), (int(batch_size),), generator=generator)
         permuted = spec.permute(state_b, permutation)
         # Adds nothing to the value; its gradient with respect to the latent weights is that of the permuted b.
         through = {name: permuted[name] + (latent[name] - latent[name].detach()) for name in trained_names}
-        loss = loss_halfway(through, task.train.x[rows], task.train.y[rows])
+        loss = loss_halfway(through, Split(task.train.x[rows], task.train.y[rows]))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from dwflow_lite.support.jobs import runs
 from dwflow_lite.support.progress import bar as progress_bar
 from dwflow_lite.training.plan import Plan, no_memory_for
 from dwflow_lite.training.randomness import data_orders, step_noise
-from dwflow_lite.zoo.forward import batched_forward
+from dwflow_lite.zoo.batching import batched_forward
 
 
 class Chunk:
@@ -87,9 +88,11 @@ def train_batched(
     Raises:
         MemoryError: too many members at once.
     """
-    saved = checkpoint.load() or {"results": [], "chunk": None}
-    results: list[dict[str, Any]] = saved["results"]  # of finished chunks, in order
-    chunk_state: dict[str, Any] | None = saved["chunk"]  # of the chunk that was interrupted
+    saved = checkpoint.load() or {}
+    if saved.get("method", "batched") != "batched":  # the other method began it
+        saved = {}
+    results: list[dict[str, Any]] = saved.get("results", [])  # of finished chunks, in order
+    chunk_state: dict[str, Any] | None = saved.get("chunk")  # of the chunk that was interrupted
     finished_members = sum(len(result["history"][0]) for result in results)  # the first epoch has a loss for each
     chunks = runs(members[finished_members:], members_at_once)
     if chunk_state and chunk_state["members"] != len(chunks[0]):
@@ -143,6 +146,7 @@ def train_chunk(
     chunk = Chunk(plan, members)
     if chunk_state:
         chunk.load(chunk_state)
+    network = deepcopy(plan.network)  # what it may keep from step to step ends with the chunk
     x, y = plan.task.train.x, plan.task.train.y  # (n, *input), (n,) or (n, outputs)
     batch_size = plan.recipe.batch_size
     orders = None
@@ -155,7 +159,7 @@ def train_chunk(
         # Noise is drawn for the whole chunk at once, from a key of its step; no two chunks draw the same.
         noise_key = (chunk.step,) if members.start == 0 else (chunk.step, members.start)
         with step_noise(plan.device, plan.seed, *noise_key), plan.recipe.autocast(plan.device):
-            outputs = batched_forward(plan.network, chunk.parameters, x[rows])  # (N, b, outputs)
+            outputs = batched_forward(network, chunk.parameters, x[rows])  # (N, b, outputs)
             losses = plan.task.training_loss(outputs, y[rows])  # (N,)
         chunk.optimizer.zero_grad()
         losses.sum().backward()
@@ -167,7 +171,7 @@ def train_chunk(
             chunk.history.append((chunk.loss_sums / len(x)).tolist())
             chunk.loss_sums = torch.zeros_like(chunk.loss_sums)
             bar.set_postfix(loss=f"{np.median(chunk.history[-1]):.3f}", refresh=False)
-        if checkpoint.due():
+        if not plan.keeps_state and checkpoint.due():
             checkpoint.save({"results": results, "chunk": chunk.state()})
         bar.update()
     return chunk.result()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from copy import deepcopy
+from dataclasses import replace
 from threading import Lock
 from typing import Any
 
@@ -20,6 +21,7 @@ from dwflow_lite.training.batched import train_batched
 from dwflow_lite.training.loop import train_loop
 from dwflow_lite.training.plan import Plan, no_memory_for
 from dwflow_lite.training.randomness import member_seed
+from dwflow_lite.training.trainable import keeps_state
 from dwflow_lite.zoo.forward import Evaluation, evaluate, together
 from dwflow_lite.zoo.layout import Layout
 from dwflow_lite.zoo.storage import append
@@ -56,7 +58,7 @@ def train_members(
         plan: what to train.
         members: m neighbours.
         members_at_once: how many in one computation.
-        checkpoint: where a half-done ``"batched"`` training is kept.
+        checkpoint: where a half-done training is kept.
         progress: show a bar.
 
     Returns:
@@ -84,10 +86,12 @@ def _trained_parameters(
     """Trained parameters by name, each (m, *shape), and mean training losses (epochs, m)."""
     small = Layout.of(plan.network).size < ONE_THREAD_BELOW
     plan = plan.on_device()
+    if checkpoint.file is not None:
+        plan = replace(plan, keeps_state=keeps_state(plan.network, plan.task.train.x[:2]))
     if plan.method == "batched":
         return train_batched(plan, members, members_at_once=members_at_once, checkpoint=checkpoint, progress=progress)
     with one_thread(small):
-        return train_loop(plan, members, progress=progress)
+        return train_loop(plan, members, checkpoint=checkpoint, progress=progress)
 
 
 def _flat(plan: Plan, layout: Layout, parameters: dict[str, Tensor]) -> Tensor:

@@ -30,6 +30,8 @@ class Plan:
         fitted: number of members that a generator may be fitted on; they come first, those held out after them.
         total: all members, with those held out.
         folder: where finished members are written, or None.
+        keeps_state: whether the network goes on from what it kept of the step before, beside its tensors. No checkpoint
+            has that, so that members are kept when they are finished, and not before.
     """
 
     task: Task
@@ -41,6 +43,7 @@ class Plan:
     fitted: int
     total: int
     folder: Path | None
+    keeps_state: bool = False
 
     @property
     def steps_per_epoch(self) -> int:

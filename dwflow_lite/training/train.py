@@ -26,7 +26,7 @@ from dwflow_lite.tasks.task import Task
 from dwflow_lite.training.members import train_job, train_members
 from dwflow_lite.training.plan import Plan
 from dwflow_lite.training.recipe import Recipe
-from dwflow_lite.training.trainable import check_trainable
+from dwflow_lite.training.trainable import check_trainable, with_working_method
 from dwflow_lite.zoo.layout import Layout
 from dwflow_lite.zoo.record import folder_header, join_record
 from dwflow_lite.zoo.storage import STORAGE, Shards, read_folder, start_folder, sweep
@@ -76,17 +76,19 @@ def train_zoo(  # noqa: PLR0913 - the door of this room: what, how many, how, wh
         held_out: further networks, trained alike, that no generator may see (last rows of the zoo).
         seed: of every start and every data order.
         recipe: epochs, batch size, optimizer, initialisation … of every member.
-        method: ``"batched"`` (one computation for all), or ``"loop"`` (member after member: slow, for modules that
-            ``torch.vmap`` refuses, and the oracle of the tests).
+        method: ``"batched"`` (one computation for all), or ``"loop"`` (member after member: slow, and the oracle of the
+            tests). A network of which ``torch.vmap`` cannot train many at once, or not as each would train alone, is
+            trained by ``"loop"`` either way, and a warning says so; the record has what was done.
         members_at_once: how many ``"batched"`` trains, and either method scores, in one computation (None: all);
             bounds memory, not the result.
         on_diverged: ``"raise"`` names diverged members; ``"drop"`` leaves them out and says so in the record.
         device: where to train; the zoo comes back on the CPU.
         checkpoint: where the training is kept, half-done or finished: a file, or a folder (a name without suffix) in
             which the file is named after task, network, recipe, seed and sizes. A finished zoo found there is read; an
-            interrupted ``"batched"`` training goes on from its last save (every ten seconds; with another
-            ``members_at_once``, from the last members that were finished). Where the last save of all fails, the zoo
-            is returned with a warning.
+            interrupted training goes on from its last save (every ten seconds; with another ``members_at_once``, or a
+            network that keeps more than its tensors from step to step, from the last members that were finished;
+            with another method, from the beginning). Where the last save of all fails, the zoo is returned with a
+            warning.
         folder: where the zoo is to live, for one that does not fit in memory: ``members_at_once`` (None: 1) members
             are trained, written there and forgotten. Called again, it goes on with the members that are not there.
         storage: ``"float32"`` or ``"bfloat16"``, of the folder.
@@ -100,9 +102,9 @@ def train_zoo(  # noqa: PLR0913 - the door of this room: what, how many, how, wh
         The zoo, on the CPU or in ``folder``; its record holds recipe, seeds, scores and losses of each member.
 
     Raises:
-        ValueError: an unknown name, a number out of range, a network that does not fit the task, or one that
-            changes buffers as it trains that are not the running statistics of BatchNorm; a checkpoint or a folder
-            that holds another zoo.
+        ValueError: an unknown name, a number out of range, a network that does not fit the task, or does not train, or
+            changes buffers or frozen parameters as it trains that are not the running statistics of BatchNorm; a
+            checkpoint or a folder that holds another zoo.
         DivergedError: see ``on_diverged``.
         MemoryError: too many members at once.
         OSError: the checkpoint cannot be written; found out before anything is trained.
@@ -116,7 +118,7 @@ def train_zoo(  # noqa: PLR0913 - the door of this room: what, how many, how, wh
     _check_choices(recipe, method, on_diverged)
     _check_places(checkpoint, folder, storage)
     _check_counts(members, held_out, seed, members_at_once)
-    check_trainable(task, network, method, recipe.batch_size)
+    check_trainable(task, network, recipe.batch_size)
 
     sizes = {"members": int(members), "held_out": int(held_out)}  # JSON knows no NumPy numbers
     identity = _identity(task, network, recipe, int(seed), sizes)
@@ -137,10 +139,10 @@ def train_zoo(  # noqa: PLR0913 - the door of this room: what, how many, how, wh
         total=sum(sizes.values()),
         folder=None if folder is None else Path(folder).resolve(),
     )
-    record = _common_record(plan, identity, identity_hash)
     in_jobs = folder is not None or executor is not None
-    default_at_once = 1 if in_jobs else plan.total
-    at_once = default_at_once if members_at_once is None else int(members_at_once)
+    at_once = int(members_at_once or (1 if in_jobs else plan.total))
+    plan = with_working_method(plan, at_once)
+    record = _common_record(plan, identity, identity_hash)
     started = time.perf_counter()
     if folder is not None:
         weights, notes = _train_into_folder(plan, record, storage, at_once, executor, progress)

@@ -1,70 +1,133 @@
-"""Whether a network can be trained on a task: found out on two examples, and not in a batch of many."""
+"""Whether a network can be trained on a task, and how: found out on two examples, before anything is trained."""
 
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from dwflow_lite.batchnorm import norms_with_statistics, without_statistics
 from dwflow_lite.networks.tensors import require_usual_tensors
 from dwflow_lite.support.checks import failing_as
 from dwflow_lite.tasks.task import Task
+from dwflow_lite.training.plan import Plan
 from dwflow_lite.training.randomness import step_noise
-from dwflow_lite.zoo.forward import batched_forward
+from dwflow_lite.zoo.batching import outputs_of, runs_batched
 from dwflow_lite.zoo.layout import require_module
 
 
-def check_trainable(task: Task, network: nn.Module, method: str, batch_size: int) -> None:
-    """Refuse a network that does not fit the task or the method; the network is not changed.
+def check_trainable(task: Task, network: nn.Module, batch_size: int) -> None:
+    """Refuse a network that does not fit the task, or does not train; it is not changed.
 
     Raises:
-        ValueError: it has no parameters to train, does not take the inputs, returns another number of outputs,
-            changes buffers as it trains, or ``torch.vmap`` refuses it; or BatchNorm would see a batch of one example.
+        ValueError: it has no parameters to train, cannot be copied, does not take the inputs, returns something else
+            than the task wants, does not train, or changes buffers or frozen parameters as it trains; or the last
+            batch has one example, which it does not take.
         TypeError: it is no module.
     """
     require_module(network)
+    kind = type(network).__name__
     if not any(parameter.requires_grad for parameter in network.parameters()):
-        raise ValueError(f"{type(network).__name__} has no parameters to train")
+        raise ValueError(f"{kind} has no parameters to train")
     require_usual_tensors(network)
-    x = task.train.x[:2].cpu()  # (2, *input)
-    _check_outputs(task, deepcopy(network).cpu().eval(), x)
-    last_batch = (len(task.train) - 1) % batch_size + 1
-    if norms_with_statistics(network) and last_batch == 1:
-        raise ValueError(
-            f"batch_size {batch_size} leaves a last batch of one example, which BatchNorm cannot normalise: change it"
-        )
-    in_training = without_statistics(network).cpu().train()
-    with torch.no_grad(), step_noise(x.device, 0):
-        _check_buffers(in_training, x)
-        if method == "batched":
-            _check_vmap(in_training, x)
+    with failing_as(f"{kind} cannot be copied, as every member is: keep in it only what deepcopy takes, and detached"):
+        network = deepcopy(network).cpu()
+    x, y = task.train.x[:2].cpu(), task.train.y[:2].cpu()
+    _check_outputs(task, deepcopy(network).eval(), x)
+    in_training = without_statistics(network).train()
+    _check_last_batch(network, in_training, x[:1], batch_size, len(task.train))
+    _check_training(task, in_training, x, y)
 
 
 @torch.no_grad()
 def _check_outputs(task: Task, network: nn.Module, x: Tensor) -> None:
-    with failing_as(f"the network does not take inputs of shape {task.input_shape}"):
-        shape = tuple(network(x).shape)
+    with failing_as(f"the network does not take inputs of shape {task.input_shape}{_precision(network, x)}"):
+        outputs = network(x)
+    if not isinstance(outputs, Tensor):
+        raise ValueError(f"the network returns a {type(outputs).__name__}: return one tensor (n, {task.outputs})")
+    shape = tuple(outputs.shape)
     if shape != (len(x), task.outputs):
         raise ValueError(f"the network returns {shape} for two examples; task {task.name!r} wants (2, {task.outputs})")
 
 
-def _check_buffers(network: nn.Module, x: Tensor) -> None:
-    """Buffers are the same for all members, so that no member may change its own."""
-    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
-    with failing_as("the network does not run in training mode"):
-        network(x)
-    changed = [name for name, buffer in network.named_buffers() if not torch.equal(buffer, before[name])]
+def _precision(network: nn.Module, x: Tensor) -> str:
+    """What is to be said of a network whose weights are of another precision than the inputs."""
+    weights = next(network.parameters())
+    if not x.is_floating_point() or weights.dtype == x.dtype:
+        return ""
+    ours, theirs = (str(tensor.dtype).removeprefix("torch.") for tensor in (x, weights))
+    return f" and {ours}, as its weights are {theirs}: train network.float()"
+
+
+def _check_last_batch(network: nn.Module, in_training: nn.Module, x: Tensor, batch_size: int, examples: int) -> None:
+    """A last batch of one example has no variance; ``x`` (1, *input) is one."""
+    last_batch = (examples - 1) % batch_size + 1
+    if last_batch > 1:
+        return
+    says = f"batch_size {batch_size} leaves a last batch of one example, which"
+    if any(isinstance(norm, _BatchNorm) for norm in norms_with_statistics(network).values()):
+        raise ValueError(f"{says} BatchNorm cannot normalise: change it")
+    with failing_as(f"{says} the network does not take in training mode: change it"), step_noise(x.device, 0):
+        deepcopy(in_training)(x)
+
+
+def _check_training(task: Task, network: nn.Module, x: Tensor, y: Tensor) -> None:
+    """One step but for the optimizer: there are gradients, and nothing else changes that all members share."""
+    fixed = dict(network.named_buffers())
+    fixed |= {name: p for name, p in network.named_parameters() if not p.requires_grad}
+    before = {name: tensor.detach().clone() for name, tensor in fixed.items()}
+    with failing_as("the network does not run in training mode"), step_noise(x.device, 0):
+        loss = task.training_loss(network(x), y)
+    if not loss.requires_grad:
+        raise ValueError("no output of the network depends on a parameter: it leaves torch, or is detached, on the way")
+    with failing_as("the network does not train"):
+        loss.backward()
+    changed = [name for name, tensor in fixed.items() if not torch.equal(tensor, before[name])]
     if changed:
+        frozen = "" if set(changed) <= dict(network.named_buffers()).keys() else " or frozen parameters"
         raise ValueError(
-            f"the network changes its buffers as it trains ({', '.join(changed)}); only BatchNorm may, whose "
+            f"the network changes its buffers{frozen} as it trains ({', '.join(changed)}); only BatchNorm may, whose "
             "statistics are measured after training"
         )
 
 
-def _check_vmap(network: nn.Module, x: Tensor) -> None:
-    """One member of one, as the batched training would run it."""
-    parameters = {name: parameter[None] for name, parameter in network.named_parameters()}  # (1, *shape)
-    with failing_as("torch.vmap refuses the network; pass method='loop'"):
-        batched_forward(network, parameters, x[None])
+# -- how it is trained -------------------------------------------------------------------------------------------------
+
+
+def with_working_method(plan: Plan, members_at_once: int) -> Plan:
+    """The plan, by the method ``"loop"`` where members in one computation do not train as each would alone.
+
+    A warning says so.
+
+    Args:
+        plan: what to train.
+        members_at_once: how many would train in one computation.
+    """
+    if plan.method == "loop":
+        return plan
+    ready = plan.on_device()
+    x, y = ready.task.train.x[:2], ready.task.train.y[:2]
+    first, last = 0, min(members_at_once, plan.total) - 1
+    starts = [ready.start(member) for member in sorted({first, last})]
+    state = {name: torch.stack([start[name] for start in starts]).to(plan.device) for name in starts[0]}  # (2, *shape)
+    at_once = runs_batched(ready.network, state, x, loss=lambda outputs: plan.task.training_loss(outputs, y))
+    return plan if at_once else replace(plan, method="loop")
+
+
+def keeps_state(network: nn.Module, x: Tensor) -> bool:
+    """Whether a network in training mode goes on from what it kept of the last call, which no checkpoint has.
+
+    Args:
+        network: not changed.
+        x: inputs (n, *input).
+    """
+    network = deepcopy(network)
+    outputs = []
+    with torch.no_grad():
+        for _ in range(2):
+            with step_noise(x.device, 0):
+                outputs.append(outputs_of(network, x))
+    return not torch.allclose(*outputs, equal_nan=True)

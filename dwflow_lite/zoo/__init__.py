@@ -1,7 +1,8 @@
 """A zoo: one matrix (members x weights), in memory or on disk, and how all its networks run at once."""
 
 from dwflow_lite.support.files import ZooFileError
-from dwflow_lite.zoo.forward import Evaluation, batched_forward, evaluate, forward_all, predict, together
+from dwflow_lite.zoo.batching import batched_forward, run_all, runs_batched
+from dwflow_lite.zoo.forward import Evaluation, evaluate, forward_all, predict, together
 from dwflow_lite.zoo.layout import Entry, Layout
 from dwflow_lite.zoo.record import folder_header, join_record, record_of_members, split_record
 from dwflow_lite.zoo.storage import FOLDER, Shards, append, read_folder, read_header, rows_of_columns, start_folder
@@ -26,6 +27,8 @@ __all__ = [
     "read_header",
     "record_of_members",
     "rows_of_columns",
+    "run_all",
+    "runs_batched",
     "split_record",
     "start_folder",
     "together",

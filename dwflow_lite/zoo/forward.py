@@ -1,51 +1,44 @@
-"""Many networks at once: outputs, loss and score of a whole zoo in one batched pass."""
+"""Outputs, loss and score of a whole zoo: in one batched pass, or one by one where networks do not run at once."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from dwflow_lite.networks.constants import template_on
 from dwflow_lite.support.checks import failing_as, whole
 from dwflow_lite.tasks.task import Task
+from dwflow_lite.zoo.batching import State, copies, note_one_by_one, run_all, runs_batched
 from dwflow_lite.zoo.layout import Layout
 from dwflow_lite.zoo.zoo import Zoo
 
 LARGE = 1 << 20  # weights of a network of which only a few inputs are held at once
 
 
-def batched_forward(network: nn.Module, state: Mapping[str, Tensor], x: Tensor, shared_input: bool = False) -> Tensor:
-    """Run N networks at once: ``state`` holds tensors (N, *shape), ``x`` is (N, n, ...), or (n, ...) if shared.
+def forward_all(network: nn.Module, state: State, x: Tensor, at_once: bool | None = None) -> Tensor:
+    """Outputs (N, n, outputs) of N networks for the same inputs (n, ...); no tensor of ``state`` changes.
 
-    Returns outputs (N, n, outputs). One call of :func:`torch.vmap` over :func:`torch.func.functional_call`.
+    Args:
+        network: template; not changed.
+        state: tensors (N, *shape) by name.
+        x: inputs (n, ...).
+        at_once: whether they run in one pass, or one by one; None: :func:`runs_batched` finds out.
+
+    Raises:
+        ValueError: the network returns something else than one tensor.
     """
-
-    def forward(member: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-        return functional_call(network, member, (inputs,))
-
-    return torch.vmap(forward, in_dims=(0, None if shared_input else 0), randomness="different")(state, x)
-
-
-def forward_all(network: nn.Module, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
-    """Outputs (N, n, outputs) of N networks for the same inputs (n, ...).
-
-    Batched where :func:`torch.vmap` takes the network, else member after member.
-    """
-    try:
-        return batched_forward(network, state, x, shared_input=True)
-    except RuntimeError as error:
-        if "vmap" not in str(error):
-            raise
-    members = len(next(iter(state.values())))
-    outputs = []
-    for member in range(members):
-        own_state = {name: tensor[member] for name, tensor in state.items()}
-        outputs.append(functional_call(network, own_state, (x,)))  # (n, outputs)
-    return torch.stack(outputs)
+    if at_once is None:
+        at_once = runs_batched(network, state, x[:2])
+    if at_once:
+        try:
+            return run_all(network, copies(state), x, at_once=True)
+        except Exception as error:  # two examples went through, and these do not: one by one they may, or say why not
+            outputs = run_all(network, copies(state), x, at_once=False)
+            note_one_by_one(network, error)
+            return outputs
+    return run_all(network, copies(state), x, at_once=False)
 
 
 def together(layout: Layout, at_most: int = 64) -> int:
@@ -56,7 +49,10 @@ def together(layout: Layout, at_most: int = 64) -> int:
 
 @torch.no_grad()
 def predict(zoo: Zoo, x: Tensor, *, members_at_once: int | None = None, inputs_at_once: int | None = None) -> Tensor:
-    """Outputs of every member, in eval mode and in one batched pass.
+    """Outputs of every member, in eval mode; in one batched pass, or one by one with networks that do not run at once.
+
+    Networks run on copies: neither weights nor template change, whatever a network does. A network that keeps something
+    from call to call begins every call anew.
 
     Args:
         zoo: N networks, in memory or on disk.
@@ -67,19 +63,26 @@ def predict(zoo: Zoo, x: Tensor, *, members_at_once: int | None = None, inputs_a
     Returns:
         (N, n, outputs), in the order of the members.
 
+    Raises:
+        ValueError: a size that is no whole number >= 1, or a network that returns something else than one tensor.
+
     Example:
         >>> from dwflow_lite.networks import MLP
         >>> zoo = Zoo.from_modules([MLP([4, 8, 3]) for _ in range(5)])
         >>> predict(zoo, torch.zeros(10, 4)).shape
         torch.Size([5, 10, 3])
     """
-    members_at_once = whole(members_at_once or together(zoo.layout), "members_at_once", 1)
-    inputs_at_once = whole(inputs_at_once or (1024 if zoo.layout.size < LARGE else 128), "inputs_at_once", 1)
+    members_at_once = whole(together(zoo.layout) if members_at_once is None else members_at_once, "members_at_once", 1)
+    inputs_at_once = inputs_at_once if inputs_at_once is not None else 1024 if zoo.layout.size < LARGE else 128
+    inputs_at_once = whole(inputs_at_once, "inputs_at_once", 1)
     network = template_on(zoo.network, zoo.weights.device, zoo.weights.dtype).eval()
+    at_once = None
     outputs_of_members = []
     for weights in zoo.weights.split(members_at_once):  # (members, d)
         state = zoo.layout.unflatten(weights)
-        outputs = [forward_all(network, state, inputs) for inputs in x.split(inputs_at_once)]
+        if at_once is None:
+            at_once = runs_batched(network, state, x[:2])
+        outputs = [forward_all(network, state, inputs, at_once) for inputs in x.split(inputs_at_once)]
         outputs_of_members.append(torch.cat(outputs, 1))  # (members, n, outputs)
     return torch.cat(outputs_of_members)
 
@@ -126,6 +129,9 @@ def evaluate(zoo: Zoo, task: Task, split: str = "validation") -> Evaluation:
     except Exception:
         _check_inputs(zoo, task, x)
         raise
+    if outputs.ndim != 3:
+        shape = tuple(outputs.shape[1:])
+        raise ValueError(f"the networks return {shape} for {len(x)} examples: return one row an example, (n, outputs)")
     if outputs.shape[-1] != task.outputs:
         raise ValueError(f"the networks return {outputs.shape[-1]} outputs, task {task.name!r} wants {task.outputs}")
     y = examples.y.to(outputs.device)
@@ -141,4 +147,4 @@ def _check_inputs(zoo: Zoo, task: Task, x: Tensor) -> None:
     networks = f"the networks (first tensor: {first.name} {first.shape})"
     inputs = f"inputs of shape {task.input_shape} of task {task.name!r}"
     with failing_as(f"{networks} do not take {inputs}"), torch.no_grad():
-        zoo.module(0).to(zoo.weights.device, zoo.weights.dtype)(x[:2])
+        template_on(zoo.module(0), zoo.weights.device, zoo.weights.dtype)(x[:2])
