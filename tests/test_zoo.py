@@ -846,7 +846,10 @@ def test_an_old_generator_whose_constants_are_weights_is_read_without_them(tmp_p
     layout = Layout((*zoo.layout.entries, Entry.of("position", network.position, "buffer")))
     for noise in (0.0, 0.1):
         position = network.position.flatten() + noise * torch.randn(4, 24, generator=torch.Generator().manual_seed(0))
-        old = Zoo(torch.cat([zoo.weights, position], 1), layout, network, zoo.record)
+        as_before = deepcopy(network)
+        del as_before.position
+        as_before.position = nn.Parameter(network.position)
+        old = Zoo(torch.cat([zoo.weights, position], 1), layout, as_before, zoo.record)
         model = DeepWeightFlow(align=None, flow=FlowSettings(hidden=8, steps=5)).fit(old)
         with monkeypatch.context() as before:  # as versions before 0.2.0 wrote it
             before.setattr(generator_files, "constants_of", lambda network: {})
