@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import signal
+import subprocess
+import sys
 import time
 import warnings
 import weakref
@@ -318,3 +321,111 @@ def test_a_cluster_that_loses_a_worker_loses_nothing(tmp_path, cluster):
     assert len(list(folder.iterdir())) == 7 and len(Zoo.load(folder, Dying(), verify=True)) == 6
     results = dict(run_jobs(die_once, [(up := flag(tmp_path), n) for n in range(6)], cluster))
     assert results == {n: n for n in range(6)} and not Path(up).exists()
+
+
+# -- what does not travel ----------------------------------------------------------------------------------------
+
+LIVES = r"must live at the top level of a module \(a \.py file\) that is imported.*or use Dask"
+
+
+def unpicklable(kind):
+    """Networks that another process cannot be sent."""
+
+    class Local(nn.Linear):
+        pass
+
+    network = Local(4, 3) if kind == "local class" else nn.Linear(4, 3)
+    if kind == "lambda":
+        network.register_forward_hook(lambda module, x, y: y)
+    return network
+
+
+@pytest.mark.parametrize("kind", ["local class", "lambda"])
+@pytest.mark.parametrize("context", ["spawn", "fork"])
+def test_what_cannot_be_sent_is_said_before_anything_is_begun(tmp_path, kind, context):
+    with (
+        ProcessPoolExecutor(1, mp_context=get_context(context)) as pool,
+        pytest.raises(TypeError, match=rf"a job cannot be sent to another process \(.*\): its classes and.*{LIVES}"),
+    ):
+        train_zoo(TASK, unpicklable(kind), executor=pool, folder=tmp_path / "zoo", **FAST)
+    assert not list((tmp_path / "zoo").glob("members-*"))
+    with ThreadPoolExecutor(2) as threads:  # control: threads are sent nothing
+        assert len(train_zoo(TASK, unpicklable(kind), executor=threads, **FAST)) == 6
+
+
+SCRIPT = """
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import numpy as np
+from torch import nn
+
+from dwflow_lite.tasks import Task
+from dwflow_lite.training import Recipe, train_zoo
+
+
+class Own(nn.Linear):
+    pass
+
+
+def run(context):
+    x = np.random.default_rng(0).normal(size=(80, 4))
+    task = Task.from_arrays(x, (x[:, 0] > 0).astype(int))
+    try:
+        with ProcessPoolExecutor(1, mp_context=get_context(context)) as pool:
+            print(train_zoo(task, Own(4, 2), members=2, recipe=Recipe(epochs=1), executor=pool))
+    except Exception as error:
+        print(type(error).__name__, error)
+"""
+
+
+def run_as_notebook(code, folder):
+    """What Python code prints as the program of a process of its own, which has no file, as that of a kernel."""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "2"}
+    command = [sys.executable, "-c", SCRIPT + code]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, cwd=folder).stdout
+
+
+@pytest.mark.parametrize(
+    ("context", "says"),
+    [
+        ("spawn", rf"TypeError a process of the pool cannot unpack its job \(.*Own.*\): .*{LIVES}"),
+        ("fork", r"Zoo\(2 Own networks"),  # a copy of this process has the class; and it does not hang
+    ],
+)
+def test_a_class_of_the_notebook_and_a_pool_of_processes(tmp_path, context, says):
+    assert re.search(says, run_as_notebook(f"run({context!r})", tmp_path))
+
+
+def test_a_pool_that_dies_is_named(tmp_path):
+    up = flag(tmp_path)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        with pytest.raises(BrokenProcessPool, match="a process of the pool ended before its job did"):
+            list(run_jobs(die_once, [(up, 1)], pool))
+        with pytest.raises(BrokenProcessPool, match="a pool that has lost a process is to be made anew"):
+            list(run_jobs(divide, [(1, 1)], pool))
+
+
+def test_a_forked_process_works_on_one_thread():
+    """PyTorch's threads are not forked with their process, and a job that waits for them never ends."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    torch.randn(400, 400) @ torch.randn(400, 400)
+    try:
+        with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
+            assert dict(run_jobs(threads_here, [()], pool)) == {0: 1}
+        with ThreadPoolExecutor(1) as pool:
+            assert dict(run_jobs(threads_here, [()], pool)) == {0: 2}  # control
+    finally:
+        torch.set_num_threads(before)
+
+
+def threads_here():
+    return torch.get_num_threads()
+
+
+def test_a_cluster_carries_a_class_of_a_function(cluster):
+    class Local(nn.Linear):
+        pass
+
+    assert len(train_zoo(TASK, Local(4, 3), executor=cluster, **FAST)) == 6
