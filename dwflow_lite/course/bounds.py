@@ -47,7 +47,7 @@ class Bounds:
         shell.events.register("post_run_cell", lambda *result: self._say())
 
     def _cell_begins(self) -> None:
-        """Count anew. IPython has put its own `write` in front of the stream's for this cell, and keeps what it sees."""
+        """Count anew. IPython has put its own `write` before the stream's for this cell, and keeps what it sees."""
         self._begin()
         for stream in self._streams.values():
             if not hasattr(stream.write, "bounds"):

@@ -21,6 +21,12 @@ from dwflow_lite.course.watch import Watch
 
 PREPARE = "__import__('dwflow_lite.course.sweep').course.sweep.prepare()"
 SWEEP = PREPARE.replace("prepare", "sweep")
+KERNEL_OPTIONS = [
+    "--IPKernelApp.log_level=40",  # errors only
+    f"--IPKernelApp.exec_lines={PREPARE}",
+    "--HistoryManager.hist_file=:memory:",  # nothing to write, nothing that a full disk could stop
+]
+ROOM = 2**18  # bytes that a kernel needs on the disk
 HONOURED = "raises-exception"  # the one tag by which an author says that a cell may raise
 
 
@@ -67,6 +73,7 @@ def _attempt(
     place = Path(tempfile.mkdtemp(dir=folder))  # another one each time: what a notebook left may be undeletable
     scratch = place / "scratch"
     scratch.mkdir()
+    _check_room(place)
     nb = read_notebook(lesson.path)
     watch.labels = _labels(nb, injected=bool(parameters))
     nb.cells.append(nbformat.v4.new_code_cell(SWEEP))
@@ -94,6 +101,13 @@ def _attempt(
     for cell in nb.cells:
         shorten(cell)
     return nb, fault
+
+
+def _check_room(place: Path) -> None:
+    """OSError if there is no room for the little that a kernel writes: it would die as it starts, and not say why."""
+    probe = place / "probe"
+    probe.write_bytes(bytes(ROOM))
+    probe.unlink()
 
 
 def _labels(nb: nbformat.NotebookNode, injected: bool) -> list[str]:
@@ -145,7 +159,7 @@ def _run_papermill(
             language="python",
             progress_bar=False,
             shutdown_kernel="immediate",
-            extra_arguments=["--IPKernelApp.log_level=40", f"--IPKernelApp.exec_lines={PREPARE}"],  # log errors only
+            extra_arguments=KERNEL_OPTIONS,
             on_cell_start=cell_started,
             **options,
         )

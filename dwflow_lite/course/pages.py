@@ -26,6 +26,7 @@ from dwflow_lite.course.paths import write_atomic
 from dwflow_lite.course.report import cost
 
 NAVIGATION = re.compile(r"<!--nav-->.*?<!--/nav-->", re.DOTALL)
+INDEX_TITLE = "The course, as it ran"
 BASE64 = re.compile(r"[A-Za-z0-9+/=\s]*")
 CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 
@@ -225,4 +226,4 @@ def index_page(report: str) -> str:
     body = mistune.create_markdown(escape=True, plugins=["table"])(report)
     states = "passed|cached|failed|blocked|interrupted|pending|stale"
     body = re.sub(rf"<td>({states})</td>", r'<td><span class="badge \1">\1</span></td>', body)
-    return _shell("The course, as it ran", [], body)
+    return _shell(INDEX_TITLE, [], body)

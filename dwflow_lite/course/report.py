@@ -21,6 +21,22 @@ from dwflow_lite.course.sweep import machine
 PACKAGES = "torch torchvision numpy scipy matplotlib scikit-learn papermill ipykernel ipywidgets nbconvert"
 
 
+def say(stream: TextIO | None, text: str) -> None:
+    """Write at once. A stream that is closed, full, or cannot show a letter is no reason to end the course."""
+    if stream is None:
+        return
+    try:
+        stream.write(text)
+    except UnicodeEncodeError:
+        encoding = getattr(stream, "encoding", None) or "ascii"
+        with suppress(Exception):
+            stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    except Exception:
+        return
+    with suppress(Exception):
+        stream.flush()
+
+
 class Progress:
     """One line that renews itself on a terminal; elsewhere a plain line now and then.
 
@@ -41,20 +57,7 @@ class Progress:
 
     def line(self, text: str) -> None:
         """A line that stays."""
-        self._write(("\r\x1b[K" if self.live else "") + text + "\n")
-
-    def _write(self, text: str) -> None:
-        """Write at once. A stream that is closed, full, or cannot show a letter is no reason to end the course."""
-        try:
-            self.stream.write(text)
-        except UnicodeEncodeError:
-            encoding = getattr(self.stream, "encoding", None) or "ascii"
-            with suppress(Exception):
-                self.stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
-        except Exception:
-            return
-        with suppress(Exception):
-            self.stream.flush()
+        say(self.stream, ("\r\x1b[K" if self.live else "") + text + "\n")
 
     def begin(self, head: str, stems: Sequence[str]) -> None:
         """The first of `stems`, named by `head`, starts; the others come later."""
@@ -72,7 +75,7 @@ class Progress:
         minutes, seconds = divmod(int(elapsed), 60)
         text = f"{self._head}  {label}  {minutes}:{seconds:02d}{self._left(elapsed / 60)}"
         if self.live:
-            self._write("\r\x1b[K" + text[: shutil.get_terminal_size().columns - 1])
+            say(self.stream, "\r\x1b[K" + text[: shutil.get_terminal_size().columns - 1])
         else:
             self.line("  " + text)
 

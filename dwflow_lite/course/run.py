@@ -24,7 +24,7 @@ import nbformat
 from dwflow_lite.course import lessons
 from dwflow_lite.course.execute import execute
 from dwflow_lite.course.lessons import DEFAULT_PROFILE, Lesson, UsageError
-from dwflow_lite.course.pages import notebook_page
+from dwflow_lite.course.pages import INDEX_TITLE, notebook_page
 from dwflow_lite.course.paths import notebooks_folder, repository, sweep_drafts
 from dwflow_lite.course.reading import NotebookError, read_notebook
 from dwflow_lite.course.report import Progress, complaint, cost, surroundings
@@ -105,24 +105,36 @@ def _plan(source: Path, profile: str, notebooks: Sequence[str], parameters: Mapp
 @contextmanager
 def _locked(out: Path) -> Iterator[None]:
     """Make `out` and hold its lock; UsageError if it cannot be written into, or another run holds the lock."""
-    lock = filelock.FileLock(out / ".lock", timeout=0)
     folder = out
     try:
+        lock = filelock.FileLock(out / ".lock", timeout=0)
         out.mkdir(parents=True, exist_ok=True)
         for folder in (out, out / "executed", out / "failed", out / "pages"):
             if folder.exists():
                 tempfile.TemporaryFile(dir=folder).close()
         folder = out
+        _check_that_it_is_ours(out)
         lock.acquire()
     except filelock.Timeout:  # which is an OSError too
         raise UsageError(f"another run is using {out}; give this one its own --out") from None
-    except OSError as error:
-        raise UsageError(f"cannot write into {folder}: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        raise UsageError(f"cannot write into {folder}: {getattr(error, 'strerror', error)}") from None
     try:
         _sweep(out)
         yield
     finally:
         lock.release()
+
+
+def _check_that_it_is_ours(out: Path) -> None:
+    """UsageError for a folder with an index or a report that no run has written there: it would be lost."""
+    marks = {"index.html": f"<title>{INDEX_TITLE}</title>", "report.md": "# Course run: "}
+    if (out / ".lock").exists():
+        return
+    for name, mark in marks.items():
+        path = out / name
+        if path.is_file() and mark not in path.read_text(encoding="utf-8", errors="replace"):
+            raise UsageError(f"{path} is not of a run of the course: give this one a folder of its own by --out")
 
 
 def _sweep(out: Path) -> None:
