@@ -36,6 +36,9 @@ def read_notebook(path: Path) -> nbformat.NotebookNode:
             raise ValueError("it has no 'nbformat'")
         if not isinstance(content.get("metadata", {}), dict):
             raise ValueError("its metadata are no mapping")
+        for number, cell in enumerate(content.get("cells", ()), 1):
+            if not isinstance(cell, dict) or not isinstance(cell.get("metadata", {}), dict):
+                raise ValueError(f"cell {number} is no mapping, or its metadata are none")
         nb = _in_newest_format(text)
     except Exception as error:  # whatever stands in the file; nbformat raises of many kinds
         raise NotebookError(f"cannot be read as a notebook: {_sentence(error)}") from None
@@ -56,17 +59,12 @@ def _in_newest_format(text: str) -> nbformat.NotebookNode:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of ids that are missing or double, which are mended
         nb = nbformat.v4.upgrade(nbformat.convert(nbformat.reader.reads(text), 4))
-        for cell in nb.cells:
-            if not isinstance(cell, dict):
-                raise ValueError("its cells are not all mappings")
         return nbformat.from_dict(normalize(nb)[1])  # formats before 4 are of another class
 
 
 def _check_cells(nb: nbformat.NotebookNode) -> None:
     """NotebookError where a cell lacks the shape that everything else counts on."""
     for number, cell in enumerate(nb.cells, 1):
-        if not isinstance(cell.get("metadata"), dict):
-            raise NotebookError(f"cell {number}: its metadata are no mapping")
         if cell.get("cell_type") not in ("code", "markdown", "raw"):
             raise NotebookError(f"cell {number}: its type '{cell.get('cell_type')}' is not known")
         tags = cell.metadata.get("tags", [])
