@@ -1,4 +1,4 @@
-"""One notebook through papermill, in a kernel of its own; once more in a fresh one if an answer gets lost."""
+"""One notebook through papermill, in a kernel of its own; once more in a fresh one if that failed, not the notebook."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ KERNEL_OPTIONS = [
     f"--IPKernelApp.exec_lines={PREPARE}",
     "--HistoryManager.hist_file=:memory:",  # nothing to write, nothing that a full disk could stop
 ]
+NEVER_STARTED = "the kernel died before the first cell"  # two that start at once may choose the same port
 ROOM = 2**18  # bytes that a kernel needs on the disk
 HONOURED = "raises-exception"  # the one tag by which an author says that a cell may raise
 
@@ -40,7 +41,7 @@ def execute(
     start_watch: Callable[[], Watch],
     say: Callable[[str], None],
 ) -> tuple[nbformat.NotebookNode, dict[str, Any]]:
-    """Run a copy of the notebook, in an empty scratch folder; twice if an answer of the kernel gets lost.
+    """Run a copy of the notebook, in an empty scratch folder; twice if an answer gets lost or the kernel never starts.
 
     Args:
         lesson: the notebook.
@@ -58,6 +59,9 @@ def execute(
     repeated = None
     if watch.reason == "lost":
         repeated = f"{watch.label()}: {watch.loss}"
+    elif fault is not None and fault.ename == "KernelDied" and fault.cell is None:
+        repeated = NEVER_STARTED
+    if repeated:
         say(f"{repeated}; once more in a fresh kernel")
         watch = start_watch()
         nb, fault = _attempt(lesson, parameters, folder, artefacts, cell_timeout, watch)
