@@ -41,13 +41,12 @@ def mathml(formula: str, display: str = "inline") -> str:
         tree = convert_to_element(formula.strip(), display=display)
     except Exception as error:
         raise PageError(f"formula {formula.strip()!r} cannot be shown: {type(error).__name__} {error}") from None
-    for element in tree.iter():  # the converter writes letters as entities; what a formula says stays text
-        element.text = html.unescape(element.text or "")
-    out = ElementTree.tostring(tree, encoding="unicode")
-    unknown = re.search(r">(\\[A-Za-z]+|[{}])<", out)
-    if unknown:
-        raise PageError(f"formula {formula.strip()!r} cannot be shown: {unknown[1]!r} is not understood")
-    return out
+    for element in tree.iter():
+        text = element.text or ""
+        if re.fullmatch(r"\\[A-Za-z]+|[{}]", text):
+            raise PageError(f"formula {formula.strip()!r} cannot be shown: {text!r} is not understood")
+        element.text = html.unescape(text)  # the converter writes letters as entities; what a formula says stays text
+    return ElementTree.tostring(tree, encoding="unicode")
 
 
 class _Renderer(IPythonRenderer):

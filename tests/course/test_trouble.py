@@ -220,11 +220,9 @@ def test_progress_goes_on_whatever_its_stream_does():
 
 
 STREAMS = {
-    "closed": "{run} --out {out} >&-",
-    "all_closed": "{run} --out {out} >&- 2>&- <&-",
+    "closed": "{run} --out {out} >&- 2>&- <&-",
     "full": "{run} --out {out} >/dev/full 2>/dev/full",
     "nobody_reads": "set -o pipefail; {run} --out {out} | head -c 1 >/dev/null",
-    "ascii": "PYTHONIOENCODING=ascii {run} --out {out}ü",
 }
 
 
@@ -245,7 +243,7 @@ def test_trouble_with_standard_output_costs_no_report(tmp_path):
         assert process.returncode == 0, (name, err)
         assert b"Exception ignored" not in err, (name, err)
     for name in STREAMS:
-        report = json.loads((tmp_path / (name + "ü" * (name == "ascii")) / "report.json").read_text())
+        report = json.loads((tmp_path / name / "report.json").read_text())
         assert report["status"] == "passed" and len(report["notebooks"]) == 1
 
 
