@@ -152,7 +152,7 @@ def _table_row(entry: Mapping[str, Any]) -> str:
 
 def _plain(text: Any) -> str:
     """Text on one line, in which no HTML begins."""
-    return re.sub(r"<(?=[A-Za-z/!?])", r"\\<", " ".join(str(text).split()))
+    return re.sub(r"<(?=[A-Za-z/!?])", r"\\<", " ".join(str(text).splitlines()))
 
 
 def _section(entry: Mapping[str, Any]) -> list[str]:
