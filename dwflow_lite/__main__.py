@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import os
+import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+
+# "-1e-3" and "-.inf" look like options to argparse, unless a blank stands before them; YAML takes it away again.
+NEGATIVE = re.compile(r"-\.?\d.*|-\.?inf", re.IGNORECASE)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line, do it, return the exit code (2 for bad usage)."""
-    options = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    options = _parser().parse_args([f" {word}" if NEGATIVE.fullmatch(word) else word for word in words])
     try:
         if options.command == "check":
             from dwflow_lite.course.check import main as check
@@ -17,10 +24,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return check()
         return _run(options)
     except (ImportError, FileNotFoundError) as error:
-        print(f"error: {error}\n'make check' says what this machine lacks.", file=sys.stderr)
+        _complain(f"{error}\n'make check' says what this machine lacks.")
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+def _complain(sentence: str) -> None:
+    """Say what is wrong; where nobody can hear it, the exit code has to do."""
+    with suppress(OSError, ValueError):
+        print(f"error: {sentence}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -49,13 +62,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> int:
     """The command `run`; it imports more than `check` may count on."""
-    import yaml
-
-    from dwflow_lite.course.lessons import UsageError
+    from dwflow_lite.course.parameters import UsageError, from_yaml
     from dwflow_lite.course.run import run
 
     try:
-        parameters = {name: yaml.safe_load(value) for name, value in options.parameters}
+        parameters = {name: from_yaml(name, value) for name, value in options.parameters}
         return run(
             options.out,
             options.profile,
@@ -66,10 +77,33 @@ def _run(options: argparse.Namespace) -> int:
             cell_timeout=options.cell_timeout,
             notebook_timeout=options.notebook_timeout,
         )
-    except (UsageError, yaml.YAMLError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except UsageError as error:
+        _complain(str(error))
         return 2
 
 
+def _open_closed_streams() -> None:
+    """Give descriptors 0, 1 and 2 a place to go if they came closed: the next file opened would take their number."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # a kernel needs them too
+
+
+def _let_go_of_streams() -> None:
+    """Flush what was printed; where that fails, nothing may be left to fail when Python ends (which would exit 120)."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError):
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    _open_closed_streams()
+    code = main()
+    _let_go_of_streams()
+    sys.exit(code)

@@ -1,6 +1,9 @@
 """Figures and controls: every draw function gives a labelled picture and changes nothing; errors are not hidden."""
 
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
@@ -10,6 +13,7 @@ from dwflow_lite import (
     DeepWeightFlow,
     PermutationSpec,
     Recipe,
+    Task,
     audit,
     figures,
     linear_barrier,
@@ -145,3 +149,153 @@ def test_bad_controls_are_refused():
         widgets.explore(simple, alt="")
     with pytest.raises(ValueError, match="at least one value"):
         widgets.explore(simple, alt="", level=[])
+
+
+def slider_of(values):
+    (part,), reset, _, _ = parts(widgets.explore(lambda it: simple(1, "red"), alt="a < b", it=values))
+    return part, reset
+
+
+@pytest.mark.parametrize(
+    "values, labels",
+    [
+        (list(np.arange(3) + 1234567), ["1234567", "1234568", "1234569"]),
+        ([1234567, 1234568], ["1234567", "1234568"]),
+        (np.array([1, 2, 3]), ["1", "2", "3"]),
+        (np.linspace(0, 1, 3, dtype=np.float32), ["0", "0.5", "1"]),
+        ([0.1, 0.1000001], ["0.1", "0.1000001"]),
+        ([torch.tensor(1), torch.tensor(2)], ["1", "2"]),
+        ([float("nan"), 1.0], ["nan", "1"]),
+        (range(2), ["0", "1"]),
+    ],
+)
+def test_numbers_of_any_kind_make_a_slider_with_labels_that_differ(values, labels):
+    part, reset = slider_of(values)
+    assert type(part).__name__ == "SelectionSlider" and list(part._options_labels) == labels
+    part.index = len(labels) - 1
+    assert part.value is list(values)[-1] or part.value == list(values)[-1]
+    reset.click()
+    assert part.index == 0
+
+
+@pytest.mark.parametrize(
+    "values, labels",
+    [
+        ([np.True_, np.False_], ["True", "False"]),
+        ([None, 1], ["None", "1"]),
+        ([torch.zeros(2), torch.ones(2)], ["tensor([0., 0.])", "tensor([1., 1.])"]),
+        (["1", 1], ["1 (1)", "1 (2)"]),
+    ],
+)
+def test_control_anything_else_makes_a_menu(values, labels):
+    part, reset = slider_of(values)
+    assert type(part).__name__ == "Dropdown" and list(part._options_labels) == labels
+    part.index = 1
+    reset.click()
+    assert part.value is values[0]
+
+
+def test_a_value_given_twice_is_refused_and_html_is_text():
+    with pytest.raises(ValueError, match="'level' has the value 1 twice"):
+        widgets.explore(simple, alt="", level=[1, 1], colour=["red"])
+
+    def fails(level):
+        if level:
+            raise ValueError("<img src=x>")
+        return simple(level, "red")
+
+    box = widgets.explore(fails, alt="<b>", level=[0, 1])
+    with pytest.raises(ValueError):
+        parts(box)[0][0].value = 1
+    assert "&lt;img src=x&gt;" in parts(box)[3].value and "&lt;b&gt;" in box.children[2].value
+
+
+# -- states that have no number, and tasks that have no accuracy ----------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def regression():
+    """A zoo, a barrier and an audit of a task whose score is R²."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(150, 5, generator=generator)
+    task = Task.from_arrays(x, x[:, 0] - x[:, 1], kind="regression")
+    zoo = train_zoo(task, MLP([5, 4, 1]), members=5, held_out=2, recipe=Recipe(epochs=2))
+    curve = linear_barrier(zoo, [(0, 1), (0, 2)], task, points=5)
+    return zoo, curve, audit({"h=4": zoo.take([0, 1, 2])}, zoo, task, split="test")
+
+
+def test_axes_carry_the_score_of_the_task(regression, world):
+    zoo, curve, report = regression
+    drawn = {
+        "barriers": figures.draw_barriers({"a": curve}),
+        "table": figures.draw_barrier_table({"a": curve}),
+        "curves": figures.draw_learning_curves(zoo, "test"),
+        "audit": figures.draw_audit({"a": report}),
+        "dispersion": figures.draw_accuracy_dispersion({"a": report}),
+    }
+    for name, figure in drawn.items():
+        words = " ".join(ax.get_xlabel() + ax.get_ylabel() + ax.get_title() for ax in figure.axes)
+        assert "R²" in words and "ccuracy" not in words and "%" not in words and "nats" not in words, (name, words)
+    values = np.concatenate([line.get_ydata() for line in drawn["barriers"].axes[1].lines])
+    assert np.nanmax(np.abs(values)) < 3, "R² is no percentage"
+    control = figures.draw_learning_curves(world[1])
+    assert control.axes[1].get_xlabel() == "accuracy (%)" and control.axes[0].get_ylabel() == "training loss (nats)"
+    with pytest.raises(ValueError, match="show one score, these show R² and accuracy"):
+        figures.draw_barriers({"a": curve, "b": replace(curve, score_name="accuracy")})
+
+
+def test_what_is_not_finite_is_left_out_and_the_rest_is_drawn(world, regression):
+    nan = float("nan")
+    _, curve, report = regression
+    plane = torch.randn(7, 2, generator=torch.Generator().manual_seed(0))
+    broken = replace(curve, loss=curve.loss.clone(), repaired=None)
+    broken.loss[0, 2] = float("inf")
+    lost = replace(curve, loss=curve.loss * nan, score=curve.score * nan, repaired=None)
+    row = replace(report.rows[0], score=nan, nearest=float("inf"))
+    one = train_zoo(world[0], MLP([64, 4, 10]), members=1, recipe=Recipe(epochs=1))
+    perfect = replace(one, record={**one.record, "scores": {"train": [1.0], "validation": [1.0]}})
+    for figure in (
+        figures.draw_barriers({"a": broken}),
+        figures.draw_barriers({"a": lost}),
+        figures.draw_barrier_table({"a": broken, "b": lost}),
+        figures.draw_audit({"a": replace(report, rows=(row, *report.rows[1:]))}),
+        figures.draw_audit({"a": replace(report, rows=(row,))}),
+        figures.draw_scores({"a": torch.tensor([nan, 0.5])}, "t"),
+        figures.draw_distances({"a": torch.tensor([nan, 0.5]), "b": torch.zeros(3)}, "x", "t"),
+        figures.draw_matrices({"a": torch.full((2, 2), nan)}, "x", "y"),
+        figures.draw_clouds({"a": plane}, plane * nan),
+        figures.draw_flow(plane, torch.randn(1, 3, 2) * nan, torch.rand(1, 3), 0, 0.1),
+        figures.draw_learning_curves(one),
+        figures.draw_learning_curves(perfect),
+    ):
+        assert figures.png(figure)[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(
+    "draw, says",
+    [
+        (lambda c, z: figures.draw_barriers({}), "at least one curve"),
+        (lambda c, z: figures.draw_barriers({"a": c}, pair=9), "no pair 9: each of the curves has 2"),
+        (lambda c, z: figures.draw_barrier_table({}), "at least one curve"),
+        (lambda c, z: figures.draw_audit({}), "at least one audit"),
+        (lambda c, z: figures.draw_accuracy_dispersion({}), "at least one audit"),
+        (lambda c, z: figures.draw_scores({}, "t"), "at least one group"),
+        (lambda c, z: figures.draw_scores({"a": torch.zeros(0)}, "t"), "at least one score of 'a'"),
+        (lambda c, z: figures.draw_distances({"a": torch.zeros(0)}, "x", "t"), "at least one distance of 'a'"),
+        (lambda c, z: figures.draw_matrices({"a": torch.zeros(0, 2)}, "x", "y"), "at least one entry of 'a'"),
+        (lambda c, z: figures.draw_lines({}, "x", "y", "t"), "at least one line"),
+        (lambda c, z: figures.draw_clouds({}, torch.zeros(2, 2)), "at least one cloud"),
+        (lambda c, z: figures.draw_trajectories({}, torch.zeros(2, 2)), "at least one set"),
+        (lambda c, z: figures.draw_images(torch.zeros(2, 3, 8, 8), ["a", "b"]), r"shape \(n, 1, h, w\)"),
+        (lambda c, z: figures.draw_images(torch.zeros(0, 1, 8, 8), []), "at least one image"),
+        (
+            lambda c, z: figures.draw_flow(torch.zeros(4, 2), torch.zeros(3, 4, 2), torch.zeros(3, 4), 3, 0.1),
+            "no frame 3",
+        ),
+        (lambda c, z: figures.draw_learning_curves(replace(z, record={})), "holds no training losses"),
+    ],
+)
+def test_nothing_to_draw_is_said_in_one_sentence(regression, draw, says):
+    with pytest.raises(ValueError, match=says) as error:
+        draw(regression[1], regression[0])
+    assert "\n" not in str(error.value)

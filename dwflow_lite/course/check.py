@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dwflow_lite.course import paths
+from dwflow_lite.course.report import say
 
 PROBE = """
 import json, torch
@@ -150,9 +151,9 @@ def main() -> int:
     table = list(lines())
     width = max(len(line.what) for line in table)
     for line in table:
-        print(f"{line.what:<{width}}  {'!!' if line.advice else 'ok'}  {line.state}")
+        say(sys.stdout, f"{line.what:<{width}}  {'!!' if line.advice else 'ok'}  {line.state}\n")
     wrong = [line for line in table if line.advice]
     for line in wrong:
-        print(f"\nwrong: {line.what}: {line.state}\n   do: {line.advice}")
-    print("\n" + (f"{len(wrong)} to mend." if wrong else "All is well."))
+        say(sys.stdout, f"\nwrong: {line.what}: {line.state}\n   do: {line.advice}\n")
+    say(sys.stdout, "\n" + (f"{len(wrong)} to mend." if wrong else "All is well.") + "\n")
     return 1 if wrong else 0

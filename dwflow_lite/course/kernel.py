@@ -52,6 +52,7 @@ class CourseClient(AsyncKernelClient):
 
     def start_channels(self, *args: bool, **kwargs: bool) -> None:
         """Open the channels."""
+        self.context.rcvhwm = 0  # no message is dropped, however fast the kernel sends
         super().start_channels(*args, **kwargs)
         self.shell_channel.conversation = self.watch.conversation
         self.iopub_channel.conversation = self.watch.conversation

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,18 +13,20 @@ from typing import Any
 import nbformat
 import yaml
 
+from dwflow_lite.course.parameters import UsageError, fit, literals, objection
+from dwflow_lite.course.reading import NotebookError, own_metadata, read_notebook
+
 NAME = re.compile(r"\d\d_\w+\.ipynb")
 HEADING = re.compile(r"^#+ +(.+?) *$", re.MULTILINE)
 DEFAULT_PROFILE = "laptop"
 
 
-class UsageError(Exception):
-    """Asked for something that cannot be run; nothing has been executed."""
-
-
 @dataclass(frozen=True)
 class Lesson:
-    """One notebook: `defaults` are its parameters, `minutes` its stated minutes by profile."""
+    """One notebook: `defaults` are its parameters, `minutes` its stated minutes by profile.
+
+    `problems` keep the whole selection from running; with a `fault` this notebook fails, and the others run.
+    """
 
     stem: str
     path: Path
@@ -36,6 +36,7 @@ class Lesson:
     defaults: Mapping[str, Any]
     digest: str
     problems: tuple[str, ...]
+    fault: str = ""
 
 
 def discover(source: Path) -> list[Lesson]:
@@ -70,15 +71,13 @@ def _tags(cell: Any) -> list[str]:
 
 
 def _read(path: Path, earlier: Sequence[str]) -> Lesson:
-    """The notebook at `path` as a lesson; `earlier` are the stems before it. What is wrong goes into `problems`."""
+    """The notebook at `path` as a lesson; `earlier` are the stems before it. What is wrong with it is part of it."""
     try:
-        nb = nbformat.read(path, as_version=4)
-    except Exception as error:
-        problems = (f"cannot be read as a notebook: {error}",)
-        return Lesson(path.stem, path, path.stem, (), {}, {}, "", problems)
-    own = nb.metadata.get("dwflow", {})
-    needs = tuple(own.get("needs", ()))
-    defaults, parameter_problems = _parameters(nb)
+        nb = read_notebook(path)
+        kernel, needs, minutes = own_metadata(nb)
+        defaults, parameter_problems = _parameters(nb)
+    except NotebookError as error:
+        return Lesson(path.stem, path, path.stem, (), {}, {}, digest(str(error)), (), str(error))
     missing = [f"needs '{stem}', which is no earlier notebook" for stem in needs if stem not in earlier]
     text = "\n".join(cell.source for cell in nb.cells if cell.cell_type == "markdown")
     title = HEADING.search(text)
@@ -87,15 +86,14 @@ def _read(path: Path, earlier: Sequence[str]) -> Lesson:
         path=path,
         title=title[1] if title else path.stem,
         needs=needs,
-        minutes=own.get("minutes", {}),
+        minutes=minutes,
         defaults=defaults,
         digest=digest([(cell.cell_type, cell.source, _tags(cell)) for cell in nb.cells]),
-        problems=(*_kernel_problems(nb), *missing, *parameter_problems),
+        problems=(*_kernel_problems(kernel), *missing, *parameter_problems),
     )
 
 
-def _kernel_problems(nb: nbformat.NotebookNode) -> list[str]:
-    kernel = nb.metadata.get("kernelspec", {}).get("name", "python3")
+def _kernel_problems(kernel: str) -> list[str]:
     if kernel == "python3":
         return []
     mend = "Kernel > Change Kernel > Python 3, save"
@@ -103,34 +101,24 @@ def _kernel_problems(nb: nbformat.NotebookNode) -> list[str]:
 
 
 def _parameters(nb: nbformat.NotebookNode) -> tuple[dict[str, Any], list[str]]:
-    """The parameters of a notebook with their defaults, and what is wrong with the cell that sets them."""
-    tagged = [cell for cell in nb.cells if "parameters" in _tags(cell)]
-    if [cell.cell_type for cell in tagged] != ["code"]:
+    """The parameters of a notebook with their defaults, and what is wrong with the cell that sets them.
+
+    Raises NotebookError for a default that no report could hold.
+    """
+    tagged = [number for number, cell in enumerate(nb.cells, 1) if "parameters" in _tags(cell)]
+    if [nb.cells[number - 1].cell_type for number in tagged] != ["code"]:
         return {}, [f"must have exactly one code cell tagged 'parameters', has {len(tagged)}"]
     try:
-        return literals(tagged[0].source), []
+        defaults = literals(nb.cells[tagged[0] - 1].source)
     except (SyntaxError, ValueError) as error:
         return {}, [f"cell tagged 'parameters': {error}"]
-
-
-def literals(source: str) -> dict[str, Any]:
-    """Names and values of a cell that holds only `name = literal` lines.
-
-    Raises ValueError or SyntaxError with the offending line: papermill injects below this cell and does not
-    run it again, so a value computed in it would keep its default.
-    """
-    values: dict[str, Any] = {}
-    for line in ast.parse(source).body:
-        match line:
-            case ast.Assign([ast.Name(name)], value) | ast.AnnAssign(ast.Name(name), _, ast.expr() as value):
-                pass
-            case _:
-                raise ValueError(f"line {line.lineno} is no plain 'name = literal'; put it in the next cell")
-        try:
-            values[name] = ast.literal_eval(value)
-        except ValueError:
-            raise ValueError(f"'{name}' is computed, not a literal; derive it in the next cell") from None
-    return values
+    except (RecursionError, MemoryError):
+        raise NotebookError(f"cell {tagged[0]}: too deeply nested to be read") from None
+    for name, value in defaults.items():
+        reason = objection(value)
+        if reason:
+            raise NotebookError(f"cell {tagged[0]}: the parameter '{name}' is {reason}")
+    return defaults, []
 
 
 def select(lessons: Sequence[Lesson], names: Iterable[str]) -> list[Lesson]:
@@ -180,37 +168,13 @@ def _check_profile(
     for stem, values in entries.items():
         if stem not in by_stem:
             raise UsageError(f"{where}: no notebook '{stem}'; there are: {', '.join(by_stem)}")
-        checked[stem] = fit(by_stem[stem], values or {}, where)
+        checked[stem] = fit_lesson(by_stem[stem], values or {}, where)
     return checked
 
 
-def fit(lesson: Lesson, values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """`values` as the notebook's parameters; UsageError for an unknown name or another type.
-
-    An integer passes for a float, and so does text like 1e-3, which YAML does not read as a number.
-    """
-    fitted: dict[str, Any] = {}
-    where = f"{where}: {lesson.path.name}"
-    for name, value in values.items():
-        if name not in lesson.defaults:
-            raise UsageError(f"{where} has no parameter '{name}'; it has: {', '.join(lesson.defaults) or 'none'}")
-        default = lesson.defaults[name]
-        if type(default) is float and type(value) in (int, str):
-            with suppress(ValueError):
-                value = float(value)
-        if not _same_kind(default, value):
-            kind = type(default).__name__
-            other = type(value).__name__
-            raise UsageError(f"{where}: '{name}' is {kind} (default {default!r}), but {value!r} is {other}")
-        fitted[name] = value
-    return fitted
-
-
-def _same_kind(default: Any, value: Any) -> bool:
-    """Whether a value may stand for a default: the same type, a list for a tuple, anything for None."""
-    if default is None or type(default) is type(value):
-        return True
-    return isinstance(default, tuple) and isinstance(value, list)
+def fit_lesson(lesson: Lesson, values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """`values` as the notebook's parameters; UsageError for what does not fit. One with a fault takes none."""
+    return {} if lesson.fault else fit(lesson.defaults, values, f"{where}: {lesson.path.name}")
 
 
 def fingerprints(lessons: Sequence[Lesson], parameters: Mapping[str, Mapping[str, Any]], code: str) -> dict[str, str]:

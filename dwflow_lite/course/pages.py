@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import html
 import re
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,20 +13,21 @@ from typing import Any
 import jinja2
 import mistune
 import nbformat
-from bs4 import BeautifulSoup
-from latex2mathml.converter import convert
+from latex2mathml.converter import convert_to_element
 from nbconvert.exporters import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbconvert.preprocessors.coalescestreams import CoalesceStreamsPreprocessor
 from pygments.formatters import HtmlFormatter
 
 from dwflow_lite.course.lessons import places
-from dwflow_lite.course.outputs import WIDGET_VIEW, widgets, widgets_inside
+from dwflow_lite.course.markup import POLICY, external_resources, without_handlers
+from dwflow_lite.course.outputs import WIDGET_VIEW, shown_model, widgets, widgets_inside
 from dwflow_lite.course.paths import write_atomic
 from dwflow_lite.course.report import cost
 
-FETCHED = ("src", "href", "srcset", "data", "poster", "xlink:href")
 NAVIGATION = re.compile(r"<!--nav-->.*?<!--/nav-->", re.DOTALL)
+INDEX_TITLE = "The course, as it ran"
+BASE64 = re.compile(r"[A-Za-z0-9+/=\s]*")
 CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 
 
@@ -36,13 +38,15 @@ class PageError(ValueError):
 def mathml(formula: str, display: str = "inline") -> str:
     """LaTeX as MathML, `display` inline or block. Raises PageError naming what is not understood."""
     try:
-        out = convert(formula.strip(), display=display)
+        tree = convert_to_element(formula.strip(), display=display)
     except Exception as error:
         raise PageError(f"formula {formula.strip()!r} cannot be shown: {type(error).__name__} {error}") from None
-    unknown = re.search(r">(\\[A-Za-z]+|[{}])<", out)
-    if unknown:
-        raise PageError(f"formula {formula.strip()!r} cannot be shown: {unknown[1]!r} is not understood")
-    return out
+    for element in tree.iter():
+        text = element.text or ""
+        if re.fullmatch(r"\\[A-Za-z]+|[{}]", text):
+            raise PageError(f"formula {formula.strip()!r} cannot be shown: {text!r} is not understood")
+        element.text = html.unescape(text)  # the converter writes letters as entities; what a formula says stays text
+    return ElementTree.tostring(tree, encoding="unicode")
 
 
 class _Renderer(IPythonRenderer):
@@ -71,7 +75,8 @@ class _Exporter(HTMLExporter):
         cell = context.get("cell", nbformat.NotebookNode(metadata={}))
         path = context.get("resources", {}).get("metadata", {}).get("path", "")
         pictures = cell.get("attachments", {})
-        renderer = _Renderer(escape=False, embed_images=True, path=path, attachments=pictures)
+        displayed = cell.get("cell_type") == "code"  # by a note: HTML in it is text that came from somewhere
+        renderer = _Renderer(escape=displayed, embed_images=True, path=path, attachments=pictures)
         try:
             return MarkdownWithMath(renderer=renderer).render(source)
         except PageError as error:
@@ -80,53 +85,69 @@ class _Exporter(HTMLExporter):
             raise PageError(f"cell {cell.metadata.get('number')}: {type(error).__name__}: {error}") from error
 
 
-def external_resources(page: str) -> list[str]:
-    """Everything the page would load from outside itself; links may point anywhere. Empty for a self-contained one."""
-    styles = []
-    resources = []
-    for tag in BeautifulSoup(page, "html.parser").find_all(True):
-        styles.append(tag.text if tag.name == "style" else tag.get("style", ""))
-        if tag.name == "a":
-            continue
-        for name, value in tag.attrs.items():
-            if name in FETCHED and value and not value.startswith(("data:", "#")):
-                resources.append(f"<{tag.name} {name}={value[:120]}>")
-    from_styles = re.findall(r"url\(\s*['\"]?(?!data:|#)[^)]*\)|@import[^;]*;", "\n".join(styles))
-    return resources + from_styles
-
-
 def notebook_page(nb: nbformat.NotebookNode, entry: Mapping[str, Any], source: Path) -> str:
     """The page of a notebook; of one that has not run, to see in time whether it can have one.
+
+    HTML in what a cell displays as markdown is shown as text; elsewhere event handlers are left out.
 
     Args:
         nb: the notebook; it is left as it is.
         entry: its line of the report (title, stem, minutes, peak_mb, profile, date).
         source: folder that pictures named in markdown are relative to.
 
-    Raises PageError for a formula that cannot be shown and for anything the page would fetch.
+    Raises PageError, with the cell's number, for a formula or an output that cannot be shown, for a script, and for
+    anything the page would fetch.
     """
     nb = copy.deepcopy(nb)
     for cell, (number, heading) in zip(nb.cells, places(nb.cells), strict=True):
         cell.metadata["number"] = number
         for output in cell.get("outputs", ()):
-            _make_still(nb, output, heading or entry["title"])
-    exporter = _Exporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
-    exporter.register_preprocessor(CoalesceStreamsPreprocessor, enabled=True)  # a progress bar ends as one line
+            try:
+                _make_still(nb, output, heading or entry["title"])
+            except PageError as error:
+                raise PageError(f"cell {number}: {error}") from None
     nb.metadata.pop("widgets", None)
-    body, _ = exporter.from_notebook_node(nb, {"metadata": {"path": str(source)}})
+    try:
+        body = _body(nb, source)
+    except PageError:
+        raise
+    except Exception as error:
+        raise PageError(f"{_cell_to_blame(nb, source)}{type(error).__name__}: {error}") from error
     body = re.sub(r'href="(?:\./)?([\w-]+)\.ipynb(#[^"]*)?"', r'href="\1.html\2"', body)
     page = _shell(entry["title"], [cost(entry), f"profile {entry['profile']}", entry["date"][:10]], body)
     fetched = external_resources(page)
     if fetched:
-        raise PageError(f"the page would fetch {', '.join(fetched[:3])}")
+        raise PageError(f"{_cell_to_blame(nb, source)}the page would fetch or run {', '.join(fetched[:3])}")
     return page
+
+
+def _body(nb: nbformat.NotebookNode, source: Path) -> str:
+    """The cells as HTML."""
+    exporter = _Exporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
+    exporter.register_preprocessor(CoalesceStreamsPreprocessor, enabled=True)  # a progress bar ends as one line
+    body, _ = exporter.from_notebook_node(nb, {"metadata": {"path": str(source)}})
+    return without_handlers(body)
+
+
+def _cell_to_blame(nb: nbformat.NotebookNode, source: Path) -> str:
+    """ "cell 3: " for the first cell that has no page of its own either; empty if each has one."""
+    for cell in nb.cells:
+        alone = nbformat.v4.new_notebook(metadata=nb.metadata, cells=[cell])
+        try:
+            good = not external_resources(_body(alone, source))
+        except Exception:
+            good = False
+        if not good:
+            return f"cell {cell.metadata['number']}: "
+    return ""
 
 
 def _make_still(nb: nbformat.NotebookNode, output: Any, heading: str) -> None:
     """Turn an output into what a page can show: no live widget, LaTeX as MathML, every picture described."""
     data = output.get("data", {})
+    _check_types(data)
     if WIDGET_VIEW in data:
-        controls = ", ".join(html.escape(name) for name in _control_names(nb, data[WIDGET_VIEW]["model_id"]))
+        controls = ", ".join(html.escape(name) for name in _control_names(nb, shown_model(data[WIDGET_VIEW])))
         controls = controls or "controls"
         data.clear()
         data["text/html"] = f"<p class='widget'>Live in Jupyter: {controls}. The picture above is the still.</p>"
@@ -134,17 +155,34 @@ def _make_still(nb: nbformat.NotebookNode, output: Any, heading: str) -> None:
         data["text/html"] = mathml(data["text/latex"].strip().strip("$").removeprefix("\\displaystyle"), "block")
     for kind in ("image/png", "image/jpeg"):
         if kind in data:
-            output.metadata.setdefault(kind, nbformat.NotebookNode()).setdefault("alt", f"Figure: {heading}")
+            described = output.metadata.get(kind)
+            if not isinstance(described, dict):
+                described = nbformat.NotebookNode()
+            output.metadata[kind] = described
+            described.setdefault("alt", f"Figure: {heading}")
 
 
-def _control_names(nb: nbformat.NotebookNode, model: str) -> list[str]:
+def _check_types(data: Any) -> None:
+    """PageError for an output that is not what its type promises; text in a list of lines becomes one text."""
+    for kind, content in data.items():
+        if kind.endswith("json"):
+            continue
+        if isinstance(content, list) and all(isinstance(line, str) for line in content):
+            data[kind] = "".join(content)
+        elif not isinstance(content, str):
+            raise PageError(f"an output of type {kind} holds no text")
+        elif kind in ("image/png", "image/jpeg") and not BASE64.fullmatch(content):
+            raise PageError(f"an output of type {kind} holds no picture")
+
+
+def _control_names(nb: nbformat.NotebookNode, model: str | None) -> list[str]:
     """Descriptions of the controls in a widget, each once."""
     states = widgets(nb)
     names = []
     for inner in widgets_inside(states, model):
         state = states[inner]
         name = state.get("description")
-        if name and name not in names and ("value" in state or "index" in state):
+        if isinstance(name, str) and name and name not in names and ("value" in state or "index" in state):
             names.append(name)
     return names
 
@@ -155,6 +193,7 @@ def _shell(title: str, facts: Sequence[str], body: str) -> str:
     spans = "".join(f"<span>{html.escape(fact)}</span>" for fact in facts)
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<style>{light}\n@media (prefers-color-scheme: dark) {{ {dark} }}\n{CSS}</style></head>\n"
         f'<body><header><!--nav--><!--/nav--><p class="facts">{spans}</p></header>\n<main>{body}</main>\n'
@@ -186,4 +225,4 @@ def index_page(report: str) -> str:
     body = mistune.create_markdown(escape=True, plugins=["table"])(report)
     states = "passed|cached|failed|blocked|interrupted|pending|stale"
     body = re.sub(rf"<td>({states})</td>", r'<td><span class="badge \1">\1</span></td>', body)
-    return _shell("The course, as it ran", [], body)
+    return _shell(INDEX_TITLE, [], body)

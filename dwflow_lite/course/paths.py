@@ -1,9 +1,16 @@
-"""Where things lie: one helper for every path, so that nothing depends on the folder one starts from."""
+"""Where things lie, whatever folder one starts from, and how files are written."""
 
 from __future__ import annotations
 
+import json
+import math
 import os
+import re
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+DRAFT = re.compile(r"\..+\.(\d+)\.(?:draft|partial)")  # of a process, by its number
 
 
 def repository() -> Path:
@@ -44,11 +51,52 @@ def artefacts() -> Path:
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Write `text` so that `path` is either its old self or whole, never half; makes the folder, leaves no draft."""
+    """Write `text` so that `path` is either its old self or whole, never half; makes the folder, leaves no draft.
+
+    Half a character (a lone surrogate, which UTF-8 cannot hold) is written as its escape, which JSON reads back.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     try:
-        draft.write_text(text, encoding="utf-8")
+        draft.write_text(text, encoding="utf-8", errors="backslashreplace")
         os.replace(draft, path)
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+
+
+def json_text(thing: Any) -> str:
+    """`thing` as a JSON file; NaN and infinities, which JSON does not know, become the text "nan", "inf", "-inf".
+
+    Example:
+        >>> print(json_text({"loss": float("nan")}), end="")
+        {
+         "loss": "nan"
+        }
+    """
+    return json.dumps(_as_json_knows(thing), indent=1, ensure_ascii=False, allow_nan=False, default=repr) + "\n"
+
+
+def _as_json_knows(thing: Any) -> Any:
+    if isinstance(thing, dict):
+        return {key: _as_json_knows(value) for key, value in thing.items()}
+    if isinstance(thing, list | tuple):
+        return [_as_json_knows(value) for value in thing]
+    if isinstance(thing, float) and not math.isfinite(thing):
+        return str(thing)
+    return thing
+
+
+def sweep_drafts(folder: Path) -> None:
+    """Delete what killed processes have left half-written in `folder`: `.NAME.PID.draft` and `.NAME.PID.partial`.
+
+    The drafts of processes that live are left alone.
+    """
+    import psutil
+
+    with suppress(OSError):  # there is no such folder, or it may not be read
+        for path in folder.iterdir():
+            match = DRAFT.fullmatch(path.name)
+            if match and not psutil.pid_exists(int(match[1])):
+                with suppress(OSError):
+                    path.unlink()

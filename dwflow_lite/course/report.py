@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import platform
+import re
 import shutil
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
@@ -19,16 +21,32 @@ from dwflow_lite.course.sweep import machine
 PACKAGES = "torch torchvision numpy scipy matplotlib scikit-learn papermill ipykernel ipywidgets nbconvert"
 
 
+def say(stream: TextIO | None, text: str) -> None:
+    """Write at once. A stream that is closed, full, or cannot show a letter is no reason to end the course."""
+    if stream is None:
+        return
+    try:
+        stream.write(text)
+    except UnicodeEncodeError:
+        encoding = getattr(stream, "encoding", None) or "ascii"
+        with suppress(Exception):
+            stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    except Exception:
+        return
+    with suppress(Exception):
+        stream.flush()
+
+
 class Progress:
     """One line that renews itself on a terminal; elsewhere a plain line now and then.
 
     Args:
-        stream: where to.
+        stream: where to; None, as where standard output is closed, for nowhere.
         expected: stem -> minutes it should take, for those known.
         every: seconds between plain lines within one notebook.
     """
 
-    def __init__(self, stream: TextIO, expected: Mapping[str, float], every: float = 60.0) -> None:
+    def __init__(self, stream: TextIO | None, expected: Mapping[str, float], every: float = 60.0) -> None:
         self.stream = stream
         self.expected = expected
         self.every = every
@@ -39,8 +57,7 @@ class Progress:
 
     def line(self, text: str) -> None:
         """A line that stays."""
-        self.stream.write(("\r\x1b[K" if self.live else "") + text + "\n")
-        self.stream.flush()
+        say(self.stream, ("\r\x1b[K" if self.live else "") + text + "\n")
 
     def begin(self, head: str, stems: Sequence[str]) -> None:
         """The first of `stems`, named by `head`, starts; the others come later."""
@@ -58,8 +75,7 @@ class Progress:
         minutes, seconds = divmod(int(elapsed), 60)
         text = f"{self._head}  {label}  {minutes}:{seconds:02d}{self._left(elapsed / 60)}"
         if self.live:
-            self.stream.write("\r\x1b[K" + text[: shutil.get_terminal_size().columns - 1])
-            self.stream.flush()
+            say(self.stream, "\r\x1b[K" + text[: shutil.get_terminal_size().columns - 1])
         else:
             self.line("  " + text)
 
@@ -127,28 +143,44 @@ def markdown(report: Mapping[str, Any]) -> str:
 
 
 def _table_row(entry: Mapping[str, Any]) -> str:
-    title = f"[{entry['title']}](pages/{entry['stem']}.html)" if "page" in entry else entry["title"]
+    title = re.sub(r"([|\[\]])", r"\\\1", _plain(entry["title"]))  # they would end the cell, or the link
+    title = f"[{title}](pages/{entry['stem']}.html)" if "page" in entry else title
     stale = "stale" if entry["stale"] else ""
-    seed = "" if entry["seed"] is None else entry["seed"]
+    seed = "" if entry["seed"] is None else _plain(entry["seed"]).replace("|", "\\|")
     return f"| {entry['stem']} | {entry['status']} | {stale} | {cost(entry)} | {seed} | {title} |"
+
+
+def _plain(text: Any) -> str:
+    """Text on one line, in which no HTML begins."""
+    return re.sub(r"<(?=[A-Za-z/!?])", r"\\<", " ".join(str(text).splitlines()))
 
 
 def _section(entry: Mapping[str, Any]) -> list[str]:
     """What one notebook measured, claims, or complains of."""
     parameters = ", ".join(f"{name}={value!r}" for name, value in entry["parameters"].items()) or "none"
     lines = [
-        f"\n## {entry['stem']}: {entry['title']}\n",
+        f"\n## {entry['stem']}: {_plain(entry['title'])}\n",
         f"Profile {entry['profile']}, {entry['status']}.",
-        f"Parameters: {parameters}.",
+        f"Parameters: {_plain(parameters)}.",
     ]
     if entry["repeated"]:
-        lines.append(f"Run twice: {entry['repeated']}.")
+        lines.append(f"Run twice: {_plain(entry['repeated'])}.")
+    lines += [f"Cut: {sentence}." for sentence in entry["cut"]]
+    if entry["kept"]:
+        lines.append(f"What passed on {entry['kept'][:10]} is kept in executed/ and pages/.")
     lines.append("")
-    lines += [f"- {name}: {shown(value)}" for name, value in entry["metrics"].items()]
+    lines += [f"- {_plain(name)}: {_plain(shown(value))}" for name, value in entry["metrics"].items()]
     for text, holds in entry["claims"].items():
-        lines.append(f"- {VERDICT[holds]}: {text}{margins(entry['margins'], text)}")
+        lines.append(f"- {VERDICT[holds]}: {_plain(text)}{margins(entry['margins'], text)}")
     reason = complaint(entry)
     if reason:
         trace = entry["error"]["traceback"] if entry["error"] else ""
-        lines += ["\n```", reason, trace, "```"]
+        fence = _fence(reason + trace)
+        lines += [f"\n{fence}", reason, trace, fence]
     return lines
+
+
+def _fence(text: str) -> str:
+    """Backticks that begin and end a block of code, more than stand together inside it."""
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    return "`" * max(3, longest + 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,8 +14,9 @@ import nbformat
 
 from dwflow_lite.course.lessons import Lesson, digest
 from dwflow_lite.course.outputs import records
-from dwflow_lite.course.pages import NAVIGATION, notebook_page
-from dwflow_lite.course.paths import write_atomic
+from dwflow_lite.course.pages import NAVIGATION, index_page, link_pages, notebook_page
+from dwflow_lite.course.paths import json_text, write_atomic
+from dwflow_lite.course.report import markdown
 
 KEY = "dwflow_run"  # in the metadata of an executed notebook: its entry of the report, and the seal
 
@@ -26,10 +28,10 @@ def sealed(nb: nbformat.NotebookNode, entry: Mapping[str, Any]) -> str:
     of the runner, and without the seal those outputs would pass for a result of the runner.
     """
     nb.metadata[KEY] = dict(entry)
-    content = json.loads(nbformat.writes(nb))
+    content = json.loads(json_text(json.loads(nbformat.writes(nb))))  # without NaN, as it will be read
     content["metadata"][KEY].pop("seal", None)  # of an earlier file, if the entry comes from one
     content["metadata"][KEY]["seal"] = digest(content)
-    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    return json_text(content)
 
 
 def unsealed(path: Path) -> nbformat.NotebookNode | None:
@@ -51,7 +53,11 @@ def page_digest(page: str) -> str:
 
 @dataclass(frozen=True)
 class Results:
-    """The folder of a course run: `executed` and `failed` notebooks, and `pages`."""
+    """The folder of a course run.
+
+    `executed` and `pages` hold of every notebook the last run that passed, `failed` the last that failed, if that was
+    later. A result goes only when another is whole.
+    """
 
     folder: Path
 
@@ -69,39 +75,69 @@ class Results:
         """Write page and notebook of a passed run. Raises OSError, and PageError for what no page can show."""
         page = notebook_page(nb, entry, lesson.path.parent)
         entry["page"] = page_digest(page)
-        write_atomic(self.path("pages", lesson), page)
-        write_atomic(self.path("executed", lesson), sealed(nb, entry))  # last: it vouches for the page
+        texts = {self.path("pages", lesson): page, self.path("executed", lesson): sealed(nb, entry)}
+        new = {path: path.with_suffix(".new") for path in texts}
+        try:
+            for path, text in texts.items():
+                if path.is_dir():
+                    raise IsADirectoryError(f"cannot write {path}: it is a folder")
+                write_atomic(new[path], text)
+            for path in texts:  # both are on the disk: now they take the place of the earlier ones
+                os.replace(new[path], path)
+        finally:
+            for path in new.values():
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
         self.remove("failed", lesson)
 
     def publish_failure(self, lesson: Lesson, nb: nbformat.NotebookNode, entry: dict[str, Any], reason: str) -> None:
-        """Write the notebook of a failed run as far as it got, and take away what an earlier one left."""
-        self.remove("executed", lesson)
-        self.remove("pages", lesson)
+        """Write the notebook of a failed run as far as it got; a good earlier result stays, any other goes."""
+        earlier = self._passed(lesson)
+        if earlier is None:
+            self.remove("executed", lesson)
+            self.remove("pages", lesson)
+        else:
+            entry["kept"] = earlier.metadata[KEY].get("date")
         complaint = f"**This run failed.**\n\n```\n{reason}\n```"
         nb.cells.insert(0, nbformat.v4.new_markdown_cell(complaint))
         with suppress(Exception):  # the report holds the reason, whatever becomes of the copy
             write_atomic(self.path("failed", lesson), sealed(nbformat.v4.upgrade(nb), entry))
 
+    def _passed(self, lesson: Lesson) -> nbformat.NotebookNode | None:
+        """The notebook of an earlier run that passed, if it is as that run wrote it."""
+        nb = unsealed(self.path("executed", lesson))
+        if nb is None or nb.metadata[KEY].get("stem") != lesson.stem or nb.metadata[KEY].get("status") != "passed":
+            return None
+        recorded = records(nb.cells)
+        return nb if recorded.malformed is None and all(recorded.claims.values()) else None
+
+    def _failed(self, lesson: Lesson) -> nbformat.NotebookNode | None:
+        """The notebook of an earlier run that failed, if it is as that run wrote it."""
+        nb = unsealed(self.path("failed", lesson))
+        if nb is None or nb.metadata[KEY].get("stem") != lesson.stem or nb.metadata[KEY].get("status") != "failed":
+            return None
+        return nb
+
     def earlier(self, lesson: Lesson, blank: Mapping[str, Any]) -> dict[str, Any]:
-        """The entry that an earlier run left for this notebook, `blank` if none did.
+        """The entry that the last run left for this notebook, `blank` if none did.
 
         Files count only as they were written; a page that is gone or broken is made again. `blank` is the entry
         of a notebook that has not run; an earlier one is stale where its fingerprint differs.
         """
-        for kind, status in (("executed", "passed"), ("failed", "failed")):
-            nb = unsealed(self.path(kind, lesson))
-            if nb is None:
-                continue
-            entry = {**blank, **nb.metadata[KEY]}
-            if entry["stem"] != lesson.stem or entry["status"] != status:
-                continue
-            entry |= records(nb.cells).content()  # as the cells have them, in the author's order
-            entry["stale"] = entry["fingerprint"] != blank["fingerprint"]
-            if status == "failed":
-                return entry
-            if all(entry["claims"].values()) and self._page_is_whole(lesson, nb, entry):
-                return entry
-        return dict(blank)
+        passed = self._passed(lesson)
+        failed = self._failed(lesson)
+        if passed is not None and failed is not None:
+            if str(passed.metadata[KEY].get("date")) > str(failed.metadata[KEY].get("date")):
+                failed = None
+        nb = failed or passed
+        if nb is None:
+            return dict(blank)
+        entry = {**blank, **nb.metadata[KEY]}
+        entry |= records(nb.cells).content()  # as the cells have them, in the author's order
+        entry["stale"] = entry["fingerprint"] != blank["fingerprint"]
+        if failed is None and not self._page_is_whole(lesson, nb, entry):
+            return dict(blank)
+        return entry
 
     def _page_is_whole(self, lesson: Lesson, nb: nbformat.NotebookNode, entry: dict[str, Any]) -> bool:
         """Whether the page is as it was written, or could be made again."""
@@ -113,3 +149,26 @@ class Results:
         except Exception:  # the notebook is run again, and fails aloud
             return False
         return True
+
+    def publish_report(self, report: Mapping[str, Any], titles: Mapping[str, str]) -> str:
+        """Write report.json, report.md, index.html and the links between pages; one that fails keeps none from others.
+
+        Args:
+            report: all that report.json holds.
+            titles: stem -> title of the notebooks that have a page, in course order.
+
+        Returns what could not be written first, in one sentence; empty if all could.
+        """
+        writings = {
+            "report.json": lambda: write_atomic(self.folder / "report.json", json_text(report)),
+            "report.md": lambda: write_atomic(self.folder / "report.md", markdown(report)),
+            "index.html": lambda: write_atomic(self.folder / "index.html", index_page(markdown(report))),
+            "the links between pages": lambda: link_pages(self.folder / "pages", titles),
+        }
+        troubles = []
+        for name, write in writings.items():
+            try:
+                write()
+            except Exception as error:  # the disk is full, a folder has the name
+                troubles.append(f"error: the report could not be written: {error} ({name})")
+        return troubles[0] if troubles else ""

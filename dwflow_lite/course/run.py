@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import importlib.util
-import json
 import math
 import os
 import shutil
@@ -25,9 +24,10 @@ import nbformat
 from dwflow_lite.course import lessons
 from dwflow_lite.course.execute import execute
 from dwflow_lite.course.lessons import DEFAULT_PROFILE, Lesson, UsageError
-from dwflow_lite.course.pages import index_page, link_pages, notebook_page
-from dwflow_lite.course.paths import notebooks_folder, repository, write_atomic
-from dwflow_lite.course.report import Progress, complaint, cost, markdown, surroundings
+from dwflow_lite.course.pages import INDEX_TITLE, notebook_page
+from dwflow_lite.course.paths import notebooks_folder, repository, sweep_drafts
+from dwflow_lite.course.reading import NotebookError, read_notebook
+from dwflow_lite.course.report import Progress, complaint, cost, surroundings
 from dwflow_lite.course.results import Results
 from dwflow_lite.course.verdict import Fault, problem
 from dwflow_lite.course.watch import Watch
@@ -98,31 +98,56 @@ def _plan(source: Path, profile: str, notebooks: Sequence[str], parameters: Mapp
     by_stem: dict[str, dict[str, Any]] = {lesson.stem: {} for lesson in available}
     by_stem |= lessons.read_profile(source / "profiles.yaml", profile, available)
     for lesson in chosen:
-        by_stem[lesson.stem] = by_stem[lesson.stem] | lessons.fit(lesson, parameters, "-p")
+        by_stem[lesson.stem] = by_stem[lesson.stem] | lessons.fit_lesson(lesson, parameters, "-p")
     return Plan(profile, available, chosen, by_stem)
 
 
 @contextmanager
 def _locked(out: Path) -> Iterator[None]:
     """Make `out` and hold its lock; UsageError if it cannot be written into, or another run holds the lock."""
-    lock = filelock.FileLock(out / ".lock", timeout=0)
     folder = out
     try:
+        lock = filelock.FileLock(out / ".lock", timeout=0)
         out.mkdir(parents=True, exist_ok=True)
         for folder in (out, out / "executed", out / "failed", out / "pages"):
             if folder.exists():
                 tempfile.TemporaryFile(dir=folder).close()
         folder = out
+        _check_that_it_is_ours(out)
         lock.acquire()
     except filelock.Timeout:  # which is an OSError too
         raise UsageError(f"another run is using {out}; give this one its own --out") from None
-    except OSError as error:
-        raise UsageError(f"cannot write into {folder}: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        raise UsageError(f"cannot write into {folder}: {getattr(error, 'strerror', error)}") from None
     try:
-        shutil.rmtree(out / ".partial", ignore_errors=True)
+        _sweep(out)
         yield
     finally:
         lock.release()
+
+
+def _check_that_it_is_ours(out: Path) -> None:
+    """UsageError for a folder with an index or a report that no run has written there: it would be lost."""
+    marks = {"index.html": f"<title>{INDEX_TITLE}</title>", "report.md": "# Course run: "}
+    if (out / ".lock").exists():
+        return
+    for name, mark in marks.items():
+        path = out / name
+        if path.is_file() and mark not in path.read_text(encoding="utf-8", errors="replace"):
+            raise UsageError(f"{path} is not of a run of the course: give this one a folder of its own by --out")
+
+
+def _sweep(out: Path) -> None:
+    """Delete what runs that were killed have left half-done in the folder, whose lock is held."""
+    shutil.rmtree(out / ".partial", ignore_errors=True)
+    for kind in ("executed", "failed", "pages"):
+        for path in (out / kind).glob("*.new"):
+            path.unlink(missing_ok=True)
+        sweep_drafts(out / kind)
+    sweep_drafts(out)
+    shared = out / "artefacts"  # notebooks opened in Jupyter may be writing there: what is theirs is left alone
+    for folder in (shared, *(path for path in shared.glob("*/") if path.is_dir())):
+        sweep_drafts(folder)
 
 
 class Course:
@@ -176,6 +201,8 @@ class Course:
             "error": None,
             "attempts": 0,
             "repeated": None,
+            "cut": [],  # what its cells showed beyond what is kept
+            "kept": None,  # date of the earlier run whose good result stays, though this one failed
             "metrics": {},
             "claims": {},
             "margins": {},
@@ -192,10 +219,11 @@ class Course:
         good = all(self._status(lesson) in ("passed", "cached") for lesson in self.plan.chosen)
         status = "interrupted" if self.interrupted else "passed" if good else "failed"
         self._write_report(status)
+        if self.unwritten and status == "passed":
+            status = "failed"
+            self._write_report(status)  # what can be written says the same
         self._say_how_it_ended(status)
-        if self.interrupted:
-            return 130
-        return 0 if good and not self.unwritten else 1
+        return {"passed": 0, "failed": 1, "interrupted": 130}[status]
 
     def _status(self, lesson: Lesson) -> str:
         return self.entries[lesson.stem]["status"]
@@ -251,21 +279,24 @@ class Course:
 
     def _execute_and_publish(self, lesson: Lesson, entry: dict[str, Any]) -> None:
         """Run the notebook and write its files. Whatever goes wrong here is a failure of this notebook only."""
-        partial = self.out / ".partial"
         nb = nbformat.v4.new_notebook()
         try:
-            nb = nbformat.read(lesson.path, as_version=4)
+            nb = read_notebook(lesson.path)
+            if lesson.fault:
+                raise NotebookError(lesson.fault)
             notebook_page(nb, entry, lesson.path.parent)  # what cannot be shown fails before it costs time
             nb, findings = execute(
                 lesson,
                 self.plan.parameters[lesson.stem],
-                folder=partial,
+                folder=self.out / ".partial",
                 artefacts=self.out / "artefacts",
                 cell_timeout=self.limits.cell,
                 start_watch=self._start_watch,
                 say=lambda sentence: self.progress.line(f"  {sentence}"),
             )
             entry.update(findings, date=_now())
+            for sentence in entry["cut"]:
+                self.progress.line(f"  {sentence}")
             self.surroundings |= {name: entry[name] for name in ("device", "threads") if name in entry}
             if entry["status"] == "interrupted":
                 self.interrupted = True
@@ -278,7 +309,7 @@ class Course:
             entry.update(status="failed", error=problem(fault))
         finally:
             self.watch = None
-            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(self.out / ".partial", ignore_errors=True)
         if entry["status"] == "failed":
             self.results.publish_failure(lesson, nb, entry, complaint(entry))
 
@@ -290,7 +321,6 @@ class Course:
 
     def _write_report(self, status: str) -> None:
         """Write the report, the index and the links between pages; `unwritten` says what was in the way."""
-        with_page = [lesson for lesson in self.plan.lessons if "page" in self.entries[lesson.stem]]
         report = {
             "schema": 1,
             "status": status,
@@ -301,27 +331,30 @@ class Course:
             **self.surroundings,
             "notebooks": [self.entries[lesson.stem] for lesson in self.plan.lessons],
         }
-        try:
-            text = json.dumps(report, indent=1, ensure_ascii=False, default=repr)
-            write_atomic(self.out / "report.json", text + "\n")
-            write_atomic(self.out / "report.md", markdown(report))
-            write_atomic(self.out / "index.html", index_page(markdown(report)))
-            link_pages(self.out / "pages", {lesson.stem: lesson.title for lesson in with_page})
-            self.unwritten = ""
-        except (OSError, ValueError) as error:
-            self.unwritten = f"error: the report could not be written: {error}"
+        titles = {lesson.stem: lesson.title for lesson in self.plan.lessons if "page" in self.entries[lesson.stem]}
+        self.unwritten = self.results.publish_report(report, titles)
 
     def _say_how_it_ended(self, status: str) -> None:
         """The complaints of the chosen notebooks, and where to read on."""
-        folder = os.path.relpath(self.out)
+        folder = _shortest(self.out)
         for lesson in self.plan.chosen:
             entry = self.entries[lesson.stem]
             if entry["error"]:
-                self.progress.line(
-                    f"\n{lesson.stem}, {complaint(entry)}\n  as far as it got: {folder}/failed/{lesson.stem}.ipynb"
-                )
+                self.progress.line(f"\n{lesson.stem}, {complaint(entry)}")
+                if self.results.path("failed", lesson).exists():
+                    self.progress.line(f"  as far as it got: {folder}/failed/{lesson.stem}.ipynb")
+                if entry["kept"]:
+                    self.progress.line(f"  what passed on {entry['kept'][:10]} is kept")
         ending = self.unwritten or f"read {folder}/index.html or {folder}/report.md"
         self.progress.line(f"\n{status}: {ending}")
+
+
+def _shortest(folder: Path) -> str:
+    """The folder as seen from where we are, if there is such a way."""
+    try:
+        return os.path.relpath(folder)
+    except (OSError, ValueError):  # where we are is gone; another drive
+        return str(folder)
 
 
 def _now() -> str:

@@ -1,4 +1,4 @@
-"""What the runner does inside a kernel: quiet bars before the first cell, move controls after the last."""
+"""What the runner does inside a kernel: bounds and quiet bars before the first cell, moved controls after the last."""
 
 from __future__ import annotations
 
@@ -10,6 +10,16 @@ from pathlib import Path
 from typing import Any
 
 KERNEL_MIME = "application/vnd.dwflow.kernel+json"
+
+
+def prepare() -> None:
+    """All that is done before the first cell."""
+    from IPython import get_ipython
+
+    from dwflow_lite.course.bounds import Bounds
+
+    quiet_bars()
+    Bounds(get_ipython())
 
 
 def quiet_bars() -> None:

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import nbformat
 
+from dwflow_lite.course.bounds import CUT_MIME
 from dwflow_lite.course.claims import margins
 from dwflow_lite.course.lessons import places
-from dwflow_lite.course.outputs import cell_of_broken_claim, cell_showing, displayed, records, widgets
+from dwflow_lite.course.outputs import cell_of_broken_claim, cell_showing, cut, displayed, records, widgets
 from dwflow_lite.course.sweep import KERNEL_MIME
 from dwflow_lite.course.watch import Watch
 
@@ -28,19 +29,17 @@ class Fault(NamedTuple):
 
 
 def verdict(nb: nbformat.NotebookNode, fault: Fault | None, watch: Watch) -> dict[str, Any]:
-    """What a run showed, for the report; takes the hidden last cell and papermill's marks out of `nb`.
+    """What a run showed, for the report; takes the hidden last cell out of `nb`.
 
     Args:
         nb: the executed notebook, as far as it got.
         fault: what ended the run early, if anything did.
         watch: has stood beside the run.
     """
-    cells = [cell for cell in nb.cells if ERROR_MARK not in cell.metadata.get("tags", ())]
-    hidden = cells.pop()
-    nb.cells = cells
+    hidden = nb.cells.pop()
     kernel: dict[str, Any] = {}  # what the hidden cell reported
     for _, facts in displayed([hidden], KERNEL_MIME):
-        kernel |= facts
+        kernel |= facts if isinstance(facts, dict) else {}
     if fault is None:
         fault = judge(nb, finished=bool(kernel))
     elif fault.cell == len(nb.cells):  # the hidden cell: a widget is to blame
@@ -55,11 +54,19 @@ def verdict(nb: nbformat.NotebookNode, fault: Fault | None, watch: Watch) -> dic
         "peak_mb": round(max(watch.peak_mb, kernel.get("peak_mb", 0.0)), 1),
         **recorded.content(),
         "widgets": {name: kernel.get(name, 0) for name in ("controls", "values")},
+        "cut": _what_was_cut(nb),
     }
     for name in ("device", "threads"):
         if name in kernel:
             findings[name] = recorded.metrics.get(name, kernel[name])
     return findings
+
+
+def _what_was_cut(nb: nbformat.NotebookNode) -> list[str]:
+    """For every cell that showed more than is kept: which, and how much."""
+    numbers = [number for number, _ in places(nb.cells)]
+    cuts = displayed(nb.cells, CUT_MIME)
+    return [f"cell {numbers[index]} {sentence}" for index, sentence in cuts if isinstance(sentence, str)]
 
 
 def judge(nb: nbformat.NotebookNode, finished: bool) -> Fault | None:
@@ -73,18 +80,22 @@ def judge(nb: nbformat.NotebookNode, finished: bool) -> Fault | None:
 def _widget_fault(nb: nbformat.NotebookNode) -> Fault | None:
     """The first error that a widget has caught and shows."""
     for model, state in widgets(nb).items():
-        for output in state.get("outputs", ()):
-            if output.get("output_type") == "error":
-                message = f"inside a widget: {output['ename']}: {output['evalue']}"
-                return Fault(cell_showing(nb, model), "WidgetError", message, "\n".join(output.get("traceback", ())))
+        outputs = state.get("outputs")
+        for output in outputs if isinstance(outputs, list | tuple) else ():
+            if isinstance(output, Mapping) and output.get("output_type") == "error":
+                message = f"inside a widget: {output.get('ename')}: {output.get('evalue')}"
+                trace = "\n".join(str(line) for line in output.get("traceback", ()))
+                return Fault(cell_showing(nb, model), "WidgetError", message, trace)
     return None
 
 
 def _record_fault(nb: nbformat.NotebookNode) -> Fault | None:
     """What is wrong with the records: two values for one name, a false claim, no metric at all."""
     recorded = records(nb.cells)
+    if recorded.malformed:
+        return Fault(recorded.cell, "RecordMalformed", recorded.malformed)
     if recorded.conflict:
-        return Fault(None, "RecordConflict", recorded.conflict)
+        return Fault(recorded.cell, "RecordConflict", recorded.conflict)
     broken = [text for text, holds in recorded.claims.items() if not holds]
     if broken:
         sentences = [text + margins(recorded.margins, text) for text in broken]
@@ -96,13 +107,13 @@ def _record_fault(nb: nbformat.NotebookNode) -> Fault | None:
 
 def problem(fault: Fault, cells: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
     """The report's `error`: the fault, and the author's number, heading and source of its cell."""
-    trace = ANSI.sub("", fault.traceback)
+    trace = cut(ANSI.sub("", fault.traceback), 50_000)
     if fault.ename == "WidgetError":  # the callback's own, not the sweep's around it
         trace = trace.split("\nThe above exception was the direct cause")[0]
     place: dict[str, Any] = {"cell": None, "id": None, "heading": None, "source": None}
     if fault.cell is not None:
         cell = cells[fault.cell]
         number, heading = places(cells)[fault.cell]
-        first_lines = "\n".join(cell.source.splitlines()[:15])
+        first_lines = cut("\n".join(cell.source.splitlines()[:15]), 5_000)
         place = {"cell": number, "id": cell.get("id"), "heading": heading, "source": first_lines}
-    return {**place, "ename": fault.ename, "evalue": fault.evalue, "traceback": trace}
+    return {**place, "ename": fault.ename, "evalue": cut(fault.evalue, 5_000), "traceback": trace}

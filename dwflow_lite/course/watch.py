@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -13,6 +16,30 @@ import psutil
 from dwflow_lite.course.conversation import Conversation
 
 Reason = Literal["timeout", "interrupted", "lost"]
+
+# Reads until the other end of its input is closed, as it is when the process that holds it has gone.
+GUARD = """
+import os, signal, sys
+sys.stdin.buffer.read()
+end, number = {"group": os.killpg, "process": os.kill}[sys.argv[1]], int(sys.argv[2])
+end(number, signal.SIGKILL)
+"""
+
+
+def guard(pid: int) -> subprocess.Popen[bytes] | None:
+    """A small process that kills process `pid`, with its group if it leads one, when this process ends in any way.
+
+    Without it a kernel would outlive a runner that was killed. None where there are no groups of processes (Windows).
+    """
+    if not hasattr(os, "killpg"):
+        return None
+    try:
+        whole = "group" if os.getpgid(pid) == pid else "process"
+    except ProcessLookupError:  # it has ended
+        return None
+    words = [sys.executable, "-I", "-S", "-c", GUARD, whole, str(pid)]
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, start_new_session=True)
 
 
 class Watch(threading.Thread):
@@ -30,18 +57,30 @@ class Watch(threading.Thread):
         self.begun = time.monotonic()
         self.labels: Sequence[str] = ()  # what to say of each cell
         self.cell: int | None = None  # index of the one that runs
+        self._cell_begun = self.begun
         self.peak_mb = 0.0
         self.reason: Reason | None = None  # why the kernel was killed
         self.conversation = Conversation()
         self.loss = ""  # what the conversation with the kernel lost
         self._kernel: psutil.Process | None = None
         self._processes: set[psutil.Process] = set()
+        self._guard: subprocess.Popen[bytes] | None = None  # ends the kernel if this process is killed
         self._over = threading.Event()
 
     @property
     def elapsed(self) -> float:
         """Seconds since the start."""
         return time.monotonic() - self.begun
+
+    @property
+    def cell_elapsed(self) -> float:
+        """Seconds since the start of the cell that runs."""
+        return time.monotonic() - self._cell_begun
+
+    def cell_starts(self, index: int) -> None:
+        """A cell begins to run."""
+        self.cell = index
+        self._cell_begun = time.monotonic()
 
     def label(self) -> str:
         """What to say of the cell that runs."""
@@ -51,6 +90,7 @@ class Watch(threading.Thread):
         """The kernel process exists now."""
         self._kernel = psutil.Process(pid)
         self._processes.add(self._kernel)
+        self._guard = guard(pid)
         if self.reason:
             self.kill(self.reason)
 
@@ -95,3 +135,6 @@ class Watch(threading.Thread):
         self._over.set()
         self.join()
         self.kill()
+        if self._guard is not None:
+            self._guard.kill()
+            self._guard.communicate()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dwflow_lite.auditing.table import Audit
-from dwflow_lite.figures.style import COLOURS, colour, new_figure
+from dwflow_lite.auditing.table import Audit, Row
+from dwflow_lite.figures.style import COLOURS, colour, finite_range, new_figure, require, score_axis
 
 
 def draw_audit(audits: Mapping[str, Audit]) -> Figure:
@@ -20,17 +21,19 @@ def draw_audit(audits: Mapping[str, Audit]) -> Figure:
     Args:
         audits: title -> audit, one panel each, on the same axes.
     """
+    unit, rows = _unit_and_rows(audits)
     figure, panels = new_figure(len(audits), width=6.2, height=4.6)
-    rows = [row for result in audits.values() for row in result.rows]
-    farthest = max(row.nearest for row in rows)
-    lowest = 100 * min(row.score - row.score_std for row in rows)
+    _, farthest = finite_range(np.array([row.nearest for row in rows]))
+    lowest, _ = finite_range(unit * np.array([row.score - row.score_std for row in rows]))
+    if unit == 100:
+        lowest = max(lowest, 0)
     for ax, (title, result) in zip(panels, audits.items(), strict=True):
         for i, row in enumerate(result.rows):
             shade = colour(row.name, i)
             ax.errorbar(
                 row.nearest,
-                100 * row.score,
-                yerr=100 * row.score_std,
+                unit * row.score,
+                yerr=unit * row.score_std,
                 fmt="s" if row.name in COLOURS else "D",
                 ms=6,
                 color=shade,
@@ -42,8 +45,8 @@ def draw_audit(audits: Mapping[str, Audit]) -> Figure:
             )
         ax.axvline(1, color="gray", ls=":", lw=1)
         ax.set(xlabel="distance to nearest member (zoo's own = 1)", ylabel=_score_label(result), title=title)
-        ax.set(ylim=(max(lowest, 0) - 6, 104), xlim=(-0.05, 1.4 * farthest))
-        _name_points(ax, [(row.name, row.nearest, 100 * row.score) for row in result.rows])
+        ax.set(ylim=(lowest - 0.06 * unit, 1.04 * unit), xlim=(-0.05, 1.4 * max(farthest, 0.1)))
+        _name_points(ax, [(row.name, row.nearest, unit * row.score) for row in result.rows])
     return figure
 
 
@@ -54,30 +57,45 @@ def draw_accuracy_dispersion(audits: Mapping[str, Audit], flows: str = "h=") -> 
         audits: title -> audit.
         flows: how the names of the rows begin that belong on the line.
     """
+    unit, rows = _unit_and_rows(audits)
+    lowest, _ = finite_range(unit * np.array([row.score for row in rows]))
+    if unit == 100:
+        lowest = 0
     figure, panels = new_figure(len(audits), width=5.6, height=4.4)
     for ax, (title, result) in zip(panels, audits.items(), strict=True):
         on_line = [row for row in result.rows if row.name.startswith(flows)]
         beside = [row for row in result.rows if not row.name.startswith(flows)]
         ax.plot(
             [row.dispersion for row in on_line],
-            [100 * row.score for row in on_line],
+            [unit * row.score for row in on_line],
             color=COLOURS["generated"],
             marker="o",
             label="flows, by width h",
         )
         for i, row in enumerate(beside):
             shade = colour(row.name, i)
-            ax.scatter(row.dispersion, 100 * row.score, color=shade, marker="D", s=34, label=row.name, zorder=3)
+            ax.scatter(row.dispersion, unit * row.score, color=shade, marker="D", s=34, label=row.name, zorder=3)
         ax.set(xlabel="dispersion ratio (0: all at the mean, 1: as the zoo)", ylabel=_score_label(result), title=title)
-        ax.set(ylim=(-4, 106), xlim=(0, 1.55))
-        _name_points(ax, [(row.name, row.dispersion, 100 * row.score) for row in on_line], side=-1)
+        ax.set(ylim=(lowest - 0.04 * unit, 1.06 * unit), xlim=(0, 1.55))
+        _name_points(ax, [(row.name, row.dispersion, unit * row.score) for row in on_line], side=-1)
     panels[-1].legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 
 def _score_label(audit: Audit) -> str:
-    """Which score this is, on which split."""
-    return f"{audit.score_name}, {audit.split} (%)"
+    """Which score this is, on which split; an accuracy in percent."""
+    return f"{audit.score_name}, {audit.split}" + (" (%)" if audit.score_name == "accuracy" else "")
+
+
+def _unit_and_rows(audits: Mapping[str, Audit]) -> tuple[float, list[Row]]:
+    """The factor from scores to the axis, and the rows of all audits; ValueError for none, or several scores."""
+    require(audits, "audit")
+    names = {result.score_name for result in audits.values()}
+    if len(names) > 1:
+        raise ValueError(f"audits of one figure show one score, these show {' and '.join(sorted(names))}")
+    rows = [row for result in audits.values() for row in result.rows]
+    require(rows, "row")
+    return score_axis(names.pop())[1], rows
 
 
 def _name_points(ax: Axes, points: Sequence[tuple[str, float, float]], side: int = 1) -> None:
@@ -96,7 +114,8 @@ def _name_points(ax: Axes, points: Sequence[tuple[str, float, float]], side: int
     def crowded(x: float, y: float) -> bool:
         return any(abs(x - other_x) < 0.26 * width and abs(y - other_y) < 0.042 * height for other_x, other_y in taken)
 
-    for name, x, y in sorted(points, key=lambda point: (-point[2], point[1])):  # from above, from the left
+    finite = [point for point in points if np.isfinite(point[1:]).all()]  # others have no place
+    for name, x, y in sorted(finite, key=lambda point: (-point[2], point[1])):  # from above, from the left
         name_y = y
         while crowded(x, name_y):
             name_y -= 0.005 * height

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from dwflow_lite.figures.style import COLOURS, new_figure
+from dwflow_lite.figures.style import COLOURS, finite_range, new_figure, require, score_axis
 from dwflow_lite.flow.watch import FlowTraining
 
 
@@ -34,7 +34,9 @@ def draw_training(training: FlowTraining) -> Figure:
     return figure
 
 
-def draw_flow(codes: Tensor, points: Tensor, scores: Tensor, frame: int, chance: float) -> Figure:
+def draw_flow(
+    codes: Tensor, points: Tensor, scores: Tensor, frame: int, chance: float, *, score_name: str = "accuracy"
+) -> Figure:
     """One moment of a flow: where the points are in code space, and what the networks they decode to can do.
 
     Args:
@@ -43,23 +45,33 @@ def draw_flow(codes: Tensor, points: Tensor, scores: Tensor, frame: int, chance:
         scores: of the decoded networks, (T, n), from 0 to 1.
         frame: which moment, 0 … T-1.
         chance: the score of guessing, from 0 to 1.
+        score_name: what the scores are (``task.score_name``).
+
+    Raises:
+        ValueError: no such frame, or codes of fewer than two dimensions.
     """
+    if not 0 <= frame < len(points):
+        raise ValueError(f"there is no frame {frame}: the trajectory has {len(points)} points of time")
+    if codes.shape[1] < 2:
+        raise ValueError("codes of one dimension have no plane to be drawn in")
+    label, unit = score_axis(score_name)
     figure, (left, right) = new_figure(2)
-    t = frame / (len(points) - 1)
+    t = frame / max(1, len(points) - 1)
     _draw_points(left, codes, points, frame)
     left.set(xlabel="first code (rms units)", ylabel="second code (rms units)", title=f"Weight space at t = {t:.2f}")
     left.legend(frameon=False, loc="upper right", fontsize=8)
     times = np.linspace(0, 1, len(points))
-    right.plot(times, 100 * scores, color=COLOURS["generated"], alpha=0.15, lw=0.7)
-    right.plot(times, 100 * scores.mean(1), color=COLOURS["generated"], lw=2, label="mean")
+    right.plot(times, unit * scores, color=COLOURS["generated"], alpha=0.15, lw=0.7)
+    right.plot(times, unit * scores.mean(1), color=COLOURS["generated"], lw=2, label="mean")
     right.axvline(t, color="black", lw=1)
-    right.axhline(100 * chance, color="gray", ls=":", label="chance")
+    right.axhline(unit * chance, color="gray", ls=":", label="chance")
     right.set(
         xlabel="time t",
-        ylabel="accuracy (%)",
-        ylim=(0, 101),
-        title=f"Decoded networks: {100 * scores[frame].mean():.1f} %",
+        ylabel=label,
+        title=f"Decoded networks: {unit * scores[frame].mean():.1f} %" if unit == 100 else "Decoded networks",
     )
+    if unit == 100:
+        right.set_ylim(0, 101)
     right.legend(frameon=False, loc="lower right", fontsize=8)
     return figure
 
@@ -75,9 +87,9 @@ def _draw_points(ax: Axes, codes: Tensor, points: Tensor, frame: int) -> None:
 
 
 def _hold(ax: Axes, points: np.ndarray) -> None:
-    """Limit the axes to points (n, 2), with a margin."""
-    low, high = points.min(0) - 0.3, points.max(0) + 0.3
-    ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
+    """Limit the axes to points (n, 2), with a margin; what is not finite lies outside."""
+    (left, right), (bottom, top) = finite_range(points[:, 0]), finite_range(points[:, 1])
+    ax.set(xlim=(left - 0.3, right + 0.3), ylim=(bottom - 0.3, top + 0.3))
 
 
 def draw_clouds(clouds: Mapping[str, Tensor], reference: Tensor, arrows: Mapping[str, Tensor] | None = None) -> Figure:
@@ -88,6 +100,7 @@ def draw_clouds(clouds: Mapping[str, Tensor], reference: Tensor, arrows: Mapping
         reference: points (m, 2).
         arrows: name -> (n, 2), drawn from the points of that cloud instead of dots.
     """
+    require(clouds, "cloud")
     figure, panels = new_figure(len(clouds), width=3.4, height=3.5)
     everything = np.concatenate([np.asarray(points) for points in (reference, *clouds.values())])
     for ax, (name, points) in zip(panels, clouds.items(), strict=True):
@@ -108,6 +121,7 @@ def draw_trajectories(paths: Mapping[str, Tensor], reference: Tensor) -> Figure:
         paths: name -> points (T, n, 2).
         reference: points (m, 2).
     """
+    require(paths, "set of trajectories")
     figure, panels = new_figure(len(paths), width=3.8, height=3.7)
     for ax, (name, points) in zip(panels, paths.items(), strict=True):
         ax.scatter(*reference.T, s=6, color=COLOURS["zoo"], alpha=0.25, lw=0)

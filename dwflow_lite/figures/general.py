@@ -11,11 +11,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from dwflow_lite.figures.style import colour, new_figure
+from dwflow_lite.figures.style import colour, finite_range, new_figure, require
 
 
 def draw_images(images: Tensor, titles: Sequence[str], columns: int = 10, heading: str = "") -> Figure:
     """Small grey images (n, 1, h, w) in a grid, each with a title."""
+    if images.ndim != 4 or images.shape[1] != 1:
+        raise ValueError(f"grey images have the shape (n, 1, h, w), these have {tuple(images.shape)}")
+    if columns < 1:
+        raise ValueError(f"a grid has at least one column, not {columns}")
+    require(images, "image")
     rows = math.ceil(len(images) / columns)
     figure = plt.Figure(figsize=(0.9 * columns, 1.15 * rows + 0.3), layout="constrained")
     for i, (image, title) in enumerate(zip(images, titles, strict=True)):
@@ -38,14 +43,21 @@ def draw_scores(
         title: of the figure.
         chance: a score, from 0 to 1, to mark.
         xlabel: what the scores are, in percent.
+
+    Raises:
+        ValueError: no group, or one without scores.
     """
+    require(groups, "group")
+    for name, scores in groups.items():
+        require(scores, f"score of '{name}'")
     figure, (ax,) = new_figure(1, width=7.5, height=0.55 * len(groups) + 1.1)
     rng = np.random.default_rng(0)
     for i, (name, scores) in enumerate(groups.items()):
         values = 100 * np.asarray(scores)
         heights = i + rng.uniform(-0.25, 0.25, len(values))
         ax.scatter(values, heights, s=10, alpha=0.5, color=colour(name, i))
-        ax.plot([values.mean()] * 2, [i - 0.38, i + 0.38], color="black", lw=2)
+        finite = values[np.isfinite(values)]  # of what diverged there is no score
+        ax.plot([finite.mean() if len(finite) else np.nan] * 2, [i - 0.38, i + 0.38], color="black", lw=2)
     if chance is not None:
         ax.axvline(100 * chance, color="gray", ls=":", label="chance")
         ax.legend(frameon=False)
@@ -56,12 +68,17 @@ def draw_scores(
 
 def draw_distances(distances: Mapping[str, Tensor], xlabel: str, title: str) -> Figure:
     """Histograms of distances (n,) on one axis, each in percent of its own number."""
+    require(distances, "histogram")
+    for name, values in distances.items():
+        require(values, f"distance of '{name}'")
     figure, (ax,) = new_figure(1, width=7)
-    highest = max(float(values.max()) for values in distances.values())
-    bins = np.linspace(0, 1.02 * highest, 60)
+    _, highest = finite_range(np.concatenate([np.asarray(values).ravel() for values in distances.values()]))
+    bins = np.linspace(0, 1.02 * highest or 1.0, 60)
     for i, (name, values) in enumerate(distances.items()):
-        shares = np.full(len(values), 100 / len(values))
-        ax.hist(values.numpy(), bins=bins, weights=shares, alpha=0.6, label=name, color=colour(name, i))
+        shares = np.full(len(values), 100 / len(values))  # of those beyond the axis too
+        values = np.asarray(values)
+        finite = np.isfinite(values)
+        ax.hist(values[finite], bins=bins, weights=shares[finite], alpha=0.6, label=name, color=colour(name, i))
     ax.set(xlabel=xlabel, ylabel="share (%)", title=title)
     ax.legend(frameon=False)
     return figure
@@ -69,8 +86,12 @@ def draw_distances(distances: Mapping[str, Tensor], xlabel: str, title: str) -> 
 
 def draw_matrices(matrices: Mapping[str, Tensor], xlabel: str, ylabel: str, label: str = "weight") -> Figure:
     """Matrices side by side on one colour scale, which ``label`` names."""
+    require(matrices, "matrix")
+    for name, matrix in matrices.items():
+        require(matrix.flatten(), f"entry of '{name}'")
     figure, panels = new_figure(len(matrices), width=3.4, height=3.2)
-    limit = max(float(matrix.abs().max()) for matrix in matrices.values())
+    _, limit = finite_range(np.concatenate([matrix.abs().numpy().ravel() for matrix in matrices.values()]))
+    limit = limit or 1.0
     for ax, (name, matrix) in zip(panels, matrices.items(), strict=True):
         ax.grid(False)
         image = ax.imshow(matrix, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
@@ -102,6 +123,7 @@ def draw_lines(
         marker: of the points; None: none.
         bottom: where the y axis begins.
     """
+    require(lines, "line")
     figure, (ax,) = new_figure(1, width=6.6)
     for i, (name, (x, y)) in enumerate(lines.items()):
         y = np.asarray(y, dtype=float)

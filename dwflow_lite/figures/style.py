@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sized
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -37,6 +39,38 @@ COLOURS = {
 def colour(name: str, position: int = 0) -> str:
     """The colour that a name has in every figure; other names take Matplotlib's, by their position in the figure."""
     return COLOURS.get(name, f"C{position}")
+
+
+def score_axis(score_name: str) -> tuple[str, float]:
+    """What stands at an axis of scores, and the factor to its unit: accuracy in percent, any other score as it is.
+
+    Example:
+        >>> score_axis("accuracy"), score_axis("R²")
+        (('accuracy (%)', 100.0), ('R²', 1.0))
+    """
+    return ("accuracy (%)", 100.0) if score_name == "accuracy" else (score_name, 1.0)
+
+
+def loss_axis(score_name: str) -> str:
+    """What stands at an axis of losses of a task with this score: only cross-entropy is measured in nats."""
+    return "loss (nats)" if score_name == "accuracy" else "loss"
+
+
+def require(things: Sized, what: str) -> None:
+    """``ValueError`` if there is nothing to draw."""
+    if len(things) == 0:
+        raise ValueError(f"there is nothing to draw: give at least one {what}")
+
+
+def finite_range(values: np.ndarray) -> tuple[float, float]:
+    """Least and greatest of the finite values; (0, 1) if none is finite.
+
+    Example:
+        >>> finite_range(np.array([2.0, float("nan"), 3.0]))
+        (2.0, 3.0)
+    """
+    finite = values[np.isfinite(values)]
+    return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
 
 
 def new_figure(columns: int = 1, width: float = 4.6, height: float = 3.4) -> tuple[Figure, list[Axes]]:

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from dwflow_lite.figures.style import COLOURS, colour, new_figure
+from dwflow_lite.figures.style import COLOURS, colour, finite_range, loss_axis, new_figure, require, score_axis
 from dwflow_lite.symmetry.barrier import BarrierCurve
 
 
@@ -22,36 +22,53 @@ def draw_barriers(curves: Mapping[str, BarrierCurve], pair: int | None = None, s
         curves: name -> curves of the same pairs.
         pair: draw this pair alone. The axes stay the same.
         strong: keep this name strong and the others faint.
+
+    Raises:
+        ValueError: no curves, no such pair, or curves of tasks with other scores.
     """
+    score_name = _score_name(curves)
+    if pair is not None and not all(0 <= pair < len(curve.loss) for curve in curves.values()):
+        raise ValueError(f"there is no pair {pair}: each of the curves has {len(next(iter(curves.values())).loss)}")
+    label, unit = score_axis(score_name)
     figure, (left, right) = new_figure(2)
     _draw_curves(left, curves, "loss", 1, pair, strong)
-    _draw_curves(right, curves, "score", 100, pair, strong)
-    left.set(xlabel="position t on the line", ylabel="loss (nats)", title="Loss between two networks")
-    right.set(xlabel="position t on the line", ylabel="accuracy (%)", title="Accuracy between two networks")
+    _draw_curves(right, curves, "score", unit, pair, strong)
+    title = score_name[0].upper() + score_name[1:]
+    left.set(xlabel="position t on the line", ylabel=loss_axis(score_name), title="Loss between two networks")
+    right.set(xlabel="position t on the line", ylabel=label, title=f"{title} between two networks")
     if any(curve.repaired for curve in curves.values()):
         right.plot([], [], color="black", lw=1.6, ls="--", label="repaired")
     right.legend(frameon=False, fontsize=8, loc="lower left")
     return figure
 
 
+def _score_name(curves: Mapping[str, BarrierCurve]) -> str:
+    """The score that all these curves show; ValueError if there is none, or more than one."""
+    require(curves, "curve")
+    names = {curve.score_name for curve in curves.values()}
+    if len(names) > 1:
+        raise ValueError(f"curves of one figure show one score, these show {' and '.join(sorted(names))}")
+    return names.pop()
+
+
 def _draw_curves(
     ax: Axes, curves: Mapping[str, BarrierCurve], quantity: str, unit: float, pair: int | None, strong: str | None
 ) -> None:
     """One quantity of all curves, in units of ``unit``, on axes that hold every pair."""
-    low, high = np.inf, -np.inf
+    drawn = []
     for i, (name, curve) in enumerate(curves.items()):
         shade = colour(name, i)
         opacity = 1 if strong is None or strong == name else 0.2
         lines = unit * getattr(curve, quantity).numpy()  # (pairs, positions)
-        low = min(low, lines.min())
-        high = max(high, lines.max())
+        drawn.append(lines.ravel())
         ax.plot(curve.t, _mean_or_one(lines, pair), color=shade, lw=2.2, alpha=opacity, label=name)
         if pair is None:
             ax.plot(curve.t, lines.T, color=shade, alpha=0.15, lw=0.8)
         if curve.repaired:
             repaired = unit * getattr(curve.repaired, quantity).numpy()
             ax.plot(curve.t, _mean_or_one(repaired, pair), color=shade, lw=1.6, ls="--", alpha=opacity)
-    margin = 0.04 * (high - low)
+    low, high = finite_range(np.concatenate(drawn))
+    margin = 0.04 * (high - low) or 0.04
     ax.set_ylim(low - margin, high + margin)
 
 
@@ -62,8 +79,11 @@ def _mean_or_one(lines: np.ndarray, pair: int | None) -> np.ndarray:
 
 def draw_barrier_table(curves: Mapping[str, BarrierCurve], title: str = "Barriers") -> Figure:
     """Mean barrier of each kind in loss and accuracy, as it is (full) and repaired (pale); dots are single pairs."""
+    score_name = _score_name(curves)
+    label, percent = score_axis(score_name)
+    barrier = "accuracy barrier (points)" if percent == 100 else f"{label} barrier"
     figure, (left, right) = new_figure(2, width=4.4, height=0.9 + 0.42 * len(curves))
-    for ax, quantity, unit in ((left, "loss_barrier", 1), (right, "score_barrier", 100)):
+    for ax, quantity, unit in ((left, "loss_barrier", 1), (right, "score_barrier", percent)):
         for i, curve in enumerate(curves.values()):
             _draw_bar(ax, i - 0.19, unit * getattr(curve, quantity).numpy(), opacity=0.9)
             if curve.repaired:
@@ -72,13 +92,16 @@ def draw_barrier_table(curves: Mapping[str, BarrierCurve], title: str = "Barrier
         ax.set_xlim(0, None)
     left.set_yticks(range(len(curves)), list(curves))
     right.set_yticks(range(len(curves)), [""] * len(curves))
-    left.set(xlabel="loss barrier (nats)", ylabel="matched by", title=title)
-    right.set(xlabel="accuracy barrier (points)", ylabel=" ", title="full: as it is, pale: repaired")
+    left.set(xlabel=loss_axis(score_name).replace("loss", "loss barrier"), ylabel="matched by", title=title)
+    right.set(xlabel=barrier, ylabel=" ", title="full: as it is, pale: repaired")
     return figure
 
 
 def _draw_bar(ax: Axes, height: float, values: np.ndarray, opacity: float) -> None:
-    """The mean of values (pairs,) as a bar, and each as a dot."""
+    """The mean of values (pairs,) as a bar, and each as a dot; what is not finite has neither."""
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return
     ax.barh(height, values.mean(), 0.36, color=COLOURS["aligned"], alpha=opacity)
     ax.plot(values, np.full(len(values), height), ".", color="black", ms=3, alpha=0.5)
 

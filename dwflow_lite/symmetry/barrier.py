@@ -26,6 +26,7 @@ class BarrierCurve:
         loss: (pairs, T).
         score: (pairs, T).
         repaired: the same lines, the statistics of whose networks were repaired (see :func:`linear_barrier`).
+        score_name: what the score is.
 
     Example:
         >>> curve = BarrierCurve(torch.linspace(0, 1, 3), torch.tensor([[1.0, 5.0, 3.0]]), torch.ones(1, 3))
@@ -37,6 +38,7 @@ class BarrierCurve:
     loss: Tensor
     score: Tensor
     repaired: BarrierCurve | None = None
+    score_name: str = "accuracy"
 
     @property
     def loss_barrier(self) -> Tensor:
@@ -104,7 +106,7 @@ def linear_barrier(
     line = Zoo(weights, zoo.layout, zoo.network)
     loss, score = _loss_and_score(line, task, split, points)
     if not repaired:
-        return BarrierCurve(t, loss, score)
+        return BarrierCurve(t, loss, score, score_name=task.score_name)
 
     if norms_with_statistics(zoo.network):
         repaired_line = recalibrate(line, task)
@@ -114,7 +116,8 @@ def linear_barrier(
         targets = _statistics_between(*ends, t, task, spec)
         repaired_line = repair(line, targets, task, spec)
     repaired_loss, repaired_score = _loss_and_score(repaired_line, task, split, points)
-    return BarrierCurve(t, loss, score, BarrierCurve(t, repaired_loss, repaired_score))
+    repaired_curve = BarrierCurve(t, repaired_loss, repaired_score, score_name=task.score_name)
+    return BarrierCurve(t, loss, score, repaired_curve, task.score_name)
 
 
 def _loss_and_score(line: Zoo, task: Task, split: str, points: int) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,7 @@ import dwflow_lite.course.run as run_module
 from dwflow_lite.course.lessons import UsageError, code_digest, discover, fingerprints, literals
 from dwflow_lite.course.paths import write_atomic
 from dwflow_lite.course.report import Progress
-from dwflow_lite.course.results import sealed, unsealed
+from dwflow_lite.course.results import page_digest, sealed, unsealed
 from dwflow_lite.course.run import run
 
 from .conftest import RECORD, Ran, write_notebook
@@ -224,6 +224,12 @@ def test_a_report_of_the_wrong_shape_is_ignored(kept):
 # -- results that cannot be written ----------------------------------------------------------------
 
 
+def results_of(ran, stem="01_one"):
+    """Bytes of the result of one notebook: the executed copy and the page, which links to its neighbours."""
+    executed, page = (ran.out / f"executed/{stem}.ipynb", ran.out / f"pages/{stem}.html")
+    return executed.read_bytes(), page_digest(page.read_text())
+
+
 @pytest.mark.parametrize("kind", ["executed", "pages"])
 def test_a_full_disk_fails_that_notebook_only(kept, monkeypatch, kind):
     def full(path, text):
@@ -232,12 +238,15 @@ def test_a_full_disk_fails_that_notebook_only(kept, monkeypatch, kind):
         write_atomic(path, text)
 
     monkeypatch.setattr("dwflow_lite.course.results.write_atomic", full)
+    good = results_of(kept)
     ran = Ran(kept.out.parent / "nb", kept.out, force=True)
     assert ran.code == 1 and ran.status() == {"01_one": "failed", "02_two": "passed"}
     assert ran.error("01_one")["ename"] == "OSError" and "No space left" in ran.text
     assert "No space left" in (kept.out / "report.md").read_text()
-    assert not list(kept.out.glob("*/01_one.html")) and not (kept.out / "executed/01_one.ipynb").exists()
+    assert results_of(kept) == good, "a good earlier result goes only when a new one is whole"
+    assert ran.entries["01_one"]["kept"] and "is kept in executed/ and pages/" in (kept.out / "report.md").read_text()
     assert (kept.out / "failed/01_one.ipynb").exists() and not list(kept.out.rglob("*.draft"))
+    assert not list(kept.out.rglob("*.new"))
     assert 'href="pages/01_one.html"' not in (kept.out / "index.html").read_text()
 
 
@@ -246,11 +255,15 @@ def test_a_disk_that_is_full_altogether_gives_one_error(kept, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("dwflow_lite.course.paths.os.replace", full)
+    good = results_of(kept)
     stream = io.StringIO()
     assert run(kept.out, source=kept.out.parent / "nb", force=True, stream=stream) == 1
     assert "01_one, OSError" in stream.getvalue() and "02_two, OSError" in stream.getvalue()
     assert stream.getvalue().count("the report could not be written: [Errno 28]") == 1
-    assert not list(kept.out.rglob("*.draft")) and not list(kept.out.glob("executed/*"))
+    assert not list(kept.out.rglob("*.draft")) and results_of(kept) == good
+    monkeypatch.undo()
+    monkeypatch.setattr("dwflow_lite.course.lessons.code_digest", lambda: "this package")
+    assert set(Ran(kept.out.parent / "nb", kept.out).status().values()) == {"cached"}, "and it still counts"
 
 
 @pytest.mark.parametrize("folder", ["executed", "failed", "pages", "."])

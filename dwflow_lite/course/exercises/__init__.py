@@ -5,8 +5,13 @@ A check never raises, so that *Run all* reaches the end of a notebook; it return
 
 from __future__ import annotations
 
+import re
+import reprlib
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
+from typing import Any
+from warnings import catch_warnings, simplefilter
 
 CHECKS: dict[str, Callable[[Callable], None]] = {}
 
@@ -23,21 +28,76 @@ def exercise(number: str) -> Callable:
 
 def check(number: str, answer: Callable) -> bool:
     """Try a reader's answer to exercise ``number`` ("02.1": notebook 02, exercise 1) and print the verdict."""
-    try:
-        import_module(f"dwflow_lite.course.exercises.notebook_{number[:2]}")
-    except ModuleNotFoundError:
-        pass
+    number = str(number)
+    if re.fullmatch(r"\d\d\.\d+", number):
+        with suppress(ModuleNotFoundError):
+            import_module(f"dwflow_lite.course.exercises.notebook_{number[:2]}")
     if number not in CHECKS:
         raise ValueError(f"no exercise {number!r}")
+    right, sentence = _verdict(number, answer)
+    print(sentence)
+    return right
+
+
+class _Watched:
+    """The reader's function; remembers what it raised and what it returned last."""
+
+    def __init__(self, answer: Callable) -> None:
+        self.answer = answer
+        self.error: BaseException | None = None
+        self.returned: Any = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            self.returned = self.answer(*args, **kwargs)
+        except (Exception, SystemExit) as error:
+            self.error = error
+            raise
+        return self.returned
+
+
+def _verdict(number: str, answer: Any) -> tuple[bool, str]:
+    """Whether the answer is right, and the sentence that says so."""
+    if not callable(answer):
+        return False, f"✗ {number}: the answer is a function; hand over the function itself, not {_described(answer)}."
+    watched = _Watched(answer)
     try:
-        CHECKS[number](answer)
-    except NotImplementedError:
-        print(f"○ {number}: not started. Replace the line that raises, and run the cell again.")
-    except AssertionError as wrong:
-        print(f"✗ {number}: {wrong}")
-    except Exception as error:
-        print(f"✗ {number}: your code raised {type(error).__name__}: {error}")
-    else:
-        print(f"✓ {number}: right.")
-        return True
-    return False
+        with catch_warnings():
+            simplefilter("ignore")  # of torch, about what the check makes of an answer of another kind
+            CHECKS[number](watched)
+    except (Exception, SystemExit) as error:
+        if error is not watched.error:  # of the check
+            return False, f"✗ {number}: {_complaint(number, error, watched.returned)}"
+        if isinstance(error, NotImplementedError):
+            return False, f"○ {number}: not started. Replace the line that raises, and run the cell again."
+        return False, f"✗ {number}: your code raised {type(error).__name__}: {_short(error)}".rstrip(" :")
+    return True, f"✓ {number}: right."
+
+
+def _complaint(number: str, error: BaseException, returned: Any) -> str:
+    """What a check found wrong with what was returned; an answer of another kind makes the check itself fail."""
+    if isinstance(error, AssertionError) and str(error):
+        return _short(error)
+    task = (CHECKS[number].__doc__ or "").strip().splitlines()[0]
+    return f"your function returned {_described(returned)}, which is not what was asked for: {task}"
+
+
+def _described(value: Any) -> str:
+    """A value in a few words."""
+    if value is None:
+        return "None"
+    shape = getattr(value, "shape", None)
+    if isinstance(shape, tuple):
+        return f"a {type(value).__name__} of shape {_short(tuple(shape))} and type {getattr(value, 'dtype', 'unknown')}"
+    with suppress(Exception):
+        return f"{_short(reprlib.repr(value))} ({type(value).__name__})"
+    return f"a {type(value).__name__}"
+
+
+def _short(thing: Any) -> str:
+    """A text on one line, not too long."""
+    try:
+        line = " ".join(str(thing).split())
+    except Exception:
+        line = f"a {type(thing).__name__}"
+    return line if len(line) <= 400 else line[:400] + " …"
