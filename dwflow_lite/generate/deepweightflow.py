@@ -22,7 +22,8 @@ from dwflow_lite.generate.generator import check_number_of_networks, require_zoo
 from dwflow_lite.generate.sources import check_source, make_source
 from dwflow_lite.support.checks import plain, whole_seed
 from dwflow_lite.support.devices import generator_from
-from dwflow_lite.symmetry.canonical import basis_of, canonicalise
+from dwflow_lite.symmetry.basis import basis_of
+from dwflow_lite.symmetry.canonical import canonicalise
 from dwflow_lite.symmetry.spec import PermutationSpec
 from dwflow_lite.zoo.storage import Shards
 from dwflow_lite.zoo.zoo import Zoo, write_zoo
