@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from math import log2
+
 import torch
 from torch import Tensor
 
 from dwflow_lite.symmetry.many import match_all, match_each, permute_all
 from dwflow_lite.symmetry.matching import weight_matching
 from dwflow_lite.symmetry.spec import PermutationSpec
+
+SMALLEST = 2.0**-20  # the largest weight of all networks, below which they are multiplied; its inverse, above
 
 
 def nearest_distance(weights: Tensor, zoo: Tensor, *, skip_self: bool = False) -> Tensor:
@@ -19,12 +23,36 @@ def nearest_distance(weights: Tensor, zoo: Tensor, *, skip_self: bool = False) -
 
 
 def _distances(weights: Tensor, zoo: Tensor, skip_self: bool) -> Tensor:
+    if skip_self and (weights.shape != zoo.shape or len(zoo) < 2):
+        raise ValueError("skip_self compares a zoo of at least two members with itself")
+    weights, zoo, factor = in_range(weights, zoo)
     distance = torch.cdist(weights, zoo, compute_mode="donot_use_mm_for_euclid_dist")
+    if factor != 1:
+        distance = distance.double() / factor
     if skip_self:
-        if weights.shape != zoo.shape or len(zoo) < 2:
-            raise ValueError("skip_self compares a zoo of at least two members with itself")
         distance.fill_diagonal_(float("inf"))
     return distance
+
+
+def in_range(weights: Tensor, zoo: Tensor) -> tuple[Tensor, Tensor, float]:
+    """Weights whose squares neither vanish nor overflow: times a power of two, which rounds nothing, where they would.
+
+    Args:
+        weights: (n, d).
+        zoo: (N, d).
+
+    Returns:
+        Both in one precision, and the factor by which both were multiplied: 1 for weights of usual size.
+    """
+    dtype = torch.promote_types(weights.dtype, zoo.dtype)
+    if dtype not in (torch.float32, torch.float64):
+        dtype = torch.float32
+    weights, zoo = weights.to(dtype), zoo.to(zoo.device, dtype)
+    largest = max(float(weights.abs().max()), float(zoo.abs().max()))
+    if largest == 0 or SMALLEST <= largest <= 1 / SMALLEST:
+        return weights, zoo, 1.0
+    factor = 2.0 ** -round(log2(largest))
+    return weights * factor, zoo * factor, factor
 
 
 def rematched_distance(
@@ -51,6 +79,8 @@ def rematched_distance(
     """
     if zoo_matched is None:
         zoo_matched = match_to_first(zoo, zoo, spec, seed)
+    weights, zoo, factor = in_range(weights, zoo)
+    zoo_matched = zoo_matched.to(zoo) * factor
     weights_matched = match_to_first(weights, zoo, spec, seed)
     plain = _distances(weights, zoo, skip_self)  # (n, N)
     matched = _distances(weights_matched, zoo_matched, skip_self)  # (n, N)
@@ -67,12 +97,13 @@ def rematched_distance(
     best = plain.min(1).values.tolist()
     for (i, _), distance in zip(pairs, match_each(distance_of, pairs), strict=True):
         best[i] = min(best[i], distance)
-    return torch.tensor(best)
+    return torch.tensor(best) if factor == 1 else torch.tensor(best, dtype=torch.float64) / factor
 
 
 def match_to_first(weights: Tensor, zoo: Tensor, spec: PermutationSpec, seed: int) -> Tensor:
     """Rows (n, d), their hidden units permuted to agree with the first row of ``zoo`` (N, d)."""
-    matchings = match_all(zoo[0], weights, spec, restarts=0, seed=seed)
+    in_range_weights, in_range_zoo, _ = in_range(weights, zoo)
+    matchings = match_all(in_range_zoo[0], in_range_weights, spec, restarts=0, seed=seed)
     return permute_all(matchings, spec, weights)
 
 

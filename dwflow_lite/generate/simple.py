@@ -18,6 +18,7 @@ from dwflow_lite.generate.generator import Generator, check_number_of_networks, 
 from dwflow_lite.support.checks import is_number, is_whole
 from dwflow_lite.support.devices import generator_from
 from dwflow_lite.symmetry.barrier import interpolate
+from dwflow_lite.symmetry.basis import basis_of
 from dwflow_lite.zoo.storage import Shards
 from dwflow_lite.zoo.zoo import Zoo
 
@@ -242,6 +243,21 @@ NOISE_LADDER: dict[str, Generator] = {
 }
 
 
+def simple_generators(members: int) -> dict[str, Generator]:
+    """Those of :data:`TRIVIAL`, for a zoo of so many fitted members: a soup is named by how many it has.
+
+    Example:
+        >>> list(simple_generators(6))[4:6], list(simple_generators(20)) == list(TRIVIAL)
+        (['soup of 6', 'Gaussian on codes'], True)
+    """
+    generators = {}
+    for name, generator in TRIVIAL.items():
+        if isinstance(generator, Soup):
+            name = f"soup of {min(generator.size, members)}"
+        generators[name] = generator
+    return generators
+
+
 # -- what they share ---------------------------------------------------------------------------------------------
 
 
@@ -266,7 +282,11 @@ def start(generator: Generator, n: int, seed: int) -> torch.Generator:
 
 def spread(tensor: Tensor) -> Tensor:
     """The standard deviation of all numbers of a tensor (N, size) of N members; of a single number it is zero."""
-    return tensor.std(correction=min(1, tensor.numel() - 1))
+    std = tensor.std(correction=min(1, tensor.numel() - 1))
+    if std > 0 and std.isfinite():
+        return std
+    largest = tensor.abs().max()  # their squares may have vanished, or overflowed
+    return largest * (tensor / largest).std(correction=min(1, tensor.numel() - 1)) if largest > 0 else largest
 
 
 def different_rows(members: int, size: int, n: int, generator: torch.Generator) -> Tensor:
@@ -277,4 +297,6 @@ def different_rows(members: int, size: int, n: int, generator: torch.Generator) 
 def as_zoo(weights: Tensor, members: Zoo, name: str) -> Zoo:
     """Networks (n, d) of the architecture of ``members``, with a record that names who made them."""
     record = {key: members.record[key] for key in ("architecture", "task") if key in members.record}
+    if basis_of(members):
+        record["basis"] = basis_of(members)
     return Zoo(weights, members.layout, members.network, record | {"generated": {"by": name}})

@@ -47,13 +47,16 @@ def facts_of_alignment(target: Tensor, spec: PermutationSpec, rounds: int) -> di
     Returns:
         ``target`` and ``spec`` as hashes, ``rounds`` as it is.
     """
-    return {"target": digest_of_weights(target), "spec": digest_of_spec(spec), "rounds": rounds}
+    return {"target": digest_of_parameters(target, spec), "spec": digest_of_spec(spec), "rounds": rounds}
 
 
-def digest_of_weights(weights: Tensor) -> str:
-    """A hash of the numbers (d,), whatever precision they are kept in."""
-    same_zero = weights.detach().to(torch.float64) + 0.0  # -0.0 becomes 0.0
-    return digest(same_zero, "")
+def digest_of_parameters(weights: Tensor, spec: PermutationSpec) -> str:
+    """A hash of the parameters among weights (d,), whatever precision they are kept in.
+
+    Running statistics have no say in matching, and none in the basis: they may be measured afresh.
+    """
+    parameters = spec.parameters(weights.detach().cpu().to(torch.float64))
+    return digest({name: tensor + 0.0 for name, tensor in parameters.items()}, "")  # -0.0 becomes 0.0
 
 
 def digest_of_spec(spec: PermutationSpec) -> str:
@@ -127,7 +130,7 @@ def check_same_basis(first: Zoo, second: Zoo, what: str, remedy: str) -> None:
     Args:
         first: networks.
         second: others.
-        what: ``first`` and ``second`` in words, the subject of the error.
+        what: the beginning of the error, such as "these networks are in another basis than those".
         remedy: what to do.
 
     Raises:
@@ -137,7 +140,7 @@ def check_same_basis(first: Zoo, second: Zoo, what: str, remedy: str) -> None:
         return
     difference = difference_of(basis_of(first), basis_of(second))
     if difference:
-        raise ValueError(f"{what} in another basis ({difference}): {remedy}")
+        raise ValueError(f"{what} ({difference}): {remedy}")
 
 
 def _says_nothing(zoo: Zoo) -> bool:

@@ -2,7 +2,7 @@
 
 A unit before a ReLU may be scaled: what it reads by c > 0, what reads it by 1/c. Before a tanh it may change its sign.
 In eval mode BatchNorm is a scale and an offset that the layer before it can take over. None of this is read off names:
-each is planted in random weights, and it is a symmetry of this network if the outputs stay. For every member one copy is
+each is planted in random weights, and is a symmetry of this network if the outputs stay. For every member one copy is
 chosen among all that compute the same, so that distances between members count nothing that nobody sees.
 """
 
@@ -79,7 +79,9 @@ class HiddenScales:
         for sides in self.signed:  # in the order of the layers: the signs of one are summed in the next
             scale_units(state, sides, choose_signs(state, sides))
         balance(state, self.scaled)
-        return self.layout.flatten(state).to(weights.dtype)
+        fixed = self.layout.flatten(state)
+        rounded = fixed.to(weights.dtype)
+        return rounded if rounded.isfinite().all() else fixed  # scales may be too large for single precision
 
 
 # -- what is done to weights -------------------------------------------------------------------------------------------
@@ -234,9 +236,11 @@ def _possible_sides(spec: PermutationSpec, group: str, fixed: set[str]) -> list[
     vectors = tuple(use for use in uses if len(spec.layout[use.name].shape) == 1)
     rows = tuple(use for use in uses if use not in vectors and use.axis == 0)
     columns = tuple(use for use in uses if use not in vectors and use.axis > 0)
+    layers = {use.name.rpartition(".")[0] for use in rows + columns}
+    of_norms = tuple(use for use in vectors if use.name.rpartition(".")[0] not in layers)
     guesses = [
         Sides(rows + vectors, columns),  # layers of PyTorch: weights (outputs, inputs)
-        Sides(vectors, columns),  # a norm that hides the scale of the layer before it, and has one of its own
+        Sides(of_norms, columns),  # a norm that hides the scale of the layer before it, and has one of its own
         Sides(columns + vectors, rows),  # x @ weight, weights (inputs, outputs)
     ]
     return [sides for sides in guesses if sides.inward and sides.outward]
