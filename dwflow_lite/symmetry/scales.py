@@ -67,7 +67,7 @@ class HiddenScales:
         """The same functions (in eval mode), each as one copy that does not depend on scales: (N, d) to (N, d).
 
         BatchNorms keep mean 0 and variance 1, and where they can, gain 1; both sides of a unit have the same norm (see
-        ``balance_relu``); the weights into a unit with a sign have a sum >= 0.
+        ``balance_relu``); the cubes of the weights into a unit with a sign have a sum >= 0.
         """
         if not self.names:
             return weights
@@ -133,8 +133,11 @@ def scale_units(state: State, sides: Sides, c: Tensor) -> None:
 
 
 def choose_signs(state: State, sides: Sides) -> Tensor:
-    """Of each unit the sign (N, units) that makes the sum of the weights into it positive."""
-    total = sum(part_of_units(state, use).flatten(2).sum(-1) for use in sides.inward)
+    """Of each unit the sign (N, units) that makes the sum of cubes of the weights into it positive.
+
+    (Of cubes: where a norm takes the mean away, weights may have the sum zero.)
+    """
+    total = sum(part_of_units(state, use).flatten(2).pow(3).sum(-1) for use in sides.inward)
     return torch.where(total < 0, -1.0, 1.0)
 
 
