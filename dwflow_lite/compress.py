@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
-from math import prod
+from math import isfinite, prod
 
 import torch
 from sklearn.base import BaseEstimator
@@ -285,6 +285,14 @@ class DualPCA(BaseEstimator):
         _check_dtype(x)
         if tuple(x.shape[-1:]) != (getattr(self, width),):
             raise ValueError(f"expected {getattr(self, width)} columns, got shape {tuple(x.shape)}")
+
+
+def root_mean_square(codes: Tensor) -> float:
+    """Of all numbers of codes (N, k): by which they are divided to have size about 1."""
+    size = float(codes.square().mean().sqrt())
+    if size > 0 and isfinite(size):
+        return size
+    return float(codes.double().square().mean().sqrt())  # squares that single precision cannot hold
 
 
 def _check_dtype(x: Tensor | Shards) -> None:

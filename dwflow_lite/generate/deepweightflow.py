@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from dwflow_lite.compress import PRECISIONS, DualPCA
+from dwflow_lite.compress import PRECISIONS, DualPCA, root_mean_square
 from dwflow_lite.flow.field import make_field
 from dwflow_lite.flow.path import FixedSource
 from dwflow_lite.flow.settings import FlowSettings, require_settings
@@ -138,7 +138,7 @@ class DeepWeightFlow(BaseEstimator):
 
         # 2. Compress: weights (N, d) to codes (N, k) of size about 1.
         codes = pca.fit_transform(_computable(zoo.fitted.weights), executor=executor, progress=progress)
-        scale = float(codes.square().mean().sqrt()) if settings["rescale"] else 1.0
+        scale = root_mean_square(codes) if settings["rescale"] else 1.0
         codes = (codes / scale).float()  # in single precision, whatever weights are in
         unseen = zoo.unseen
         held_out = None

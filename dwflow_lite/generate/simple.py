@@ -5,12 +5,14 @@ All are estimators: ``fit(zoo)`` remembers the fitted members, or measures them,
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from dwflow_lite.compress import DualPCA
+from dwflow_lite.compress import PRECISIONS, DualPCA, root_mean_square
 from dwflow_lite.flow.field import ClosedFormField
 from dwflow_lite.flow.path import GaussianSource
 from dwflow_lite.flow.solver import integrate
@@ -65,15 +67,14 @@ class ClosedFormFlow(BaseEstimator):
             raise ValueError(f"source must be a number > 0, got {self.source!r}")
         if not is_whole(self.steps, 1):
             raise ValueError(f"steps must be a whole number >= 1, got {self.steps!r}")
-        require_zoo(zoo)
-        members = zoo.fitted
+        members = fitted_members(self, zoo, at_least=2)
         pca = DualPCA()
         codes = pca.fit_transform(members.weights)  # (N, k)
         self.members_ = members
         self.source_ = float(self.source)
         self.steps_ = int(self.steps)
         self.pca_ = pca
-        self.scale_ = float(codes.square().mean().sqrt())
+        self.scale_ = root_mean_square(codes)
         self.codes_ = codes / self.scale_
         return self
 
@@ -173,8 +174,7 @@ class GaussianCodes(BaseEstimator):
 
     def fit(self, zoo: Zoo) -> GaussianCodes:
         """Compress the fitted members, and measure their codes."""
-        require_zoo(zoo)
-        members = zoo.fitted
+        members = fitted_members(self, zoo, at_least=2)
         pca = DualPCA(self.components)
         codes = pca.fit_transform(members.weights)  # (N, k)
         self.members_ = members
@@ -262,7 +262,10 @@ def simple_generators(members: int) -> dict[str, Generator]:
 
 
 def fitted_members(generator: Generator, zoo: Zoo, at_least: int = 1) -> Zoo:
-    """The members of a zoo that a generator may see, in memory; ``ValueError`` where there are too few."""
+    """The members of a zoo that a generator may see, in memory; ``ValueError`` where there are too few.
+
+    Half precision and whole numbers become float32: such networks are computed in it, and generated in it.
+    """
     require_zoo(zoo)
     name = type(generator).__name__
     if isinstance(zoo.weights, Shards):
@@ -270,6 +273,8 @@ def fitted_members(generator: Generator, zoo: Zoo, at_least: int = 1) -> Zoo:
     members = zoo.fitted
     if len(members) < at_least:
         raise ValueError(f"{name} needs at least {at_least} fitted members, got {len(members)}")
+    if members.weights.dtype not in PRECISIONS:
+        members = replace(members, weights=members.weights.float())
     return members
 
 

@@ -216,5 +216,5 @@ def _mean_and_spread(members: Iterable[Tensor], columns: Tensor) -> tuple[Tensor
     for count, member in enumerate(members, 1):
         difference = member - mean
         mean = mean + difference / count
-        squares += float((difference * (member - mean))[columns].sum(dtype=torch.float64))
+        squares += inner_product({"": difference[columns]}, {"": (member - mean)[columns]})
     return mean, squares / count
