@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from dwflow_lite.compress import PRECISIONS, DualPCA, root_mean_square
+from dwflow_lite.compress import DualPCA, root_mean_square
 from dwflow_lite.flow.field import make_field
 from dwflow_lite.flow.path import FixedSource
 from dwflow_lite.flow.settings import FlowSettings, require_settings
@@ -20,13 +20,13 @@ from dwflow_lite.flow.solver import Trajectory, integrate
 from dwflow_lite.flow.train import train_flow
 from dwflow_lite.generate.files import FittedFlow, read_generator, write_generator
 from dwflow_lite.generate.generator import check_number_of_networks, require_zoo
+from dwflow_lite.generate.simple import computable
 from dwflow_lite.generate.sources import check_source, make_source
 from dwflow_lite.support.checks import is_whole, plain, whole_seed
 from dwflow_lite.support.devices import generator_from
 from dwflow_lite.symmetry.basis import basis_of, check_same_basis
 from dwflow_lite.symmetry.canonical import canonicalise
 from dwflow_lite.symmetry.spec import PermutationSpec
-from dwflow_lite.zoo.storage import Shards
 from dwflow_lite.zoo.zoo import Zoo, write_zoo
 
 
@@ -137,13 +137,13 @@ class DeepWeightFlow(BaseEstimator):
             zoo = self._aligned(zoo, settings["seed"], folder, executor, progress)
 
         # 2. Compress: weights (N, d) to codes (N, k) of size about 1.
-        codes = pca.fit_transform(_computable(zoo.fitted.weights), executor=executor, progress=progress)
+        codes = pca.fit_transform(computable(zoo.fitted).weights, executor=executor, progress=progress)
         scale = root_mean_square(codes) if settings["rescale"] else 1.0
         codes = (codes / scale).float()  # in single precision, whatever weights are in
         unseen = zoo.unseen
         held_out = None
         if unseen is not None:
-            held_out = (pca.transform(_computable(unseen.weights)) / scale).float()  # (M, k)
+            held_out = (pca.transform(computable(unseen).weights) / scale).float()  # (M, k)
 
         # 3. Learn a flow from noise to codes.
         source = make_source(settings["source"], codes, pca, scale, zoo.layout)
@@ -216,7 +216,7 @@ class DeepWeightFlow(BaseEstimator):
             "these networks are in another basis than the zoo that this generator was fitted on",
             "take networks of model.zoo_, or align both to one reference (canonicalise)",
         )
-        return (self.pca_.transform(_computable(zoo.weights)) / self.scale_).float()
+        return (self.pca_.transform(computable(zoo).weights) / self.scale_).float()
 
     def decode(self, codes: Tensor, folder: str | Path | None = None) -> Zoo:
         """The networks (n, d) of codes (n, k), as a zoo; written to ``folder`` as they are made, if one is named.
@@ -335,9 +335,3 @@ def _check_members(zoo: Zoo, flow: FlowSettings) -> None:
     watches_held_out = flow.patience is not None or flow.keep == "best"
     if watches_held_out and zoo.unseen is None:
         raise ValueError("patience and keep='best' watch held-out members, and this zoo has none")
-
-
-def _computable(weights: Tensor | Shards) -> Tensor | Shards:
-    """Weights in a precision that a PCA takes: their own, or single; those on disk are read in it anyway."""
-    is_computable = isinstance(weights, Shards) or weights.dtype in PRECISIONS
-    return weights if is_computable else weights.float()

@@ -1,10 +1,12 @@
 """Simple generators: what anybody could do with a zoo, no training needed. A flow has to beat them.
 
 All are estimators: ``fit(zoo)`` remembers the fitted members, or measures them, and ``sample(n, seed=…)`` draws.
+Networks come in the precision of the zoo; of one in half precision or whole numbers, in float32.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -67,7 +69,8 @@ class ClosedFormFlow(BaseEstimator):
             raise ValueError(f"source must be a number > 0, got {self.source!r}")
         if not is_whole(self.steps, 1):
             raise ValueError(f"steps must be a whole number >= 1, got {self.steps!r}")
-        members = fitted_members(self, zoo, at_least=2)
+        require_zoo(zoo)
+        members = computable(zoo.fitted)
         pca = DualPCA()
         codes = pca.fit_transform(members.weights)  # (N, k)
         self.members_ = members
@@ -159,7 +162,8 @@ class Soup(BaseEstimator):
         generator = start(self, n, seed)
         weights = self.members_.weights  # (N, d)
         rows = different_rows(len(weights), self.size_, n, generator)  # (n, size)
-        return as_zoo(weights[rows].mean(1), self.members_, f"soup of {self.size_}")
+        soups = measured(lambda members: members.mean(1), weights[rows])  # (n, size, d) -> (n, d)
+        return as_zoo(soups, self.members_, f"soup of {self.size_}")
 
 
 class GaussianCodes(BaseEstimator):
@@ -174,12 +178,13 @@ class GaussianCodes(BaseEstimator):
 
     def fit(self, zoo: Zoo) -> GaussianCodes:
         """Compress the fitted members, and measure their codes."""
-        members = fitted_members(self, zoo, at_least=2)
+        require_zoo(zoo)
+        members = computable(zoo.fitted)
         pca = DualPCA(self.components)
         codes = pca.fit_transform(members.weights)  # (N, k)
         self.members_ = members
         self.pca_ = pca
-        self.std_ = codes.std(0)  # (k,)
+        self.std_ = measured(lambda c: c.std(0), codes)  # (k,)
         return self
 
     def sample(self, n: int, *, seed: int) -> Zoo:
@@ -196,8 +201,8 @@ class GaussianWeights(BaseEstimator):
     def fit(self, zoo: Zoo) -> GaussianWeights:
         """Measure every weight over the fitted members, at least two."""
         self.members_ = fitted_members(self, zoo, at_least=2)
-        self.mean_ = self.members_.weights.mean(0)  # (d,)
-        self.std_ = self.members_.weights.std(0)  # (d,)
+        self.mean_ = measured(lambda weights: weights.mean(0), self.members_.weights)  # (d,)
+        self.std_ = measured(lambda weights: weights.std(0), self.members_.weights)  # (d,)
         return self
 
     def sample(self, n: int, *, seed: int) -> Zoo:
@@ -222,7 +227,7 @@ class RandomWeights(BaseEstimator):
         noise = torch.randn(n, weights.shape[1], generator=generator).to(weights)  # (n, d)
         for columns in self.members_.layout.slices.values():
             tensor = weights[:, columns]
-            noise[:, columns] = tensor.mean() + noise[:, columns] * spread(tensor)
+            noise[:, columns] = measured(torch.mean, tensor) + noise[:, columns] * spread(tensor)
         return as_zoo(noise, self.members_, "random weights")
 
 
@@ -262,10 +267,7 @@ def simple_generators(members: int) -> dict[str, Generator]:
 
 
 def fitted_members(generator: Generator, zoo: Zoo, at_least: int = 1) -> Zoo:
-    """The members of a zoo that a generator may see, in memory; ``ValueError`` where there are too few.
-
-    Half precision and whole numbers become float32: such networks are computed in it, and generated in it.
-    """
+    """The members of a zoo that a generator may see, in memory; ``ValueError`` where there are too few."""
     require_zoo(zoo)
     name = type(generator).__name__
     if isinstance(zoo.weights, Shards):
@@ -273,9 +275,13 @@ def fitted_members(generator: Generator, zoo: Zoo, at_least: int = 1) -> Zoo:
     members = zoo.fitted
     if len(members) < at_least:
         raise ValueError(f"{name} needs at least {at_least} fitted members, got {len(members)}")
-    if members.weights.dtype not in PRECISIONS:
-        members = replace(members, weights=members.weights.float())
-    return members
+    return computable(members)
+
+
+def computable(zoo: Zoo) -> Zoo:
+    """A zoo in a precision that generators compute in: half precision and whole numbers become float32."""
+    is_computable = isinstance(zoo.weights, Shards) or zoo.weights.dtype in PRECISIONS
+    return zoo if is_computable else replace(zoo, weights=zoo.weights.float())
 
 
 def start(generator: Generator, n: int, seed: int) -> torch.Generator:
@@ -287,11 +293,14 @@ def start(generator: Generator, n: int, seed: int) -> torch.Generator:
 
 def spread(tensor: Tensor) -> Tensor:
     """The standard deviation of all numbers of a tensor (N, size) of N members; of a single number it is zero."""
-    std = tensor.std(correction=min(1, tensor.numel() - 1))
-    if std > 0 and std.isfinite():
-        return std
-    largest = tensor.abs().max()  # their squares may have vanished, or overflowed
-    return largest * (tensor / largest).std(correction=min(1, tensor.numel() - 1)) if largest > 0 else largest
+    return measured(lambda numbers: numbers.std(correction=min(1, numbers.numel() - 1)), tensor)
+
+
+def measured(measure: Callable[[Tensor], Tensor], tensor: Tensor) -> Tensor:
+    """A mean or a standard deviation of a tensor: in float64 where sums overflow, or squares vanish."""
+    result = measure(tensor)
+    is_held = result.isfinite().all() and result.any()
+    return result if is_held else measure(tensor.double()).to(tensor)
 
 
 def different_rows(members: int, size: int, n: int, generator: torch.Generator) -> Tensor:
