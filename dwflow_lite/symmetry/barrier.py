@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dwflow_lite.batchnorm import norms_with_statistics, recalibrate
 from dwflow_lite.support.checks import is_whole
+from dwflow_lite.symmetry.basis import joined, pairs_of_joined
 from dwflow_lite.symmetry.repairing import repair, unit_statistics
 from dwflow_lite.symmetry.spec import PermutationSpec
 from dwflow_lite.tasks.task import Task
@@ -65,7 +66,7 @@ def interpolate(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
     return torch.lerp(a.unsqueeze(-2), b.unsqueeze(-2), t.unsqueeze(-1))
 
 
-def linear_barrier(
+def linear_barrier(  # noqa: PLR0913 - a public door
     zoo: Zoo,
     pairs: list[tuple[int, int]],
     task: Task,
@@ -74,6 +75,7 @@ def linear_barrier(
     points: int = 21,
     repaired: bool = True,
     spec: PermutationSpec | None = None,
+    other: Zoo | None = None,
 ) -> BarrierCurve:
     """Evaluate the networks on the lines between pairs of members, all of them in one batched pass.
 
@@ -90,14 +92,18 @@ def linear_barrier(
         points: T networks on each line, both ends included (an odd number has the midpoint).
         repaired: False spares the second measurement.
         spec: names the hidden units that :func:`repair` corrects; by default that of the zoo's network.
+        other: the zoo of the second networks, in the same basis; by default they are members of ``zoo`` too.
 
     Raises:
-        ValueError: no pair, or fewer than three points.
+        ValueError: zoos of two architectures or bases; no pair, or fewer than three points.
     """
     if not is_whole(points, 3) or not pairs:
         raise ValueError("a barrier needs at least one pair and three points")
     points = int(points)
     pairs = [(int(i), int(j)) for i, j in pairs]
+    if other is not None:
+        pairs = pairs_of_joined(zoo, other, pairs)
+        zoo = joined(zoo, other)
     t = torch.linspace(0, 1, points)
     first = zoo.weights[[pair[0] for pair in pairs]]  # (pairs, d)
     second = zoo.weights[[pair[1] for pair in pairs]]

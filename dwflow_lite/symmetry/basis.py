@@ -6,11 +6,13 @@ names: "member 0" is another network in another zoo, so the network itself is na
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dwflow_lite.networks import architecture_of
 from dwflow_lite.support.files import digest, json_hash
 from dwflow_lite.symmetry.axes import stretches
 from dwflow_lite.symmetry.spec import PermutationSpec
@@ -168,3 +170,33 @@ def difference_of(one: Basis, other: Basis) -> str:
 
 def _in_words(basis: Basis) -> str:
     return ", then ".join(str(entry.get("method")) for entry in basis) or "as trained"
+
+
+# -- two zoos in one basis ---------------------------------------------------------------------------------------------
+
+
+def joined(zoo: Zoo, other: Zoo) -> Zoo:
+    """The members of one zoo and, after them, those of another in the same basis, in memory; without their records.
+
+    Raises:
+        ValueError: networks of another architecture, or in another basis.
+    """
+    if other.layout != zoo.layout or architecture_of(other.network) != architecture_of(zoo.network):
+        raise ValueError(f"{other!r} has another architecture than {zoo!r}")
+    what = "the two zoos are not in one basis"
+    check_same_basis(zoo, other, what, "align both to one reference: canonicalise(…, reference=…)")
+    zoo, other = zoo.in_memory(), other.in_memory()
+    weights = torch.cat([zoo.weights, other.weights.to(zoo.weights)])
+    return Zoo(weights, zoo.layout, zoo.network, {}, zoo.held_out + other.held_out)
+
+
+def pairs_of_joined(zoo: Zoo, other: Zoo, pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Pairs (position in ``zoo``, position in ``other``) as positions in both, joined.
+
+    Raises:
+        ValueError: members that are not there.
+    """
+    for first, second in pairs:
+        if not (0 <= first < len(zoo) and 0 <= second < len(other)):
+            raise ValueError(f"no pair {first, second}: there are {len(zoo)} and {len(other)} members")
+    return [(first, len(zoo) + second) for first, second in pairs]
