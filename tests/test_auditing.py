@@ -9,7 +9,7 @@ import torch
 from sklearn.base import clone
 from torch import nn
 
-from dwflow_lite import MLP, DeepWeightFlow, Zoo, audit, canonicalise, load_task
+from dwflow_lite import MLP, DeepWeightFlow, Zoo, audit, canonicalise, load_task, train_zoo
 from dwflow_lite.auditing import Audit, codec_ceiling, nearest_distance, rematched_distance, wrong_set_overlap
 from dwflow_lite.compress import DualPCA
 from dwflow_lite.flow import FlowSettings
@@ -529,6 +529,8 @@ def test_what_is_no_task_no_split_or_no_name_is_said(zoo, task):
     for wrong in ("iris", None, zoo):
         with pytest.raises(TypeError, match="a task is made by load_task"):
             audit(zoo.unseen, zoo, wrong, controls={})
+        with pytest.raises(TypeError, match="a task is made by load_task"):
+            train_zoo(wrong, MLP([4, 6, 3]), members=2)
     with pytest.raises(ValueError, match="no split 'tset'"):
         audit(zoo.unseen, zoo, task, controls={}, split="tset")
     with pytest.raises(TypeError, match="named by a text, not by 3"):

@@ -865,3 +865,10 @@ def test_the_smallest_zoos_are_learned(zoo, members):
             assert made.weights.isfinite().all() and len(made) == 3
     with pytest.raises(ValueError, match="all networks of the zoo are the same"):
         DeepWeightFlow(flow=QUICK).fit(zoo.take([0, 0, 0]))
+
+
+def test_files_of_another_kind_are_told_who_reads_them(tmp_path, zoo, model):
+    with pytest.raises(ZooFileError, match=r"format 'dwflow_lite\.zoo/1', .*: Zoo\.load reads it"):
+        DeepWeightFlow.load(zoo.save(tmp_path / "zoo.safetensors"))
+    with pytest.raises(ZooFileError, match=r"format 'dwflow_lite\.model/1', .*: DeepWeightFlow\.load reads it"):
+        Zoo.load(model.save(tmp_path / "model.safetensors"))

@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 
+import numpy as np
 import torch
 
 from dwflow_lite.generate.generator import Generator
 from dwflow_lite.networks import architecture_of
 from dwflow_lite.symmetry.basis import check_same_basis
+from dwflow_lite.symmetry.spec import PermutationSpec
+from dwflow_lite.tasks.checks import require_task
 from dwflow_lite.tasks.task import Task
 from dwflow_lite.zoo.storage import Shards
 from dwflow_lite.zoo.zoo import Zoo
@@ -59,6 +62,17 @@ def check_zoo(zoo: Zoo) -> None:
         raise ValueError("an audit needs at least two fitted members and some generated networks")
 
 
+def check_symmetries(zoo: Zoo, spec: PermutationSpec | None, switches: Mapping[str, bool]) -> None:
+    """Whether a spec is one of this zoo's networks, and switches are True or False."""
+    for name, value in switches.items():
+        if not isinstance(value, bool | np.bool_):
+            raise ValueError(f"{name} must be True or False, got {value!r}")
+    if spec is not None and not isinstance(spec, PermutationSpec):
+        raise TypeError(f"spec must be a PermutationSpec (derive_spec makes one) or None, not {type(spec).__name__}")
+    if spec is not None and spec.layout != zoo.layout:
+        raise ValueError("the spec belongs to another layout than the zoo's")
+
+
 def check_kind(name: str, networks: Zoo, zoo: Zoo) -> None:
     """Whether the weights of these networks may be compared with those of the zoo, one by one."""
     if networks.layout != zoo.layout or architecture_of(networks.network) != architecture_of(zoo.network):
@@ -73,8 +87,7 @@ def check_kind(name: str, networks: Zoo, zoo: Zoo) -> None:
 
 def check_task(zoo: Zoo, task: Task, split: str) -> None:
     """Whether the zoo was trained on this cut of the task; of another, its training examples might be in the split."""
-    if not isinstance(task, Task):
-        raise TypeError(f"a task is made by load_task or Task.from_arrays; got {task!r}")
+    require_task(task)
     task.split(split)
     trained_on = zoo.record.get("task", {})
     is_same_task = trained_on.get("name") == task.name

@@ -93,7 +93,8 @@ def basis_of(zoo: Zoo) -> Basis:
             basis.append({"method": stage.get("method")})
         elif stage.get("stage") == "canonicalise":
             basis.append(_entry_of_alignment(stage))
-    return basis
+    # To align once more to the same reference in the same way changes nothing.
+    return [entry for i, entry in enumerate(basis) if i == 0 or entry != basis[i - 1]]
 
 
 def _entry_of_alignment(stage: dict[str, Any]) -> dict[str, Any]:

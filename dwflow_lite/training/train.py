@@ -22,6 +22,7 @@ from dwflow_lite.support.checks import COUNT, WHOLE, check_ranges, failing_as, i
 from dwflow_lite.support.files import json_hash
 from dwflow_lite.support.jobs import run_jobs, runs
 from dwflow_lite.support.versions import versions
+from dwflow_lite.tasks.checks import require_task
 from dwflow_lite.tasks.task import Task
 from dwflow_lite.training.members import train_job, train_members
 from dwflow_lite.training.plan import Plan
@@ -112,6 +113,7 @@ def train_zoo(  # noqa: PLR0913 - the door of this room: what, how many, how, wh
         >>> zoo
         Zoo(3 MLP networks x 43 weights, 1 held out)
     """
+    require_task(task)
     _check_choices(recipe, method, on_diverged)
     _check_places(checkpoint, folder, storage)
     _check_counts(members, held_out, seed, members_at_once)
