@@ -563,3 +563,27 @@ def test_a_permuted_copy_that_one_start_does_not_find_is_found():
     assert float(rematched_distance(copies, zoo.weights, spec).max()) < 1e-3
     strangers = random_zoo(network, 6, seed=1).weights
     assert float(rematched_distance(strangers, zoo.weights, spec).min()) > 1  # control
+
+
+def test_switches_specs_and_components_that_are_none_are_said(zoo, task):
+    for options, kind, message in (
+        ({"gauge": "no"}, ValueError, "gauge must be True or False, got 'no'"),
+        ({"rematch": None}, ValueError, "rematch must be True or False"),
+        ({"spec": "mlp"}, TypeError, "spec must be a PermutationSpec"),
+        ({"spec": PermutationSpec.of(MLP([4, 5, 3]))}, ValueError, "another layout than the zoo's"),
+    ):
+        with pytest.raises(kind, match=message):
+            audit(zoo.unseen, zoo, task, controls={}, **options)
+    with pytest.raises(TypeError, match="components are several"):
+        codec_ceiling(zoo, task, 3)
+    with pytest.raises(TypeError, match="a task is made by"):
+        codec_ceiling(zoo, "iris", (2,))
+    assert codec_ceiling(replace(zoo, weights=zoo.weights.half()), task, (2,))[0].fitted_share > 0.1  # control
+
+
+def test_a_control_that_aligns_an_aligned_zoo_anew_stays_in_its_basis(zoo, task):
+    aligned, flow = canonicalise(zoo), DeepWeightFlow(flow=FlowSettings(hidden=8, steps=4))
+    assert basis_of(canonicalise(aligned)) == basis_of(aligned)
+    assert "flow" in audit(aligned.unseen, aligned, task, controls={"flow": flow}, rematch=False).names
+    with pytest.raises(ValueError, match="'flow' is in another basis"):  # control: this zoo is not aligned
+        audit(zoo.unseen, replace(zoo, record={"recipe": {}}), task, controls={"flow": flow}, rematch=False)

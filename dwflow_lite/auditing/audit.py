@@ -16,6 +16,7 @@ from dwflow_lite.auditing.checks import (
     check_kind,
     check_kinds,
     check_names,
+    check_symmetries,
     check_task,
     check_zoo,
 )
@@ -94,6 +95,7 @@ def audit(  # noqa: PLR0913 - a public door
     for name, networks in kinds.items():
         check_kind(name, networks, zoo)
     check_task(zoo, task, split)
+    check_symmetries(zoo, spec, {"rematch": rematch, "gauge": gauge})
     zoo = as_numbers(zoo)
 
     # Units of distance, and the two bars of "accurate and new", from the fitted members themselves.

@@ -113,8 +113,7 @@ def train_zoo(  # noqa: PLR0913 - the door of this room: what, how many, how, wh
         >>> zoo
         Zoo(3 MLP networks x 43 weights, 1 held out)
     """
-    require_task(task)
-    _check_choices(recipe, method, on_diverged)
+    _check_choices(task, recipe, method, on_diverged)
     _check_places(checkpoint, folder, storage)
     _check_counts(members, held_out, seed, members_at_once)
     check_trainable(task, network, method, recipe.batch_size)
@@ -161,7 +160,8 @@ def train_zoo(  # noqa: PLR0913 - the door of this room: what, how many, how, wh
 # -- check -------------------------------------------------------------------------------------------------------
 
 
-def _check_choices(recipe: Recipe, method: str, on_diverged: str) -> None:
+def _check_choices(task: Task, recipe: Recipe, method: str, on_diverged: str) -> None:
+    require_task(task)
     if not isinstance(recipe, Recipe):
         raise TypeError(f"recipe must be a Recipe, as Recipe(epochs=10, lr=1e-3); got {type(recipe).__name__}")
     if method not in ("batched", "loop") or on_diverged not in ("raise", "drop"):
