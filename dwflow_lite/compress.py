@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
-from math import prod
+from math import isfinite, prod
 
 import torch
 from sklearn.base import BaseEstimator
@@ -165,11 +165,24 @@ class DualPCA(BaseEstimator):
 
     def _check_arguments(self, x: Tensor | Shards) -> None:
         _check_dtype(x)
-        if self.precision not in PRECISIONS:
-            raise TypeError(f"products are summed in float64 or float32, not in {self.precision}: precision=")
         if x.ndim != 2 or len(x) < 2:
             raise ValueError(f"PCA needs at least two networks in a matrix (N, d), got shape {tuple(x.shape)}")
-        most = len(x) - 1
+        self.check(len(x))
+
+    def check(self, members: int, others: int = 0) -> None:
+        """Whether the arguments make sense for so many rows, before there are any.
+
+        Args:
+            members: N rows.
+            others: further rows that are held for the same columns, such as components.
+
+        Raises:
+            ValueError: k >= N, or less memory than one column of all rows takes.
+            TypeError: another precision than float64 or float32.
+        """
+        if self.precision not in PRECISIONS:
+            raise TypeError(f"products are summed in float64 or float32, not in {self.precision}: precision=")
+        most = members - 1
         k = self.n_components
         is_count = is_whole(k, 1) and k <= most
         if not (k is None or is_count or self._is_share()):
@@ -177,6 +190,7 @@ class DualPCA(BaseEstimator):
                 f"n_components must be a whole number from 1 to N-1 = {most} (N networks span N-1 directions around "
                 f"their mean), a share of variance in (0, 1), or None; got {k!r}"
             )
+        self._chunks(members + others, 1)
 
     def _is_share(self) -> bool:
         return is_number(self.n_components, 0) and 0 < self.n_components < 1
@@ -269,8 +283,16 @@ class DualPCA(BaseEstimator):
         """``width``: the attribute that says how many columns ``x`` must have."""
         self._check_fitted()
         _check_dtype(x)
-        if x.shape[-1] != getattr(self, width):
+        if tuple(x.shape[-1:]) != (getattr(self, width),):
             raise ValueError(f"expected {getattr(self, width)} columns, got shape {tuple(x.shape)}")
+
+
+def root_mean_square(codes: Tensor) -> float:
+    """Of all numbers of codes (N, k): by which they are divided to have size about 1."""
+    size = float(codes.square().mean().sqrt())
+    if size > 0 and isfinite(size):
+        return size
+    return float(codes.double().square().mean().sqrt())  # squares that single precision cannot hold
 
 
 def _check_dtype(x: Tensor | Shards) -> None:

@@ -1,12 +1,18 @@
 """The audit's arithmetic, row by row, and the trivial generators by their moments."""
 
+import warnings
+from copy import deepcopy
+from dataclasses import replace
+
 import pytest
 import torch
 from sklearn.base import clone
+from torch import nn
 
-from dwflow_lite import MLP, Zoo, audit, load_task
+from dwflow_lite import MLP, DeepWeightFlow, Zoo, audit, canonicalise, load_task, train_zoo
 from dwflow_lite.auditing import Audit, codec_ceiling, nearest_distance, rematched_distance, wrong_set_overlap
 from dwflow_lite.compress import DualPCA
+from dwflow_lite.flow import FlowSettings
 from dwflow_lite.generate import (
     NOISE_LADDER,
     TRIVIAL,
@@ -18,8 +24,10 @@ from dwflow_lite.generate import (
     Retrieval,
     Soup,
 )
-from dwflow_lite.symmetry import PermutationSpec
-from dwflow_lite.zoo import Layout, evaluate
+from dwflow_lite.networks import ResNet, ViT
+from dwflow_lite.symmetry import PermutationSpec, basis_of, derive_spec, fix_gauge
+from dwflow_lite.symmetry.scales import find_scales
+from dwflow_lite.zoo import Layout, evaluate, predict
 
 MEMBERS, HELD = 12, 3
 
@@ -285,3 +293,297 @@ def test_controls_that_cannot_be_meant_are_refused(zoo, task):
     with pytest.raises(ValueError, match="has no member that a generator may be fitted on: all are held out"):
         names({}, against=zoo.unseen)
     assert names({"quiet": Quiet(), "soup": Soup()})[-2:] == ["quiet", "soup"]  # control
+
+
+# -- copies that do not look it ----------------------------------------------------------------------------------
+
+
+def scaled_copies(zoo, kind, seed=0, wrong=False):
+    """The same functions with other scales or signs of units; ``wrong``: what reads them is not scaled back."""
+    generator = torch.Generator().manual_seed(seed)
+    state = {name: tensor.clone() for name, tensor in zoo.layout.unflatten(zoo.weights).items()}
+
+    def factors(units):
+        draws = torch.rand(len(zoo), units, generator=generator)
+        return torch.where(draws < 0.5, -1.0, 1.0) if kind == "tanh" else torch.exp(4 * draws - 2)
+
+    def scale(name, c, axis):
+        if name in state:
+            shape = [len(zoo), *[1] * (state[name].ndim - 1)]
+            shape[axis + 1] = c.shape[1]
+            state[name] = state[name] * c.view(shape)
+
+    for weight, bias, after in UNITS[kind]:  # a unit behind a ReLU or tanh
+        c = factors(state[weight].shape[1])
+        scale(weight, c, 0), scale(bias, c, 0)
+        if not wrong:
+            scale(after, 1 / c, 1)
+    for norm, before in NORMS.get(kind, []):  # a filter before BatchNorm
+        c = factors(state[f"{norm}.weight"].shape[1])
+        for name, power in ((f"{before}.weight", 1), (f"{before}.bias", 1), (f"{norm}.running_mean", 1)):
+            scale(name, c**power, 0)
+        state[f"{norm}.weight"] = state[f"{norm}.weight"] / (1 if wrong else c)
+    return Zoo(zoo.layout.flatten(state), zoo.layout, zoo.network)
+
+
+# What scales units: weight and bias into them, weight out of them.
+UNITS = {
+    "mlp": [("layers.0.weight", "layers.0.bias", "layers.1.weight")],
+    "tanh": [("layers.0.weight", "layers.0.bias", "layers.1.weight")],
+    "sequential": [("1.weight", "1.bias", "3.weight")],
+    "resnet": [("stages.0.0.norm1.weight", "stages.0.0.norm1.bias", "stages.0.0.conv2.weight")],
+}
+NORMS = {"resnet": [("stem_norm", "stem"), ("stages.0.0.norm2", "stages.0.0.conv2")], "sequential": [("1", "0")]}
+KINDS = {
+    "mlp": (lambda: MLP([4, 6, 5, 3]), ("permutation", "scale")),
+    "tanh": (lambda: MLP([4, 6, 3], "tanh"), ("permutation", "sign")),
+    "sequential": (lambda: nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3)),
+                   ("permutation", "BatchNorm", "scale")),
+    "resnet": (lambda: ResNet((4, 6), 1, channels=1), ("permutation", "BatchNorm", "scale")),
+}  # fmt: skip
+
+
+def random_zoo(network, members=6, seed=0):
+    layout = Layout.of(network)
+    weights = torch.randn(members, layout.size, generator=torch.Generator().manual_seed(seed)) / 2
+    for name, columns in layout.slices.items():
+        if name.endswith("running_var"):
+            weights[:, columns] = weights[:, columns].exp()
+    return Zoo(weights, layout, network)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_copy_with_other_scales_and_units_in_another_order_is_a_copy(task, kind):
+    network, symmetries = KINDS[kind][0](), KINDS[kind][1]
+    if kind == "resnet":
+        task = load_task("digits")
+    zoo, x = random_zoo(network), task.validation.x
+    spec = PermutationSpec.of(network) if kind != "sequential" else derive_spec(network, x)
+    generator = torch.Generator().manual_seed(7)
+    scaled = scaled_copies(zoo, kind)
+    moved = torch.stack([spec.apply(spec.random(generator), row) for row in scaled.weights])
+    kinds = {"scaled": scaled, "scaled and moved": Zoo(moved, zoo.layout, network)}
+    for copies in kinds.values():
+        torch.testing.assert_close(predict(copies, x), predict(zoo, x), rtol=1e-3, atol=1e-3)
+    kinds |= {"strangers": random_zoo(network, 6, seed=1), "wrong": scaled_copies(zoo, kind, wrong=True)}
+    found = audit(kinds, zoo, task, controls={})
+    assert found.symmetries == symmetries and ", ".join(symmetries) in found.markdown()
+    for name in ("scaled", "scaled and moved"):
+        assert found[name].rematched < 0.01 and found[name].accurate_and_new == 0 and found[name].nearest > 0.1
+    for name in ("strangers", "wrong"):  # controls
+        assert found[name].rematched > 0.1
+    plain = audit(kinds, zoo, task, controls={}, gauge=False)  # control: not told to look, it is fooled
+    assert plain.symmetries == ("permutation",) and plain["scaled"].rematched > 0.1
+    assert [row.nearest for row in plain.rows] == [row.nearest for row in found.rows]
+    assert audit(kinds, zoo, task, controls={}, rematch=False).symmetries == ()
+
+
+def test_a_vit_in_other_bases_of_its_circuits_is_a_copy():
+    task, network = load_task("digits"), ViT(image=8, patch=4, dim=12, depth=1, heads=3, hidden=10, channels=1)
+    zoo = random_zoo(network, 5)
+    state = {name: tensor.clone().double() for name, tensor in zoo.layout.unflatten(zoo.weights).items()}
+    mix = torch.randn(4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 2 * torch.eye(4)
+    for layer, by in (("query", mix), ("key", mix.inverse().T)):
+        for part in ("weight", "bias"):
+            name = f"blocks.0.{layer}.{part}"
+            heads = state[name].reshape(5, 3, 4, -1)
+            state[name] = (by @ heads).reshape_as(state[name])
+    state["blocks.0.norm2.weight"] *= 3.0
+    state["blocks.0.up.weight"] /= 3.0
+    state["blocks.0.up.bias"] += 0
+    state["blocks.0.norm2.bias"] *= 3.0
+    copies = Zoo(zoo.layout.flatten(state).float(), zoo.layout, network)
+    torch.testing.assert_close(predict(copies, task.test.x), predict(zoo, task.test.x), rtol=1e-2, atol=1e-2)
+    kinds = {"copies": copies, "strangers": random_zoo(network, 5, seed=1),
+             "noise": MemberNoise(0.02).fit(zoo).sample(5, seed=0)}  # fmt: skip
+    found = audit(kinds, zoo, task, controls={})
+    assert found.symmetries[-1] == "attention circuits" and found["copies"].rematched < 0.01
+    assert found["noise"].rematched < 0.1 and found["strangers"].rematched > 0.5  # seen as they stand; control
+    assert audit(kinds, zoo, task, controls={}, gauge=False)["copies"].rematched > 0.1  # control
+
+
+@pytest.mark.parametrize(("activation", "seen"), [(nn.GELU, ()), (nn.ReLU6, ()), (nn.LeakyReLU, ("scale",)),
+                                                  (nn.Softsign, ("sign",)), (nn.Softplus, ())])  # fmt: skip
+def test_scales_are_found_by_a_try_and_not_by_names(task, activation, seen):
+    network = nn.Sequential(nn.Linear(4, 6), activation(), nn.Linear(6, 3))
+    assert find_scales(network, derive_spec(network, task.validation.x), task.validation.x).names == seen
+
+
+def test_a_network_of_which_nothing_is_known_is_audited_as_it_stands(task):
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 3)
+
+        def forward(self, x):
+            return self.last(torch.linalg.qr(self.first(x).T @ self.first(x))[0][0].expand(len(x), -1))
+
+    zoo = random_zoo(Own())
+    found = audit(zoo.take([0, 1]), zoo, task, controls={})
+    assert found.symmetries == () and found["zoo"].rematched is None and found["generated"].nearest == 0
+
+
+# -- one basis ---------------------------------------------------------------------------------------------------
+
+
+def test_bases_that_differ_in_fact_are_refused(task):
+    zoo = random_zoo(MLP([4, 6, 3]))
+    first, second = (canonicalise(zoo, reference=zoo.weights[member]) for member in (0, 1))
+    labels = [{k: v for k, v in z.record["stages"][0].items() if k in ("method", "reference")} for z in (first, second)]
+    assert labels[0] == labels[1]  # in name they agree
+    for rematch in (False, True):
+        with pytest.raises(ValueError, match=r"another basis .*the references differ.*: audit against model\.zoo_"):
+            audit(second, first, task, controls={}, rematch=rematch)
+    known = PermutationSpec.of(zoo.network)
+    fixed = PermutationSpec(zoo.layout, {name: (None,) * len(axes) for name, axes in known.axes.items()})
+    for other, difference in (
+        (canonicalise(zoo, fixed, reference=zoo.weights[0]), "the specs of what moves together differ"),
+        (fix_gauge(first), "balance relu"),
+        (canonicalise(zoo, reference=zoo.weights[0], seed=1), "the seeds"),
+    ):
+        with pytest.raises(ValueError, match=difference):
+            audit(other, first, task, controls={})
+    for same in (canonicalise(zoo), first.take([1, 2]), Zoo(first.weights, zoo.layout, zoo.network)):  # controls
+        assert audit(same, first, task, controls={}, rematch=False)["generated"].nearest == 0
+    generated = DeepWeightFlow(flow=FlowSettings(hidden=8, steps=4), align=None).fit(first).sample(3, seed=0)
+    for networks in (generated, Soup(3).fit(first).sample(3, seed=0)):
+        assert basis_of(networks) == basis_of(first)
+        with pytest.raises(ValueError, match="another basis"):
+            audit(networks, second, task, controls={})
+
+
+@pytest.mark.parametrize("storage", ["float32", "bfloat16"])
+def test_a_basis_outlives_its_file(tmp_path, task, storage):
+    zoo = random_zoo(MLP([4, 6, 3]))
+    aligned = canonicalise(zoo, rounds=3)
+    for place in (tmp_path / "zoo.safetensors", tmp_path / "zoo"):
+        again = Zoo.load(aligned.save(place, storage), zoo.network).in_memory()
+        assert basis_of(again) == basis_of(aligned)
+        assert audit(again.take([0]), aligned, task, controls={}, rematch=False)["generated"].nearest < 0.05
+    assert basis_of(canonicalise(zoo, rounds=0)) != basis_of(aligned)  # control
+
+
+def test_a_record_of_an_older_version_is_of_no_known_basis(task):
+    aligned = canonicalise(random_zoo(MLP([4, 6, 3])))
+    stage = {k: v for k, v in aligned.record["stages"][0].items() if k != "basis"}
+    old = replace(aligned, record=dict(aligned.record) | {"stages": [stage]})
+    with pytest.raises(ValueError, match=r"another basis .*older version"):
+        audit(aligned, old, task, controls={})
+    model = replace(aligned, record={"basis": [["weight matching", 0, 0, 0, 0, 0]]})  # as its generator kept it
+    assert audit(model, old, task, controls={}, rematch=False)["generated"].nearest == 0  # names agree
+    given = replace(old, record={"stages": [stage | {"reference": "given weights"}]})
+    with pytest.raises(ValueError, match="older version does not say"):
+        audit(given, given, task, controls={})
+
+
+# -- whatever numbers --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16, torch.int64])
+def test_zoos_of_every_precision_are_audited(zoo, task, dtype):
+    weights = (4 * zoo.weights).round()  # whole numbers, which all of them hold
+    expected = audit(Zoo(weights[:3], zoo.layout, zoo.network), replace(zoo, weights=weights), task)
+    network = zoo.network if dtype == torch.int64 else deepcopy(zoo.network).to(dtype)
+    other = Zoo(weights.to(dtype), Layout.of(network), network, zoo.record, zoo.held_out)
+    found = audit(other.take([0, 1, 2]), other, task)
+    assert found.names == expected.names and zoo.weights.dtype == torch.float32
+    for name in ("zoo", "generated", "retrieval"):
+        assert found[name].nearest == pytest.approx(expected[name].nearest, abs=1e-5)
+        assert found[name].rematched == pytest.approx(expected[name].rematched, abs=1e-5)
+        assert found[name].score == pytest.approx(expected[name].score)
+
+
+@pytest.mark.parametrize("size", [1e-36, 1e-30, 1e36])
+@pytest.mark.filterwarnings("ignore:.* have no finite loss")
+def test_distances_do_not_depend_on_the_size_of_weights(zoo, task, size):
+    spec = PermutationSpec.of(zoo.network)
+    plain = nearest_distance(zoo.weights[:4], zoo.weights[4:])
+    torch.testing.assert_close(nearest_distance(size * zoo.weights[:4], size * zoo.weights[4:]) / size, plain.double(),
+                               rtol=1e-4, atol=0)  # fmt: skip
+    matched = rematched_distance(zoo.weights[:4], zoo.weights[4:], spec)
+    found = rematched_distance(size * zoo.weights[:4], size * zoo.weights[4:], spec) / size
+    torch.testing.assert_close(found, matched.double(), rtol=1e-4, atol=0)
+    assert float(matched.min()) > 0.1
+    table = audit(replace(zoo, weights=size * zoo.weights).take([0]), replace(zoo, weights=size * zoo.weights), task)
+    assert table["generated"].nearest == 0 and table["zoo"].nearest == pytest.approx(1)
+    assert table["zoo + noise"].nearest > 0.01
+
+
+def test_networks_that_return_no_numbers_are_said(zoo, task):
+    weights = zoo.weights[:3].clone()
+    weights[1] = 3e38
+    with pytest.warns(RuntimeWarning, match=r"1 of 3 networks of 'generated' have no finite loss \(positions \[1\]\)"):
+        audit(Zoo(weights, zoo.layout, zoo.network), zoo, task, controls={})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        audit(zoo.take([0]), zoo, task, controls={})  # control
+
+
+def test_a_soup_is_named_by_what_it_is_made_of(zoo, task):
+    few = zoo.take([0, 1, 2, 3, 4, 5])
+    assert "soup of 6" in audit(few.take([0]), few, task, rematch=False).names
+    assert "soup of 10" in audit(few.take([0]), zoo, task, rematch=False).names  # control
+
+
+def test_what_is_no_task_no_split_or_no_name_is_said(zoo, task):
+    for wrong in ("iris", None, zoo):
+        with pytest.raises(TypeError, match="a task is made by load_task"):
+            audit(zoo.unseen, zoo, wrong, controls={})
+        with pytest.raises(TypeError, match="a task is made by load_task"):
+            train_zoo(wrong, MLP([4, 6, 3]), members=2)
+    with pytest.raises(ValueError, match="no split 'tset'"):
+        audit(zoo.unseen, zoo, task, controls={}, split="tset")
+    with pytest.raises(TypeError, match="named by a text, not by 3"):
+        audit({3: zoo.unseen}, zoo, task, controls={})
+    other = random_zoo(MLP([4, 5, 3]))
+
+    class Elsewhere(Quiet):
+        def sample(self, n, *, seed):
+            return other
+
+    with pytest.raises(ValueError, match="'mine' has another architecture"):
+        audit(zoo.unseen, zoo, task, controls={"mine": Elsewhere()})
+
+
+def test_audits_of_other_symmetries_are_not_averaged(zoo, task):
+    one, two = (audit(zoo.unseen, zoo, task, controls={}, gauge=gauge) for gauge in (True, False))
+    assert Audit.mean([one, one]).symmetries == one.symmetries and isinstance(
+        Audit.mean([one, one])["zoo"].networks, int
+    )
+    for audits in ([one, two], []):
+        with pytest.raises(ValueError, match="audits"):
+            Audit.mean(audits)
+
+
+def test_a_permuted_copy_that_one_start_does_not_find_is_found():
+    """Streams are tied: from one start a copy of a narrow residual network is missed now and then."""
+    network = ResNet((4, 8, 16), 1, channels=1)
+    zoo, spec, generator = random_zoo(network, 6), PermutationSpec.of(network), torch.Generator().manual_seed(0)
+    copies = torch.stack([spec.apply(spec.random(generator), row) for row in zoo.weights.repeat(4, 1)])
+    assert float(rematched_distance(copies, zoo.weights, spec).max()) < 1e-3
+    strangers = random_zoo(network, 6, seed=1).weights
+    assert float(rematched_distance(strangers, zoo.weights, spec).min()) > 1  # control
+
+
+def test_switches_specs_and_components_that_are_none_are_said(zoo, task):
+    for options, kind, message in (
+        ({"gauge": "no"}, ValueError, "gauge must be True or False, got 'no'"),
+        ({"rematch": None}, ValueError, "rematch must be True or False"),
+        ({"spec": "mlp"}, TypeError, "spec must be a PermutationSpec"),
+        ({"spec": PermutationSpec.of(MLP([4, 5, 3]))}, ValueError, "another layout than the zoo's"),
+    ):
+        with pytest.raises(kind, match=message):
+            audit(zoo.unseen, zoo, task, controls={}, **options)
+    with pytest.raises(TypeError, match="components are several"):
+        codec_ceiling(zoo, task, 3)
+    with pytest.raises(TypeError, match="a task is made by"):
+        codec_ceiling(zoo, "iris", (2,))
+    assert codec_ceiling(replace(zoo, weights=zoo.weights.half()), task, (2,))[0].fitted_share > 0.1  # control
+
+
+def test_a_control_that_aligns_an_aligned_zoo_anew_stays_in_its_basis(zoo, task):
+    aligned, flow = canonicalise(zoo), DeepWeightFlow(flow=FlowSettings(hidden=8, steps=4))
+    assert basis_of(canonicalise(aligned)) == basis_of(aligned)
+    assert "flow" in audit(aligned.unseen, aligned, task, controls={"flow": flow}, rematch=False).names
+    with pytest.raises(ValueError, match="'flow' is in another basis"):  # control: this zoo is not aligned
+        audit(zoo.unseen, replace(zoo, record={"recipe": {}}), task, controls={"flow": flow}, rematch=False)

@@ -526,3 +526,28 @@ def test_a_choice_is_text(coupling):
     with pytest.raises(ValueError, match="flow lr must be a number >= 0, got 1000"):
         FlowSettings(lr=10**400)
     assert FlowSettings(coupling="assignment").coupling == "assignment"  # control
+
+
+def test_a_held_out_loss_that_is_never_finite_gives_no_best_state():
+    points, far = torch.randn(8, 2), torch.full((2, 2), 1e30)
+    settings = FlowSettings(hidden=8, steps=4, every=2)
+    for keep, fits in (("last", True), ("best", False)):
+        arguments = (VelocityField(2, 8), points, GaussianSource(2), replace(settings, keep=keep))
+        if fits:
+            train_flow(*arguments, held_out=far)  # control: nobody asks for the best
+            continue
+        with pytest.raises(FloatingPointError, match="held-out loss, which was never finite"):
+            train_flow(*arguments, held_out=far)
+
+
+def test_a_field_and_its_settings_have_one_default():
+    field, settings = VelocityField(3), FlowSettings()
+    assert field.head.in_features == settings.hidden and field.time[0].out_features == settings.time_dim
+    for sizes in ((2.0, 8), (2, 8.5), (True, 8), (2, 1)):
+        with pytest.raises(ValueError, match="whole numbers"):
+            VelocityField(*sizes)
+
+
+def test_all_that_is_wrong_in_settings_is_named_at_once():
+    with pytest.raises(ValueError, match=r"out of range: flow steps, flow solver \("):
+        FlowSettings(steps=0, solver="rk5")

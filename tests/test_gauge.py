@@ -6,7 +6,7 @@ from torch import nn
 
 from dwflow_lite import MLP, Zoo
 from dwflow_lite.batchnorm import norms_with_statistics, without_statistics
-from dwflow_lite.networks import ResNet, ViT
+from dwflow_lite.networks import BERT, ResNet, ViT
 from dwflow_lite.symmetry import Permutation, PermutationSpec
 from dwflow_lite.symmetry.gauge import balance_relu, fix_circuits, fix_gauge, normalise_filters
 from dwflow_lite.zoo import Layout, batched_forward, predict
@@ -370,3 +370,22 @@ def test_biases_that_attention_does_not_need():
         torch.testing.assert_close(fix_gauge(other).weights, fix_gauge(zoo).weights, **TIGHT)
     queried = changed(zoo, blocks__0__query__bias=state["blocks.0.query.bias"] + 1)  # control: this one is needed
     assert float((predict(queried, x) - predict(zoo, x)).abs().max()) > 1e-3
+
+
+def test_circuits_of_a_bert_are_fixed_too():
+    network = BERT(vocabulary=9, length=6, dim=12, depth=2, heads=3, hidden=10, outputs=2).double()
+    layout = Layout.of(network)
+    weights = torch.randn(3, layout.size, generator=rng(0), dtype=torch.float64) * 0.3
+    zoo, tokens = Zoo(weights, layout, network), torch.randint(1, 9, (5, 6), generator=rng(1))
+    state = {name: tensor.clone() for name, tensor in layout.unflatten(weights).items()}
+    mix = torch.randn(3, 4, 4, generator=rng(2), dtype=torch.float64)  # one for each head
+    for layer, by in (("query", mix), ("key", mix.inverse().mT)):
+        for part in ("weight", "bias"):
+            name = f"bert.encoder.layer.0.attention.self.{layer}.{part}"
+            state[name] = (by @ state[name].reshape(3, 3, 4, -1)).reshape_as(state[name])
+    twin = Zoo(layout.flatten(state), layout, network)
+    torch.testing.assert_close(predict(twin, tokens), predict(zoo, tokens), **TIGHT)
+    fixed = fix_gauge(zoo)
+    torch.testing.assert_close(predict(fixed, tokens), predict(zoo, tokens), **TIGHT)
+    torch.testing.assert_close(fix_gauge(twin).weights, fixed.weights, rtol=1e-7, atol=1e-8)
+    assert float((twin.weights - weights).abs().max()) > 0.1 and float((fixed.weights - weights).abs().max()) > 0.1

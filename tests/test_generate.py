@@ -29,8 +29,8 @@ from dwflow_lite.generate import (
 )
 from dwflow_lite.networks import initialise
 from dwflow_lite.support.files import ZooFileError, read_safetensors, write_safetensors
-from dwflow_lite.symmetry import PermutationSpec
-from dwflow_lite.zoo import Shards, predict
+from dwflow_lite.symmetry import PermutationSpec, canonicalise
+from dwflow_lite.zoo import Layout, Shards, predict
 
 QUICK = FlowSettings(hidden=32, steps=60, every=30)
 
@@ -750,3 +750,125 @@ def test_noise_needs_no_second_member():
     assert torch.equal(noisy.weights[:, bias], one.weights[:, bias].expand(3, 1))
     assert not torch.equal(noisy.weights, one.weights.expand(3, -1))  # control: all other tensors are noisy
     assert RandomWeights().fit(one).sample(3, seed=0).weights.isfinite().all()
+
+
+# -- one basis, any precision, early refusals -----------------------------------------------------------------------
+
+
+def test_codes_are_taken_in_the_basis_of_the_generator_and_back(zoo, model):
+    codes = model.encode(model.zoo_.fitted)
+    expected = model.pca_.transform(model.zoo_.fitted.weights) / model.scale_
+    assert torch.equal(codes, expected)
+    torch.testing.assert_close(model.decode(codes).weights, model.zoo_.fitted.weights, atol=1e-4, rtol=1e-3)
+    own = Zoo(zoo.weights, zoo.layout, zoo.network)  # at the reader's word
+    assert not torch.allclose(model.encode(own.take(range(12))), codes, atol=1e-2)
+    with pytest.raises(ValueError, match=r"another basis .*as trained.*weight matching.*model\.zoo_"):
+        model.encode(zoo)
+    with pytest.raises(ValueError, match=r"another basis .*the references differ"):
+        model.encode(canonicalise(zoo, reference=1))
+    with pytest.raises(ValueError, match="another architecture"):
+        model.encode(Zoo.from_modules([MLP([4, 5, 3])] * 2))
+
+
+@pytest.mark.parametrize(
+    ("codes", "kind", "message"),
+    [
+        (torch.zeros(2, 3), ValueError, r"shape \(n >= 1, 11\), got \(2, 3\)"),
+        (torch.zeros(11), ValueError, r"got \(11,\)"),
+        (torch.zeros(0, 11), ValueError, r"got \(0, 11\)"),
+        (torch.full((2, 11), torch.nan), ValueError, "NaN or infinite"),
+        (np.zeros((2, 11)), TypeError, "not ndarray"),
+        (torch.zeros(2, 11).long(), TypeError, r"not torch\.int64"),
+    ],
+)
+def test_codes_that_are_none_are_said(model, codes, kind, message):
+    with pytest.raises(kind, match=message):
+        model.decode(codes)
+    assert len(model.decode(torch.zeros(2, 11, dtype=torch.float64))) == 2  # control
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_networks_come_in_a_precision_that_is_told(tmp_path, zoo, task, dtype):
+    network = deepcopy(zoo.network).to(dtype)
+    other = Zoo(zoo.weights.to(dtype), Layout.of(network), network, zoo.record, zoo.held_out)
+    expected = torch.float64 if dtype == torch.float64 else torch.float32
+    for generator in (DeepWeightFlow(flow=QUICK), *map(clone, TRIVIAL.values())):
+        generator.fit(other)
+        made = generator.sample(2, seed=0)
+        assert made.weights.dtype == expected
+        module = made.module(0)
+        assert next(module.parameters()).dtype == dtype and module(task.test.x.to(dtype)).isfinite().all()
+    model = DeepWeightFlow(flow=QUICK).fit(other)
+    again = DeepWeightFlow.load(model.save(tmp_path / "model.safetensors"))
+    assert torch.equal(again.sample(2, seed=0).weights, model.sample(2, seed=0).weights)
+    assert model.training_.last["head.weight"].dtype == torch.float32  # the flow is in single precision
+
+
+def test_what_makes_no_sense_is_refused_before_anything_is_aligned(tmp_path, zoo, monkeypatch):
+    def aligned(*_, **__):
+        raise AssertionError("aligned before the settings were checked")
+
+    monkeypatch.setattr("dwflow_lite.generate.deepweightflow.canonicalise", aligned)
+    for options, message in (({"components": 12}, "N-1 = 11"), ({"components": "all"}, "n_components must be"),
+                             ({"memory": 1}, "memory must be"), ({"memory": None}, "memory must be")):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            DeepWeightFlow(flow=QUICK, **options).fit(zoo)
+    for align in (None, False):
+        with pytest.raises(ValueError, match="folder is where the aligned zoo is written"):
+            DeepWeightFlow(flow=QUICK, align=align).fit(zoo, folder=tmp_path / "aligned")
+    assert not (tmp_path / "aligned").exists()
+    with pytest.raises(AssertionError):  # control
+        DeepWeightFlow(flow=QUICK).fit(zoo)
+
+
+class Ambiguous(nn.Module):
+    def __init__(self, sign=1.0):
+        super().__init__()
+        self.first, self.last, self.sign = nn.Linear(4, 5), nn.Linear(5, 3), sign
+
+    def forward(self, x):
+        return self.last(torch.tanh(self.first(x) + self.sign * x.sum(-1, keepdim=True)))
+
+
+def test_a_generator_is_not_loaded_for_another_forward_pass(tmp_path, task):
+    zoo = train_zoo(task, Ambiguous(), members=4, recipe=Recipe(epochs=1))
+    model = DeepWeightFlow(align=None, flow=QUICK).fit(zoo)
+    path = model.save(tmp_path / "model.safetensors")
+    assert len(DeepWeightFlow.load(path, Ambiguous()).sample(2, seed=0)) == 2  # control
+    with pytest.raises(ZooFileError, match="another forward pass"):
+        DeepWeightFlow.load(path, Ambiguous(-1.0))
+    made = model.sample(2, seed=0).save(tmp_path / "made.safetensors")
+    with pytest.raises(ZooFileError, match="another forward pass"):
+        Zoo.load(made, Ambiguous(-1.0))
+
+
+@pytest.mark.parametrize("size", [1e-36, 1e-30, 1e36])
+def test_zoos_of_any_size_of_weights_are_learned(zoo, size):
+    other = Zoo(size * zoo.weights, zoo.layout, zoo.network, zoo.record, zoo.held_out)
+    expected = DeepWeightFlow(flow=QUICK).fit(zoo).sample(4, seed=0).weights
+    model = DeepWeightFlow(flow=QUICK).fit(other)
+    torch.testing.assert_close(model.sample(4, seed=0).weights / size, expected, atol=1e-2, rtol=1e-2)
+    for generator in TRIVIAL.values():
+        made = clone(generator).fit(other).sample(4, seed=0).weights / size
+        torch.testing.assert_close(made, clone(generator).fit(zoo).sample(4, seed=0).weights, atol=1e-3, rtol=1e-3)
+    assert (expected - DeepWeightFlow(flow=QUICK).fit(zoo).sample(4, seed=1).weights).abs().max() > 0.1  # control
+
+
+@pytest.mark.parametrize("members", [2, 3])
+def test_the_smallest_zoos_are_learned(zoo, members):
+    small = zoo.take(range(members))
+    constant = small.weights.clone()
+    constant[:, 3] = 1.0
+    for networks in (small, Zoo(constant, zoo.layout, zoo.network)):
+        for source in (0.05, "matched", "kaiming"):
+            made = DeepWeightFlow(flow=QUICK, components=1, source=source).fit(networks).sample(np.int64(3), seed=0)
+            assert made.weights.isfinite().all() and len(made) == 3
+    with pytest.raises(ValueError, match="all networks of the zoo are the same"):
+        DeepWeightFlow(flow=QUICK).fit(zoo.take([0, 0, 0]))
+
+
+def test_files_of_another_kind_are_told_who_reads_them(tmp_path, zoo, model):
+    with pytest.raises(ZooFileError, match=r"format 'dwflow_lite\.zoo/1', .*: Zoo\.load reads it"):
+        DeepWeightFlow.load(zoo.save(tmp_path / "zoo.safetensors"))
+    with pytest.raises(ZooFileError, match=r"format 'dwflow_lite\.model/1', .*: DeepWeightFlow\.load reads it"):
+        Zoo.load(model.save(tmp_path / "model.safetensors"))

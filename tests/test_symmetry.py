@@ -808,3 +808,22 @@ def test_a_zoo_aligned_by_numpy_numbers_can_be_saved(tmp_path):
     aligned = canonicalise(zoo, reference=np.int64(1), restarts=np.int64(1), rounds=np.int64(1), seed=np.int64(2))
     plain = canonicalise(zoo, reference=1, restarts=1, rounds=1, seed=2)
     assert Zoo.load(aligned.save(tmp_path / "aligned.safetensors")).record == plain.record
+
+
+def test_lines_between_zoos_run_in_one_basis(trained, digits):
+    aligned = canonicalise(trained)
+    first, second = aligned.take([0, 1]), aligned.take([2, 3, 4])
+    between = linear_barrier(first, [(0, 2), (1, 0)], digits, points=3, repaired=False, other=second)
+    within = linear_barrier(aligned, [(0, 4), (1, 2)], digits, points=3, repaired=False)
+    assert torch.equal(between.loss, within.loss) and torch.equal(between.score, within.score)
+    for other, difference in (
+        (canonicalise(trained, reference=1), "the references differ"),
+        (fix_gauge(aligned), "balance"),
+    ):
+        with pytest.raises(ValueError, match=f"not in one basis .*{difference}"):
+            linear_barrier(first, [(0, 0)], digits, points=3, repaired=False, other=other)
+    with pytest.raises(ValueError, match="another architecture"):
+        linear_barrier(first, [(0, 0)], digits, other=Zoo.from_modules([MLP([64, 5, 10])]))
+    for pair in ((2, 0), (0, 3), (-1, 0)):
+        with pytest.raises(ValueError, match="no pair"):
+            linear_barrier(first, [pair], digits, other=second)

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dwflow_lite.compress import DualPCA
+from dwflow_lite.generate.simple import computable
+from dwflow_lite.support.checks import is_number, is_whole
+from dwflow_lite.tasks.checks import require_task
 from dwflow_lite.tasks.task import Task
 from dwflow_lite.zoo.forward import evaluate
 from dwflow_lite.zoo.zoo import Zoo
@@ -36,8 +39,13 @@ def codec_ceiling(zoo: Zoo, task: Task, components: Sequence[int], split: str = 
         split: where the score is measured.
 
     Raises:
-        ValueError: the zoo has no held-out members.
+        ValueError: the zoo has no held-out members, or k of a PCA is too large.
+        TypeError: a task or a list of components that is none.
     """
+    require_task(task)
+    if is_whole(components) or is_number(components):
+        raise TypeError(f"components are several, such as [5, 20], not {components!r}")
+    zoo = computable(zoo)
     unseen = zoo.unseen
     if unseen is None:
         raise ValueError("the zoo has no held-out members; train it with held_out > 0")

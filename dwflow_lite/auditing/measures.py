@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import log2
+
 import torch
 from torch import Tensor
 
 from dwflow_lite.symmetry.many import match_all, match_each, permute_all
 from dwflow_lite.symmetry.matching import weight_matching
 from dwflow_lite.symmetry.spec import PermutationSpec
+
+SMALLEST = 2.0**-20  # the largest weight of all networks, below which they are multiplied; its inverse, above
+
+SUSPECT = 0.1  # of other bounds, and of the distance that was found: the lower bound of a suspected copy
+RESTARTS_OF_SUSPECTS = 10
 
 
 def nearest_distance(weights: Tensor, zoo: Tensor, *, skip_self: bool = False) -> Tensor:
@@ -19,12 +27,36 @@ def nearest_distance(weights: Tensor, zoo: Tensor, *, skip_self: bool = False) -
 
 
 def _distances(weights: Tensor, zoo: Tensor, skip_self: bool) -> Tensor:
+    if skip_self and (weights.shape != zoo.shape or len(zoo) < 2):
+        raise ValueError("skip_self compares a zoo of at least two members with itself")
+    weights, zoo, factor = in_range(weights, zoo)
     distance = torch.cdist(weights, zoo, compute_mode="donot_use_mm_for_euclid_dist")
+    if factor != 1:
+        distance = distance.double() / factor
     if skip_self:
-        if weights.shape != zoo.shape or len(zoo) < 2:
-            raise ValueError("skip_self compares a zoo of at least two members with itself")
         distance.fill_diagonal_(float("inf"))
     return distance
+
+
+def in_range(weights: Tensor, zoo: Tensor) -> tuple[Tensor, Tensor, float]:
+    """Weights whose squares neither vanish nor overflow: times a power of two, which rounds nothing, where they would.
+
+    Args:
+        weights: (n, d).
+        zoo: (N, d).
+
+    Returns:
+        Both in one precision, and the factor by which both were multiplied: 1 for weights of usual size.
+    """
+    dtype = torch.promote_types(weights.dtype, zoo.dtype)
+    if dtype not in (torch.float32, torch.float64):
+        dtype = torch.float32
+    weights, zoo = weights.to(dtype), zoo.to(zoo.device, dtype)
+    largest = max(float(weights.abs().max()), float(zoo.abs().max()))
+    if largest == 0 or SMALLEST <= largest <= 1 / SMALLEST:
+        return weights, zoo, 1.0
+    factor = 2.0 ** -round(log2(largest))
+    return weights * factor, zoo * factor, factor
 
 
 def rematched_distance(
@@ -35,7 +67,8 @@ def rematched_distance(
 
     Two networks may be neighbours after a permutation. Each row is weight-matched to its ``candidates`` nearest rows,
     once as the rows stand and once with all of them matched to the first row of ``zoo``. Both steps are heuristics,
-    so this bounds the true distance from above.
+    so this bounds the true distance from above. Numbers in order of size bound it from below, whatever is permuted:
+    where this bound is (nearly) zero, a copy is suspected, and matched from many starts.
 
     Args:
         weights: (n, d).
@@ -51,28 +84,58 @@ def rematched_distance(
     """
     if zoo_matched is None:
         zoo_matched = match_to_first(zoo, zoo, spec, seed)
+    weights, zoo, factor = in_range(weights, zoo)
+    zoo_matched = zoo_matched.to(zoo) * factor
     weights_matched = match_to_first(weights, zoo, spec, seed)
     plain = _distances(weights, zoo, skip_self)  # (n, N)
     matched = _distances(weights_matched, zoo_matched, skip_self)  # (n, N)
     pairs = _nearest_pairs(plain, candidates) | _nearest_pairs(matched, candidates)
     if skip_self:
         pairs = {(i, j) for i, j in pairs if i != j}
-    pairs = sorted(pairs)
-
-    def distance_of(pair: tuple[int, int]) -> float:
-        a, b = weights[pair[0]], zoo[pair[1]]
-        matching = weight_matching(a, b, spec, restarts=0, seed=seed)
-        return float((a - matching.apply(spec, b)).norm())
 
     best = plain.min(1).values.tolist()
-    for (i, _), distance in zip(pairs, match_each(distance_of, pairs), strict=True):
-        best[i] = min(best[i], distance)
-    return torch.tensor(best)
+    for restarts in (0, RESTARTS_OF_SUSPECTS):
+        if restarts:
+            pairs = _suspected_copies(_sorted_distances(weights, zoo, spec, skip_self), best)
+
+        def distance_of(pair: tuple[int, int], restarts: int = restarts) -> float:
+            a, b = weights[pair[0]], zoo[pair[1]]
+            matching = weight_matching(a, b, spec, restarts=restarts, seed=seed)
+            return float((a - matching.apply(spec, b)).norm())
+
+        ordered = sorted(pairs)
+        for (i, _), distance in zip(ordered, match_each(distance_of, ordered), strict=True):
+            best[i] = min(best[i], distance)
+    return torch.tensor(best) if factor == 1 else torch.tensor(best, dtype=torch.float64) / factor
+
+
+def _sorted_distances(weights: Tensor, zoo: Tensor, spec: PermutationSpec, skip_self: bool) -> Tensor:
+    """Distances (n, N) when the numbers of every tensor stand in order of size: never above those of any permutation.
+
+    (Of two vectors with given numbers, those in the same order are the closest.)
+    """
+    in_order = []
+    for rows in (weights, zoo):
+        tensors = [rows[:, columns].sort(1).values for columns in spec.layout.slices.values()]
+        in_order.append(torch.cat(tensors, 1))
+    return _distances(*in_order, skip_self)
+
+
+def _suspected_copies(at_least: Tensor, best: Sequence[float]) -> set[tuple[int, int]]:
+    """Pairs of rows that may be copies, by lower bounds (n, N), though the distance that was found, best (n,), is not.
+
+    Among members of a zoo the bounds are much alike, so a copy is what stands out by its own.
+    """
+    lowest = at_least.min(1)
+    largest = at_least.masked_fill(at_least.isinf(), 0.0).max(1).values
+    is_suspect = lowest.values < SUSPECT * torch.minimum(largest, torch.tensor(best).to(largest))
+    return {(i, int(lowest.indices[i])) for i in is_suspect.nonzero().flatten().tolist()}
 
 
 def match_to_first(weights: Tensor, zoo: Tensor, spec: PermutationSpec, seed: int) -> Tensor:
     """Rows (n, d), their hidden units permuted to agree with the first row of ``zoo`` (N, d)."""
-    matchings = match_all(zoo[0], weights, spec, restarts=0, seed=seed)
+    in_range_weights, in_range_zoo, _ = in_range(weights, zoo)
+    matchings = match_all(in_range_zoo[0], in_range_weights, spec, restarts=0, seed=seed)
     return permute_all(matchings, spec, weights)
 
 

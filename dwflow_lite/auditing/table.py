@@ -16,7 +16,7 @@ class Row:
         score: mean over networks.
         score_std: their standard deviation.
         nearest: median distance to the nearest fitted member (1: as far as a member from its nearest other, 0: a copy).
-        rematched: the same up to a permutation of hidden units; None where no permutation spec is known. In a zoo
+        rematched: the same up to the symmetries that the audit sees through; None where none is known. In a zoo
             aligned to a reference, only the reference was matched to everybody, so it is everybody's nearest plain
             neighbour; here all pairs are treated alike.
         overlap: mean :func:`wrong_set_overlap` with the fitted members; None for regression.
@@ -50,11 +50,19 @@ class Row:
 
 @dataclass(frozen=True)
 class Audit:
-    """The rows of an audit, in order; ``audit["name"]`` picks one; it prints as a table."""
+    """The rows of an audit, in order; ``audit["name"]`` picks one; it prints as a table.
+
+    Attributes:
+        rows: one for each kind of network.
+        score_name: of the task.
+        split: where the score was measured.
+        symmetries: what was seen through in ``rematched``, and so in ``accurate_and_new``; empty: nothing.
+    """
 
     rows: tuple[Row, ...]
     score_name: str
     split: str
+    symmetries: tuple[str, ...] = ()
 
     def __getitem__(self, name: str) -> Row:
         for row in self.rows:
@@ -69,17 +77,30 @@ class Audit:
 
     @classmethod
     def mean(cls, audits: Sequence[Audit]) -> Audit:
-        """Average audits of several seeds, row by row, over the names that all of them have."""
+        """Average audits of several seeds, row by row, over the names that all of them have.
+
+        Raises:
+            ValueError: no audits, or some of another score, split or symmetries than the first.
+        """
+        if not audits:
+            raise ValueError("there are no audits to average")
         first = audits[0]
+        for audit in audits:
+            if (audit.score_name, audit.split, audit.symmetries) != (first.score_name, first.split, first.symmetries):
+                raise ValueError("audits are averaged that measured one score, on one split, up to the same symmetries")
         common = [name for name in first.names if all(name in audit.names for audit in audits)]
         rows = [Row.mean([audit[name] for audit in audits]) for name in common]
-        return cls(tuple(rows), first.score_name, first.split)
+        return cls(tuple(rows), first.score_name, first.split, first.symmetries)
 
     def cells(self) -> list[list[str]]:
         """The table as text, cell by cell, its heading first."""
         heading = ["networks", f"{self.score_name} ({self.split})", "nearest member", "re-matched",
-                   "wrong-set overlap", "dispersion", "accurate and new"]  # fmt: skip
+                   "wrong-set overlap", "dispersion", self._heading_of_new()]  # fmt: skip
         return [heading] + [self._cells_of(row) for row in self.rows]
+
+    def _heading_of_new(self) -> str:
+        """Up to what a network has to be new."""
+        return f"accurate and new (up to {', '.join(self.symmetries)})" if self.symmetries else "accurate and new"
 
     def _cells_of(self, row: Row) -> list[str]:
         if self.score_name == "accuracy":

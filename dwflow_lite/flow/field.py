@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from dwflow_lite.flow.settings import FlowSettings
 from dwflow_lite.flow.solver import Field
+from dwflow_lite.support.checks import is_whole
 from dwflow_lite.support.devices import seeded
 
 
@@ -18,15 +19,22 @@ class VelocityField(nn.Module):
 
     Args:
         dim: k.
-        hidden: width h.
+        hidden: width h. Defaults are those of ``FlowSettings``.
         time_dim: width of the time embedding Linear-GELU-Linear.
         dropout: in training only.
     """
 
-    def __init__(self, dim: int, hidden: int = 256, time_dim: int = 64, dropout: float = 0.1) -> None:
+    def __init__(
+        self,
+        dim: int,
+        hidden: int = FlowSettings.hidden,
+        time_dim: int = FlowSettings.time_dim,
+        dropout: float = FlowSettings.dropout,
+    ) -> None:
         super().__init__()
-        if min(dim, time_dim) < 1 or hidden < 2:
-            raise ValueError(f"dim and time_dim must be >= 1 and hidden >= 2, got {dim}, {time_dim}, {hidden}")
+        if not (is_whole(dim, 1) and is_whole(time_dim, 1) and is_whole(hidden, 2)):
+            sizes = f"{dim!r}, {time_dim!r}, {hidden!r}"
+            raise ValueError(f"dim and time_dim must be whole numbers >= 1 and hidden one >= 2, got {sizes}")
         self.dim = dim
         self.time = nn.Sequential(nn.Linear(1, time_dim), nn.GELU(), nn.Linear(time_dim, time_dim))
         self.body = nn.Sequential(

@@ -8,13 +8,35 @@ from typing import Any
 
 from dwflow_lite.flow.path import COUPLINGS
 from dwflow_lite.flow.solver import SOLVERS
-from dwflow_lite.support.checks import is_choice, is_number, is_whole
+from dwflow_lite.support.checks import (
+    COUNT,
+    NOT_NEGATIVE,
+    POSITIVE,
+    Range,
+    check_ranges,
+    is_choice,
+    is_number,
+    is_whole,
+)
 
-# Name -> the least that makes sense.
-WHOLE_NUMBERS = {"hidden": 2, "time_dim": 1, "steps": 1, "batch_size": 1, "every": 1, "solver_steps": 1}
+WHOLE_NUMBERS = ("hidden", "time_dim", "steps", "batch_size", "every", "solver_steps")
 NUMBERS = ("dropout", "lr", "final_lr", "weight_decay", "path_noise")
 # Name -> all that may be chosen.
 CHOICES = {"coupling": COUPLINGS, "keep": ("last", "best", "lowest"), "solver": tuple(SOLVERS)}
+
+
+def _one_of(choices: tuple[str, ...]) -> Range:
+    return Range("one of " + ", ".join(map(repr, choices)), lambda value: is_choice(value, choices))
+
+
+RANGES = {name: COUNT for name in WHOLE_NUMBERS} | {name: NOT_NEGATIVE for name in NUMBERS}
+RANGES |= {name: _one_of(choices) for name, choices in CHOICES.items()}
+RANGES |= {
+    "hidden": Range("a whole number >= 2", lambda value: is_whole(value, 2)),
+    "patience": Range("None or a whole number >= 1", lambda value: value is None or is_whole(value, 1)),
+}
+# Of numbers, once it is known that they are some.
+NARROWER = {"lr": POSITIVE, "dropout": Range("a number in [0, 1)", lambda value: is_number(value, 0) and value < 1)}
 
 
 @dataclass(frozen=True)
@@ -53,7 +75,7 @@ class FlowSettings:
         >>> FlowSettings(steps=0)
         Traceback (most recent call last):
         ...
-        ValueError: flow steps must be a whole number >= 1, got 0
+        ValueError: out of range: flow steps (flow steps must be a whole number >= 1, got 0)
     """
 
     hidden: int = 512
@@ -83,19 +105,9 @@ class FlowSettings:
             object.__setattr__(self, "patience", int(self.patience))
 
     def _check(self) -> None:
-        for name, least in WHOLE_NUMBERS.items():
-            value = getattr(self, name)
-            _require(is_whole(value, least), name, f"a whole number >= {least}", value)
-        if self.patience is not None:
-            _require(is_whole(self.patience, 1), "patience", "None or a whole number >= 1", self.patience)
-        for name in NUMBERS:
-            value = getattr(self, name)
-            _require(is_number(value, 0), name, "a number >= 0", value)
-        _require(self.lr > 0, "lr", "a number > 0", self.lr)
-        _require(self.dropout < 1, "dropout", "a number in [0, 1)", self.dropout)
-        for name, choices in CHOICES.items():
-            value = getattr(self, name)
-            _require(is_choice(value, choices), name, "one of " + ", ".join(map(repr, choices)), value)
+        for ranges in (RANGES, NARROWER):
+            values = {f"flow {name}": getattr(self, name) for name in ranges}
+            check_ranges(values, {f"flow {name}": allowed for name, allowed in ranges.items()})
 
     @classmethod
     def published(cls) -> FlowSettings:
@@ -126,8 +138,3 @@ def require_settings(settings: object) -> None:
     """``TypeError`` for anything but :class:`FlowSettings`, such as a dictionary."""
     if not isinstance(settings, FlowSettings):
         raise TypeError(f"settings of a flow are given as FlowSettings(steps=…, …), not as {type(settings).__name__}")
-
-
-def _require(holds: bool, name: str, rule: str, value: object) -> None:
-    if not holds:
-        raise ValueError(f"flow {name} must be {rule}, got {value!r}")

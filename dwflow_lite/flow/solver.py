@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dwflow_lite.support.checks import is_whole
+from dwflow_lite.support.checks import is_choice, is_whole
 
 Field = Callable[[Tensor, Tensor], Tensor]
 
@@ -82,7 +82,7 @@ def integrate(field: Field, x0: Tensor, *, steps: int = 20, solver: str = "heun"
         >>> integrate(lambda x, t: x, torch.ones(1, 1), steps=2, solver="euler").end.item()
         2.25
     """
-    if solver not in SOLVERS:
+    if not is_choice(solver, SOLVERS):
         raise ValueError(f"no solver {solver!r}: choose one of {', '.join(SOLVERS)}")
     if not is_whole(steps, 1):
         raise ValueError(f"steps must be a whole number >= 1, got {steps!r}")

@@ -157,7 +157,16 @@ class Watch:
         return {"loss": f"{self.log.loss[-1]:.3f}", "dispersion": f"{self.log.dispersion[-1]:.2f}"}
 
     def close(self, field: VelocityField) -> FlowTraining:
-        """At the end: the last state, and why training ended."""
+        """At the end: the last state, and why training ended.
+
+        Raises:
+            FloatingPointError: the best state is asked for, and the held-out loss was never finite.
+        """
+        if not self.log.best and self.settings.keep == "best":
+            raise FloatingPointError(
+                "keep='best' goes by the held-out loss, which was never finite: held-out points lie too far away, or "
+                "lower lr"
+            )
         self.log.last = state_of(field)
         if self.out_of_patience(self.log.steps[-1]):
             self.log.stopped = f"held-out loss has not fallen for {self.settings.patience} looks"

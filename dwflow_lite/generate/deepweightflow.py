@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from dwflow_lite.compress import DualPCA
+from dwflow_lite.compress import DualPCA, root_mean_square
 from dwflow_lite.flow.field import make_field
 from dwflow_lite.flow.path import FixedSource
 from dwflow_lite.flow.settings import FlowSettings, require_settings
@@ -19,12 +20,13 @@ from dwflow_lite.flow.solver import Trajectory, integrate
 from dwflow_lite.flow.train import train_flow
 from dwflow_lite.generate.files import FittedFlow, read_generator, write_generator
 from dwflow_lite.generate.generator import check_number_of_networks, require_zoo
+from dwflow_lite.generate.simple import computable
 from dwflow_lite.generate.sources import check_source, make_source
-from dwflow_lite.support.checks import plain, whole_seed
+from dwflow_lite.support.checks import is_whole, plain, whole_seed
 from dwflow_lite.support.devices import generator_from
-from dwflow_lite.symmetry.canonical import basis_of, canonicalise
+from dwflow_lite.symmetry.basis import basis_of, check_same_basis
+from dwflow_lite.symmetry.canonical import canonicalise
 from dwflow_lite.symmetry.spec import PermutationSpec
-from dwflow_lite.zoo.storage import Shards
 from dwflow_lite.zoo.zoo import Zoo, write_zoo
 
 
@@ -111,30 +113,37 @@ class DeepWeightFlow(BaseEstimator):
         Args:
             zoo: in memory or on disk.
             checkpoint: a file or folder in which the training of the flow is kept (see :func:`train_flow`).
-            folder: where the aligned zoo is written; needed to align a zoo on disk.
+            folder: where the aligned zoo is written; needed to align a zoo on disk, and refused if nothing is aligned.
             executor: where members are aligned and the Gram matrix is summed (see ``support.jobs.run_jobs``).
             progress: show bars.
 
         Raises:
-            ValueError: a setting that makes no sense, fewer than two fitted members, k >= N, or alignment asked for a
-                network without a spec.
+            ValueError: a setting that makes no sense, fewer than two fitted members, k >= N, members that are all the
+                same, alignment asked for a network without a spec, or a folder and no alignment.
             TypeError: ``flow`` that is no ``FlowSettings``, or a zoo that is none.
         """
         settings = self._settings()
         flow = settings["flow"]
         _check_members(zoo, flow)
+        pca = DualPCA(settings["components"], memory=settings["memory"])
+        members = sum(not held_out for held_out in zoo.held_out)
+        components = settings["components"]
+        pca.check(members, others=components if is_whole(components, 1) else members - 1)
+        if folder is not None and not self.align:
+            raise ValueError(f"folder is where the aligned zoo is written, and align={self.align!r}: leave it out")
 
         # 1. Align: permute the hidden units of every member, so that its weights lie close to those of the first.
         if self.align:
             zoo = self._aligned(zoo, settings["seed"], folder, executor, progress)
 
         # 2. Compress: weights (N, d) to codes (N, k) of size about 1.
-        pca = DualPCA(settings["components"], memory=settings["memory"])
-        codes = pca.fit_transform(_float32(zoo.fitted.weights), executor=executor, progress=progress)
-        scale = float(codes.square().mean().sqrt()) if settings["rescale"] else 1.0
-        codes = codes / scale
+        codes = pca.fit_transform(computable(zoo.fitted).weights, executor=executor, progress=progress)
+        scale = root_mean_square(codes) if settings["rescale"] else 1.0
+        codes = (codes / scale).float()  # in single precision, whatever weights are in
         unseen = zoo.unseen
-        held_out = None if unseen is None else pca.transform(_float32(unseen.weights)) / scale  # (M, k)
+        held_out = None
+        if unseen is not None:
+            held_out = (pca.transform(computable(unseen).weights) / scale).float()  # (M, k)
 
         # 3. Learn a flow from noise to codes.
         source = make_source(settings["source"], codes, pca, scale, zoo.layout)
@@ -149,7 +158,7 @@ class DeepWeightFlow(BaseEstimator):
         )  # fmt: skip
 
         # All at once and last: a fit that failed or was interrupted leaves the estimator as it was.
-        keys = ("architecture", "task", "identity", "seed")
+        keys = ("architecture", "behaviour", "task", "identity", "seed")
         record = {key: zoo.record[key] for key in keys if key in zoo.record} | {"basis": basis_of(zoo)}
         fitted = FittedFlow(
             settings=settings,
@@ -188,8 +197,46 @@ class DeepWeightFlow(BaseEstimator):
         x0 = self.source_.sample(n, generator_from(seed))  # (n, k)
         return integrate(self.field_, x0, steps=steps, solver=solver)
 
+    def encode(self, zoo: Zoo) -> Tensor:
+        """The codes (n, k) of a zoo's networks, of which :meth:`decode` is the inverse as far as the PCA reaches.
+
+        Args:
+            zoo: in the basis of ``zoo_``, in memory or on disk.
+
+        Raises:
+            ValueError: networks of another layout, or in another basis.
+        """
+        self._check_fitted()
+        require_zoo(zoo)
+        if zoo.layout != self.layout_:
+            raise ValueError(f"{zoo!r} has another architecture than the zoo that this generator was fitted on")
+        check_same_basis(
+            zoo,
+            Zoo(zoo.weights[:1], self.layout_, self.network_, self.record_),
+            "these networks are in another basis than the zoo that this generator was fitted on",
+            "take networks of model.zoo_, or align both to one reference (canonicalise)",
+        )
+        return (self.pca_.transform(computable(zoo).weights) / self.scale_).float()
+
     def decode(self, codes: Tensor, folder: str | Path | None = None) -> Zoo:
-        """The networks (n, d) of codes (n, k), as a zoo; written to ``folder`` as they are made, if one is named."""
+        """The networks (n, d) of codes (n, k), as a zoo; written to ``folder`` as they are made, if one is named.
+
+        They are in the basis of the zoo that the generator was fitted on, and in its precision; of a zoo in half
+        precision, in float32.
+
+        Raises:
+            ValueError: codes of another shape, none, or NaN or infinite ones.
+            TypeError: codes that are no tensor of floating-point numbers.
+        """
+        self._check_fitted()
+        if not isinstance(codes, Tensor) or not codes.is_floating_point():
+            kind = codes.dtype if isinstance(codes, Tensor) else type(codes).__name__
+            raise TypeError(f"codes are a tensor of floating-point numbers (n, k), not {kind}")
+        k = self.pca_.n_components_
+        if codes.ndim != 2 or codes.shape[1] != k or len(codes) == 0:
+            raise ValueError(f"codes of this generator are of shape (n >= 1, {k}), got {tuple(codes.shape)}")
+        if not codes.isfinite().all():
+            raise ValueError("codes hold NaN or infinite numbers, of which no networks can be made")
         return self._decode(codes, folder, {})
 
     def save(self, path: str | Path) -> Path:
@@ -255,6 +302,10 @@ class DeepWeightFlow(BaseEstimator):
         self.source_ = fitted.source
         self.field_ = fitted.field
 
+    def _precision(self) -> torch.dtype:
+        """Of the weights that are decoded."""
+        return torch.float32 if self.pca_.mean_ is None else self.pca_.mean_.dtype
+
     def _check_fitted(self) -> None:
         check_is_fitted(self, msg="this %(name)s is not fitted yet: call fit(zoo) first")
 
@@ -267,7 +318,7 @@ class DeepWeightFlow(BaseEstimator):
             "flow": self.settings_["flow"].to_json(),
         }
         record = self.record_ | {"generated": how | notes}
-        codes = codes * self.scale_
+        codes = codes.to(self._precision()) * self.scale_
         if folder is None:
             return Zoo(self.pca_.inverse_transform(codes), self.layout_, self.network_, record)
         rows = self.pca_.rows_
@@ -284,8 +335,3 @@ def _check_members(zoo: Zoo, flow: FlowSettings) -> None:
     watches_held_out = flow.patience is not None or flow.keep == "best"
     if watches_held_out and zoo.unseen is None:
         raise ValueError("patience and keep='best' watch held-out members, and this zoo has none")
-
-
-def _float32(weights: Tensor | Shards) -> Tensor | Shards:
-    """Weights in single precision; those on disk are read in it anyway."""
-    return weights if isinstance(weights, Shards) else weights.float()

@@ -138,7 +138,7 @@ def read_generator(path: str | Path, network: nn.Module | None = None) -> Fitted
     old_entries = constants_in_columns(layout, network)
     if old_entries:
         tensors, layout, constants = _without_constants(path, tensors, layout, old_entries, network)
-    template = template_for(path, record, layout, network, constants)
+    template = template_for(path, record["record"] | record, layout, network, constants)
     pca = _read_pca(path, tensors, record, layout)
     return FittedFlow(
         settings=settings | {"flow": flow},

@@ -1,16 +1,20 @@
 """Simple generators: what anybody could do with a zoo, no training needed. A flow has to beat them.
 
 All are estimators: ``fit(zoo)`` remembers the fitted members, or measures them, and ``sample(n, seed=…)`` draws.
+Networks come in the precision of the zoo; of one in half precision or whole numbers, in float32.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from dwflow_lite.compress import DualPCA
+from dwflow_lite.compress import PRECISIONS, DualPCA, root_mean_square
 from dwflow_lite.flow.field import ClosedFormField
 from dwflow_lite.flow.path import GaussianSource
 from dwflow_lite.flow.solver import integrate
@@ -18,6 +22,7 @@ from dwflow_lite.generate.generator import Generator, check_number_of_networks, 
 from dwflow_lite.support.checks import is_number, is_whole
 from dwflow_lite.support.devices import generator_from
 from dwflow_lite.symmetry.barrier import interpolate
+from dwflow_lite.symmetry.basis import basis_of
 from dwflow_lite.zoo.storage import Shards
 from dwflow_lite.zoo.zoo import Zoo
 
@@ -65,14 +70,14 @@ class ClosedFormFlow(BaseEstimator):
         if not is_whole(self.steps, 1):
             raise ValueError(f"steps must be a whole number >= 1, got {self.steps!r}")
         require_zoo(zoo)
-        members = zoo.fitted
+        members = computable(zoo.fitted)
         pca = DualPCA()
         codes = pca.fit_transform(members.weights)  # (N, k)
         self.members_ = members
         self.source_ = float(self.source)
         self.steps_ = int(self.steps)
         self.pca_ = pca
-        self.scale_ = float(codes.square().mean().sqrt())
+        self.scale_ = root_mean_square(codes)
         self.codes_ = codes / self.scale_
         return self
 
@@ -157,7 +162,8 @@ class Soup(BaseEstimator):
         generator = start(self, n, seed)
         weights = self.members_.weights  # (N, d)
         rows = different_rows(len(weights), self.size_, n, generator)  # (n, size)
-        return as_zoo(weights[rows].mean(1), self.members_, f"soup of {self.size_}")
+        soups = measured(lambda members: members.mean(1), weights[rows])  # (n, size, d) -> (n, d)
+        return as_zoo(soups, self.members_, f"soup of {self.size_}")
 
 
 class GaussianCodes(BaseEstimator):
@@ -173,12 +179,12 @@ class GaussianCodes(BaseEstimator):
     def fit(self, zoo: Zoo) -> GaussianCodes:
         """Compress the fitted members, and measure their codes."""
         require_zoo(zoo)
-        members = zoo.fitted
+        members = computable(zoo.fitted)
         pca = DualPCA(self.components)
         codes = pca.fit_transform(members.weights)  # (N, k)
         self.members_ = members
         self.pca_ = pca
-        self.std_ = codes.std(0)  # (k,)
+        self.std_ = measured(lambda c: c.std(0), codes)  # (k,)
         return self
 
     def sample(self, n: int, *, seed: int) -> Zoo:
@@ -195,8 +201,8 @@ class GaussianWeights(BaseEstimator):
     def fit(self, zoo: Zoo) -> GaussianWeights:
         """Measure every weight over the fitted members, at least two."""
         self.members_ = fitted_members(self, zoo, at_least=2)
-        self.mean_ = self.members_.weights.mean(0)  # (d,)
-        self.std_ = self.members_.weights.std(0)  # (d,)
+        self.mean_ = measured(lambda weights: weights.mean(0), self.members_.weights)  # (d,)
+        self.std_ = measured(lambda weights: weights.std(0), self.members_.weights)  # (d,)
         return self
 
     def sample(self, n: int, *, seed: int) -> Zoo:
@@ -221,7 +227,7 @@ class RandomWeights(BaseEstimator):
         noise = torch.randn(n, weights.shape[1], generator=generator).to(weights)  # (n, d)
         for columns in self.members_.layout.slices.values():
             tensor = weights[:, columns]
-            noise[:, columns] = tensor.mean() + noise[:, columns] * spread(tensor)
+            noise[:, columns] = measured(torch.mean, tensor) + noise[:, columns] * spread(tensor)
         return as_zoo(noise, self.members_, "random weights")
 
 
@@ -242,6 +248,21 @@ NOISE_LADDER: dict[str, Generator] = {
 }
 
 
+def simple_generators(members: int) -> dict[str, Generator]:
+    """Those of :data:`TRIVIAL`, for a zoo of so many fitted members: a soup is named by how many it has.
+
+    Example:
+        >>> list(simple_generators(6))[4:6], list(simple_generators(20)) == list(TRIVIAL)
+        (['soup of 6', 'Gaussian on codes'], True)
+    """
+    generators = {}
+    for name, generator in TRIVIAL.items():
+        if isinstance(generator, Soup):
+            name = f"soup of {min(generator.size, members)}"
+        generators[name] = generator
+    return generators
+
+
 # -- what they share ---------------------------------------------------------------------------------------------
 
 
@@ -254,7 +275,13 @@ def fitted_members(generator: Generator, zoo: Zoo, at_least: int = 1) -> Zoo:
     members = zoo.fitted
     if len(members) < at_least:
         raise ValueError(f"{name} needs at least {at_least} fitted members, got {len(members)}")
-    return members
+    return computable(members)
+
+
+def computable(zoo: Zoo) -> Zoo:
+    """A zoo in a precision that generators compute in: half precision and whole numbers become float32."""
+    is_computable = isinstance(zoo.weights, Shards) or zoo.weights.dtype in PRECISIONS
+    return zoo if is_computable else replace(zoo, weights=zoo.weights.float())
 
 
 def start(generator: Generator, n: int, seed: int) -> torch.Generator:
@@ -266,7 +293,14 @@ def start(generator: Generator, n: int, seed: int) -> torch.Generator:
 
 def spread(tensor: Tensor) -> Tensor:
     """The standard deviation of all numbers of a tensor (N, size) of N members; of a single number it is zero."""
-    return tensor.std(correction=min(1, tensor.numel() - 1))
+    return measured(lambda numbers: numbers.std(correction=min(1, numbers.numel() - 1)), tensor)
+
+
+def measured(measure: Callable[[Tensor], Tensor], tensor: Tensor) -> Tensor:
+    """A mean or a standard deviation of a tensor: in float64 where sums overflow, or squares vanish."""
+    result = measure(tensor)
+    is_held = result.isfinite().all() and result.any()
+    return result if is_held else measure(tensor.double()).to(tensor)
 
 
 def different_rows(members: int, size: int, n: int, generator: torch.Generator) -> Tensor:
@@ -277,4 +311,6 @@ def different_rows(members: int, size: int, n: int, generator: torch.Generator) 
 def as_zoo(weights: Tensor, members: Zoo, name: str) -> Zoo:
     """Networks (n, d) of the architecture of ``members``, with a record that names who made them."""
     record = {key: members.record[key] for key in ("architecture", "task") if key in members.record}
+    if basis_of(members):
+        record["basis"] = basis_of(members)
     return Zoo(weights, members.layout, members.network, record | {"generated": {"by": name}})

@@ -191,12 +191,23 @@ def check_format(path: str | Path, header: Mapping[str, Any], expected: str) -> 
     actual = header.get("format")
     if actual == expected:
         return
-    if is_own_format(actual):
+    if is_own_format(actual) and kind_of_format(actual) != kind_of_format(expected):
+        origin = f"{READERS.get(kind_of_format(actual), 'another part of dwflow_lite')} reads it"
+    elif is_own_format(actual):
         writer = header.get("version", "0.1.0 or before")
         origin = f"version {writer} of dwflow_lite wrote it, and this version, {__version__}, reads {expected!r} here"
     else:
         origin = "dwflow_lite did not write it"
     raise ZooFileError(f"{path} is of format {actual!r}, not {expected!r}: {origin}")
+
+
+# What reads the files of each kind.
+READERS = {"dwflow_lite.zoo": "Zoo.load", "dwflow_lite.model": "DeepWeightFlow.load"}
+
+
+def kind_of_format(name: str) -> str:
+    """A format without its number."""
+    return name.rpartition("/")[0]
 
 
 def is_own_format(name: Any) -> bool:

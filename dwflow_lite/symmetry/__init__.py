@@ -3,7 +3,8 @@
 from dwflow_lite.symmetry.activations import activation_matching
 from dwflow_lite.symmetry.axes import Stretch, Use, permute_axes, positions
 from dwflow_lite.symmetry.barrier import BarrierCurve, interpolate, linear_barrier
-from dwflow_lite.symmetry.canonical import basis_of, canonicalise
+from dwflow_lite.symmetry.basis import basis_of
+from dwflow_lite.symmetry.canonical import canonicalise
 from dwflow_lite.symmetry.gauge import fix_gauge
 from dwflow_lite.symmetry.heads import match_heads, spectral_distance
 from dwflow_lite.symmetry.many import match_all, match_each, match_neighbours, permute_all

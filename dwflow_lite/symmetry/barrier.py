@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dwflow_lite.batchnorm import norms_with_statistics, recalibrate
 from dwflow_lite.support.checks import is_whole
+from dwflow_lite.symmetry.basis import joined, pairs_of_joined
 from dwflow_lite.symmetry.repairing import repair, unit_statistics
 from dwflow_lite.symmetry.spec import PermutationSpec
 from dwflow_lite.tasks.task import Task
@@ -68,7 +69,7 @@ def interpolate(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
     return torch.lerp(a.unsqueeze(-2), b.unsqueeze(-2), t.unsqueeze(-1))
 
 
-def linear_barrier(
+def linear_barrier(  # noqa: PLR0913 - a public door
     zoo: Zoo,
     pairs: list[tuple[int, int]],
     task: Task,
@@ -77,6 +78,7 @@ def linear_barrier(
     points: int = 21,
     repaired: bool = True,
     spec: PermutationSpec | None = None,
+    other: Zoo | None = None,
 ) -> BarrierCurve:
     """Evaluate the networks on the lines between pairs of members, all of them in one batched pass.
 
@@ -93,13 +95,18 @@ def linear_barrier(
         points: T networks on each line, both ends included (an odd number has the midpoint).
         repaired: False spares the second measurement.
         spec: names the hidden units that :func:`repair` corrects; by default that of the zoo's network.
+        other: the zoo of the second networks, in the same basis; by default they are members of ``zoo`` too.
 
     Raises:
-        ValueError: no pair, members that are not there, or fewer than three points.
+        ValueError: zoos of two architectures or bases; no pair, members that are not there, or fewer than three points.
     """
     if not is_whole(points, 3) or len(pairs) == 0 or any(len(pair) != 2 for pair in pairs):
         raise ValueError("a barrier needs at least one pair of members, as [(0, 1)], and three points")
     points = int(points)
+    pairs = [(int(i), int(j)) for i, j in pairs]
+    if other is not None:
+        pairs = pairs_of_joined(zoo, other, pairs)
+        zoo = joined(zoo, other)
     t = torch.linspace(0, 1, points)
     first, second = (zoo.weights[positions_of(members, len(zoo), "join")] for members in zip(*pairs, strict=True))
     weights = interpolate(first, second, t.to(zoo.weights)).flatten(0, 1)  # (pairs, T, d) -> (pairs T, d)

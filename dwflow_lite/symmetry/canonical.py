@@ -7,7 +7,6 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from dwflow_lite.support.checks import is_whole, whole_seed
 from dwflow_lite.support.jobs import run_jobs
+from dwflow_lite.symmetry.basis import facts_of_alignment
 from dwflow_lite.symmetry.many import match_each
 from dwflow_lite.symmetry.matching import Matching, default_restarts, inner_product, weight_matching
 from dwflow_lite.symmetry.permutation import Permutation
@@ -64,7 +64,8 @@ def canonicalise(  # noqa: PLR0913 - a public door
     Returns:
         A zoo of the same functions. Its record's last stage holds the objective before and after, for each member (the
         inner product with the reference, or with the last mean), and the ``spread`` after the matching and each round:
-        mean squared distance of the fitted members to their mean.
+        mean squared distance of the fitted members to their mean; and the facts by which :func:`basis_of` knows the
+        basis.
 
     Raises:
         ValueError: a spec of another layout or that is no symmetry, a reference that is no member that generators may
@@ -106,6 +107,7 @@ def canonicalise(  # noqa: PLR0913 - a public door
         "restarts": restarts,
         "seed": seed,
         "rounds": int(rounds),
+        "basis": facts_of_alignment(target[0], spec, rounds=len(spreads) - 1),
         "fitted": len(fitted),
         "spread": spreads,
         "objective_before": [inner_product(state, spec.parameters(row[0])) for row in rows],
@@ -214,20 +216,5 @@ def _mean_and_spread(members: Iterable[Tensor], columns: Tensor) -> tuple[Tensor
     for count, member in enumerate(members, 1):
         difference = member - mean
         mean = mean + difference / count
-        squares += float((difference * (member - mean))[columns].sum(dtype=torch.float64))
+        squares += inner_product({"": difference[columns]}, {"": (member - mean)[columns]})
     return mean, squares / count
-
-
-# -- which basis a zoo is in -------------------------------------------------------------------------------------------
-
-
-def basis_of(zoo: Zoo) -> list[list[Any]]:
-    """The alignments a zoo went through: two zoos of one record are comparable weight by weight only if these agree."""
-    basis = []
-    for stage in zoo.record.get("stages", []):
-        if stage.get("stage") in ("canonicalise", "fix gauge"):
-            settings = [stage.get(key, 0) for key in ("method", "reference", "restarts", "seed", "rounds")]
-            # A mean depends on the members it is taken over.
-            members = stage["fitted"] if stage.get("rounds") else 0
-            basis.append([*settings, members])
-    return basis

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from dwflow_lite.batchnorm import norms_with_statistics
-from dwflow_lite.networks import MLP, ResNet, ViT
+from dwflow_lite.networks import BERT, MLP, ResNet, ViT
+from dwflow_lite.symmetry.architectures import BERT_NAMES
 from dwflow_lite.zoo.zoo import Zoo
 
 
@@ -20,14 +21,14 @@ def fix_gauge(zoo: Zoo) -> Zoo:
     """The gauge that fits the zoo's network: :func:`balance_relu`, :func:`normalise_filters` or :func:`fix_circuits`.
 
     Args:
-        zoo: of MLPs with ReLU, ResNets with BatchNorm or ViTs of the course, weights (N, d); not changed.
+        zoo: of MLPs with ReLU, ResNets with BatchNorm, ViTs or BERTs of the course, weights (N, d); not changed.
 
     Raises:
         ValueError: another network. Tanh, for one, has signs only; GELU and LayerNorm leave no scale of units.
     """
-    methods = {MLP: balance_relu, ResNet: normalise_filters, ViT: fix_circuits}
+    methods = {MLP: balance_relu, ResNet: normalise_filters, ViT: fix_circuits, BERT: fix_circuits}
     if type(zoo.network) not in methods:
-        raise ValueError(f"no gauge is known for {type(zoo.network).__name__}, only for MLP, ResNet and ViT")
+        raise ValueError(f"no gauge is known for {type(zoo.network).__name__}, only for MLP, ResNet, ViT and BERT")
     return methods[type(zoo.network)](zoo)
 
 
@@ -155,7 +156,7 @@ def fix_circuits(zoo: Zoo) -> Zoo:
     two entries, nearly tie, networks that are close may get units in another order, basis or sign: match afterwards.
 
     Args:
-        zoo: of ViTs, weights (N, d); not changed.
+        zoo: of ViTs or BERTs, weights (N, d); not changed.
 
     Returns:
         A zoo of the same functions. Left free: LayerNorm's gain and offset against the layers that read it; what is
@@ -164,32 +165,44 @@ def fix_circuits(zoo: Zoo) -> Zoo:
     Raises:
         ValueError: another network.
     """
-    network = zoo.network
-    if type(network) is not ViT:
-        raise ValueError(f"only a ViT has attention circuits, not {type(network).__name__}")
     state = _state(zoo)
-    for i, block in enumerate(network.blocks):
-        name = f"blocks.{i}"
-        _drop_biases(state, name)
-        query, key, value = (_by_head(state, f"{name}.{layer}", block.heads) for layer in ("query", "key", "value"))
-        project = state[f"{name}.project.weight"]  # (N, dim, heads units)
-        project = project.unflatten(2, (block.heads, -1)).transpose(1, 2)  # (N, heads, dim, units)
+    for layers, heads in _attentions(zoo.network):
+        _drop_biases(state, layers)
+        query, key, value = (_by_head(state, layers[name], heads) for name in ("query", "key", "value"))
+        weight = state[f"{layers['project']}.weight"]  # (N, dim, heads units)
+        project = weight.unflatten(2, (heads, -1)).transpose(1, 2)  # (N, heads, dim, units)
         query, key = _share_singular_values(query, key)
         project, value = _share_singular_values(project, value)
-        state[f"{name}.project.weight"] = project.transpose(1, 2).flatten(2)
-        for layer, units in (("query", query), ("key", key), ("value", value)):
+        state[f"{layers['project']}.weight"] = project.transpose(1, 2).flatten(2)
+        for name, units in (("query", query), ("key", key), ("value", value)):
             rows = units.mT.flatten(1, 2)  # (N, heads, dim + 1, units) -> (N, heads units, dim + 1)
-            state[f"{name}.{layer}.weight"] = rows[..., :-1]
-            state[f"{name}.{layer}.bias"] = rows[..., -1]
+            state[f"{layers[name]}.weight"] = rows[..., :-1]
+            state[f"{layers[name]}.bias"] = rows[..., -1]
     return _fixed(zoo, state, "fix circuits")
 
 
-def _drop_biases(state: dict[str, Tensor], block: str) -> None:
-    """Take the key and the value bias out of one block, in place; what the latter adds, the projection adds now."""
-    project, value_bias = state[f"{block}.project.weight"], state[f"{block}.value.bias"]
-    state[f"{block}.project.bias"] += (project @ value_bias[..., None])[..., 0]
+def _attentions(network: nn.Module) -> list[tuple[dict[str, str], int]]:
+    """Of each attention the names of its layers (query, key, value, project), and how many heads it has."""
+    parts = ("query", "key", "value", "project")
+    attentions = []
+    if type(network) is ViT:
+        for i, block in enumerate(network.blocks):
+            attentions.append(({part: f"blocks.{i}.{part}" for part in parts}, block.heads))
+    elif type(network) is BERT:
+        for i in range(network.options["depth"]):
+            layers = {part: f"bert.encoder.layer.{i}.{BERT_NAMES[part]}" for part in parts}
+            attentions.append((layers, network.options["heads"]))
+    else:
+        raise ValueError(f"only a ViT or a BERT has attention circuits, not {type(network).__name__}")
+    return attentions
+
+
+def _drop_biases(state: dict[str, Tensor], layers: Mapping[str, str]) -> None:
+    """Take the key and the value bias out of an attention, in place; what the latter adds, the projection adds now."""
+    project, value_bias = state[f"{layers['project']}.weight"], state[f"{layers['value']}.bias"]
+    state[f"{layers['project']}.bias"] += (project @ value_bias[..., None])[..., 0]
     value_bias.zero_()
-    state[f"{block}.key.bias"].zero_()
+    state[f"{layers['key']}.bias"].zero_()
 
 
 def _by_head(state: dict[str, Tensor], layer: str, heads: int) -> Tensor:

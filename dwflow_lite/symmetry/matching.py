@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -32,6 +33,7 @@ from dwflow_lite.symmetry.rotation import rotate_stream
 from dwflow_lite.symmetry.spec import PermutationSpec
 
 TIED_RESTARTS = 4
+UNUSUAL = 1e-12  # the largest weight of networks that are matched in float64, or its inverse
 
 State = Mapping[str, Tensor]  # the named tensors of one network
 # For a place in a tensor (``Use``, in ``axes.py``): inner products (n, n) of the units' rows in a with those in b.
@@ -78,7 +80,13 @@ def identity_matching(a: Tensor, b: Tensor, spec: PermutationSpec) -> Matching:
 
 def inner_product(a: State, b: State) -> float:
     """Sum over tensors of <A, B>, in float64."""
-    return float(sum((a[name] * b[name]).sum(dtype=torch.float64) for name in a))
+    return sum(_sum_of_products(a[name], b[name]) for name in a)
+
+
+def _sum_of_products(a: Tensor, b: Tensor) -> float:
+    """<A, B> in float64; products that single precision cannot hold are made in float64 too."""
+    total = float((a * b).sum(dtype=torch.float64))
+    return total if isfinite(total) and total != 0 else float((a.double() * b.double()).sum())
 
 
 def unit_similarity(
@@ -303,7 +311,10 @@ def checked_states(a: Tensor, b: Tensor, spec: PermutationSpec) -> tuple[dict[st
         spec.layout.check(weights)
         if weights.ndim != 1 or not weights.abs().max().isfinite():
             raise ValueError(f"{name} must be one finite weight vector (d,), got shape {tuple(weights.shape)}")
-    precision = torch.float64 if torch.float64 in (a.dtype, b.dtype) else torch.float32
+    largest = max(float(a.abs().max()), float(b.abs().max()))
+    has_usual_size = largest == 0 or UNUSUAL <= largest <= 1 / UNUSUAL  # else products vanish or overflow
+    is_single = torch.float64 not in (a.dtype, b.dtype) and has_usual_size
+    precision = torch.float32 if is_single else torch.float64
     state_a = spec.parameters(a.detach().to("cpu", precision))
     state_b = spec.parameters(b.detach().to("cpu", precision))
     return state_a, state_b

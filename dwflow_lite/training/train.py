@@ -22,6 +22,7 @@ from dwflow_lite.support.checks import COUNT, WHOLE, check_ranges, failing_as, i
 from dwflow_lite.support.files import json_hash
 from dwflow_lite.support.jobs import run_jobs, runs
 from dwflow_lite.support.versions import versions
+from dwflow_lite.tasks.checks import require_task
 from dwflow_lite.tasks.task import Task
 from dwflow_lite.training.members import train_job, train_members
 from dwflow_lite.training.plan import Plan
@@ -115,7 +116,7 @@ def train_zoo(  # noqa: PLR0913 - the door of this room: what, how many, how, wh
         >>> zoo
         Zoo(3 MLP networks x 43 weights, 1 held out)
     """
-    _check_choices(recipe, method, on_diverged)
+    _check_choices(task, recipe, method, on_diverged)
     _check_places(checkpoint, folder, storage)
     _check_counts(members, held_out, seed, members_at_once)
     check_trainable(task, network, recipe.batch_size)
@@ -162,7 +163,8 @@ def train_zoo(  # noqa: PLR0913 - the door of this room: what, how many, how, wh
 # -- check -------------------------------------------------------------------------------------------------------
 
 
-def _check_choices(recipe: Recipe, method: str, on_diverged: str) -> None:
+def _check_choices(task: Task, recipe: Recipe, method: str, on_diverged: str) -> None:
+    require_task(task)
     if not isinstance(recipe, Recipe):
         raise TypeError(f"recipe must be a Recipe, as Recipe(epochs=10, lr=1e-3); got {type(recipe).__name__}")
     if method not in ("batched", "loop") or on_diverged not in ("raise", "drop"):

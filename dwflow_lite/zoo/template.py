@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from dwflow_lite.networks import architecture_of, behaviour_of, build
@@ -41,7 +42,7 @@ def template_for(
     """
     architecture = record.get("architecture", {})
     if network is None:
-        network = build(architecture)
+        network = build(architecture).to(getattr(torch, layout.entries[0].dtype))
     if Layout.of(network) != layout:
         raise ZooFileError(f"{path} does not fit the network: {layout.difference(network)}")
     if not architecture.items() <= architecture_of(network).items():

@@ -1,0 +1,114 @@
+"""What an audit refuses, before it measures anything; and the numbers that it takes instead of others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from dwflow_lite.generate.generator import Generator
+from dwflow_lite.networks import architecture_of
+from dwflow_lite.symmetry.basis import check_same_basis
+from dwflow_lite.symmetry.spec import PermutationSpec
+from dwflow_lite.tasks.checks import require_task
+from dwflow_lite.tasks.task import Task
+from dwflow_lite.zoo.storage import Shards
+from dwflow_lite.zoo.zoo import Zoo
+
+PRECISIONS = (torch.float32, torch.float64)  # in which networks are run and distances measured
+
+
+def check_kinds(kinds: Mapping[str, Zoo]) -> None:
+    """``ValueError`` unless these are zoos by name."""
+    if not isinstance(kinds, Mapping) or not all(isinstance(kind, Zoo) for kind in kinds.values()):
+        raise ValueError("generated must be a Zoo (as model.sample returns it), or several by name")
+    if not kinds:
+        raise ValueError("an audit needs at least two fitted members and some generated networks")
+
+
+def check_controls(controls: Mapping[str, Generator]) -> None:
+    """``TypeError`` unless these are generators by name."""
+    if not isinstance(controls, Mapping):
+        raise TypeError(
+            f"controls are generators by name, such as {{'soup': Soup(size=10)}}, not {type(controls).__name__}"
+        )
+    for name, control in controls.items():
+        if isinstance(control, type) or not isinstance(control, Generator):
+            raise TypeError(
+                f"control {name!r} must be a generator with fit(zoo) and sample(n, seed=…), such as Soup(size=10), "
+                f"not {control!r}"
+            )
+
+
+def check_names(names: Sequence[str]) -> None:
+    """``ValueError`` if two rows would have one name, ``TypeError`` for a name that is no text."""
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"a row of the audit is named by a text, not by {name!r}")
+        if names.count(name) > 1:
+            raise ValueError(f"two rows of the audit would be named {name!r}; give one of them another name")
+
+
+def check_zoo(zoo: Zoo) -> None:
+    """Whether networks can be measured by the fitted members of this zoo."""
+    if not isinstance(zoo, Zoo):
+        raise TypeError(f"networks are audited against a Zoo, such as model.zoo_, not against {type(zoo).__name__}")
+    if isinstance(zoo.weights, Shards):
+        raise ValueError(f"{zoo!r} lives on disk, and an audit measures all distances: audit(…, zoo.in_memory(), …)")
+    if len(zoo.fitted) < 2:
+        raise ValueError("an audit needs at least two fitted members and some generated networks")
+
+
+def check_symmetries(zoo: Zoo, spec: PermutationSpec | None, switches: Mapping[str, bool]) -> None:
+    """Whether a spec is one of this zoo's networks, and switches are True or False."""
+    for name, value in switches.items():
+        if not isinstance(value, bool | np.bool_):
+            raise ValueError(f"{name} must be True or False, got {value!r}")
+    if spec is not None and not isinstance(spec, PermutationSpec):
+        raise TypeError(f"spec must be a PermutationSpec (derive_spec makes one) or None, not {type(spec).__name__}")
+    if spec is not None and spec.layout != zoo.layout:
+        raise ValueError("the spec belongs to another layout than the zoo's")
+
+
+def check_kind(name: str, networks: Zoo, zoo: Zoo) -> None:
+    """Whether the weights of these networks may be compared with those of the zoo, one by one."""
+    if networks.layout != zoo.layout or architecture_of(networks.network) != architecture_of(zoo.network):
+        raise ValueError(f"{name!r} has another architecture than the zoo it is audited against")
+    check_same_basis(
+        networks,
+        zoo,
+        f"{name!r} is in another basis than the zoo it is audited against",
+        "audit against model.zoo_, or align both to one reference (canonicalise)",
+    )
+
+
+def check_task(zoo: Zoo, task: Task, split: str) -> None:
+    """Whether the zoo was trained on this cut of the task; of another, its training examples might be in the split."""
+    require_task(task)
+    task.split(split)
+    trained_on = zoo.record.get("task", {})
+    is_same_task = trained_on.get("name") == task.name
+    if is_same_task and trained_on.get("fingerprint", task.fingerprint) != task.fingerprint:
+        raise ValueError(
+            f"the zoo was trained on another cut of {task.name!r} (seed {trained_on.get('seed')}): its training "
+            f"examples may be among the {split} examples of this task"
+        )
+
+
+def as_numbers(zoo: Zoo, like: Zoo | None = None) -> Zoo:
+    """A zoo in memory, in a precision in which networks can be measured: that of ``like``, or its own if it is one.
+
+    Half precision and whole numbers become float32, in which all of them can be written.
+    """
+    if like is not None:
+        device, dtype = like.weights.device, like.weights.dtype
+    else:
+        device = zoo.weights.device
+        dtype = zoo.weights.dtype if zoo.weights.dtype in PRECISIONS else torch.float32
+    if (zoo.weights.device, zoo.weights.dtype) == (device, dtype) and not isinstance(zoo.weights, Shards):
+        return zoo
+    zoo = zoo.in_memory()
+    return replace(zoo, weights=zoo.weights.to(device, dtype), network=deepcopy(zoo.network).to(dtype))

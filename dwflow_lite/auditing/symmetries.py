@@ -1,0 +1,90 @@
+"""What an audit sees through: the order of units, and the scales, signs and bases that no output sees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from dwflow_lite.networks import BERT, ViT
+from dwflow_lite.symmetry.gauge import fix_circuits
+from dwflow_lite.symmetry.scales import HiddenScales, find_scales
+from dwflow_lite.symmetry.spec import PermutationSpec
+from dwflow_lite.symmetry.stream import fold_norms
+from dwflow_lite.symmetry.tracing import derive_spec
+from dwflow_lite.zoo.layout import Layout
+from dwflow_lite.zoo.zoo import Zoo
+
+
+@dataclass(frozen=True)
+class Symmetries:
+    """The known symmetries of the networks of one architecture.
+
+    Attributes:
+        spec: which units may be permuted.
+        scales: which may be scaled; None: these, and the bases of attention circuits, are not seen through.
+        has_circuits: whether they have attention circuits (see ``fix_circuits``).
+    """
+
+    spec: PermutationSpec
+    scales: HiddenScales | None = None
+    has_circuits: bool = False
+
+    @classmethod
+    def of(cls, network: nn.Module, spec: PermutationSpec | None, x: Tensor, gauge: bool) -> Symmetries | None:
+        """What is known of a network, or can be found out.
+
+        Args:
+            network: a template.
+            spec: of a reader's own network; None: the course's have theirs, and for others it is derived.
+            x: some inputs (n, ...) that it takes.
+            gauge: whether to look for scales, signs and circuits too.
+
+        Returns:
+            None where nothing is known.
+        """
+        spec = _own_spec(network, x) if spec is None else spec
+        if not gauge:
+            return None if spec is None else cls(spec)
+        fixed = spec is None
+        if spec is None:  # BatchNorm may hide scales all the same
+            layout = Layout.of(network)
+            spec = PermutationSpec(layout, {entry.name: (None,) * len(entry.shape) for entry in layout.entries})
+        scales = find_scales(network, spec, x)
+        has_circuits = type(network) in (ViT, BERT) and bool(spec.heads)
+        return None if fixed and not scales.names else cls(spec, scales, has_circuits)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Their kinds, in words."""
+        names = ("permutation",) if self.spec.groups else ()
+        if self.scales is not None:
+            names += self.scales.names
+        return (*names, "attention circuits") if self.has_circuits else names
+
+    def readings(self, networks: Zoo) -> list[Tensor]:
+        """Weights (n, d) of the same functions, in the gauges in which distances are to be measured.
+
+        Signs and circuits are chosen by what is largest, and nearly equal networks may be given other ones. So where
+        there are any, the weights as they stand are a second reading.
+        """
+        if self.scales is None:
+            return [networks.weights]
+        fixed = networks
+        if self.has_circuits:
+            fixed = fix_circuits(fold_norms(networks) if type(networks.network) is ViT else networks)
+        fixed_weights = self.scales.fix(fixed.weights)
+        is_rough = self.has_circuits or self.scales.signed
+        return [networks.weights, fixed_weights] if is_rough else [fixed_weights]
+
+
+def _own_spec(network: nn.Module, x: Tensor) -> PermutationSpec | None:
+    """What moves together: known of a network of the course, derived of a reader's own; None where neither works."""
+    try:
+        return PermutationSpec.of(network)
+    except ValueError:
+        pass
+    try:
+        return derive_spec(network, x)
+    except ValueError:  # it names what it does not understand; the column of distances stays empty then
+        return None

@@ -1,0 +1,314 @@
+"""Scales and signs that no output sees, of any network of which the permutations are known.
+
+A unit before a ReLU may be scaled: what it reads by c > 0, what reads it by 1/c. Before a tanh it may change its sign.
+In eval mode BatchNorm is a scale and an offset that the layer before it can take over. None of this is read off names:
+each is planted in random weights, and is a symmetry of this network if the outputs stay. For every member one copy is
+chosen among all that compute the same, so that distances between members count nothing that nobody sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from dwflow_lite.batchnorm import norms_with_statistics
+from dwflow_lite.symmetry.axes import Use, stretches
+from dwflow_lite.symmetry.spec import PermutationSpec
+from dwflow_lite.zoo.layout import Layout
+
+State = dict[str, Tensor]  # the tensors of N networks in float64, (N, *shape), free to be changed
+
+LARGEST_CHANGE = 1e-7  # of outputs, relative to the largest: what rounding makes of a symmetry
+PROBES = 4  # examples
+FARTHER = 30.0  # times the examples, that bounds such as ReLU6's are met
+TOLERANCE, MAX_SWEEPS = 1e-6, 200  # of balancing: the largest |log c| that may be left
+
+
+class Sides(NamedTuple):
+    """Where the units of a group are written (what is scaled by c), and where they are read (by 1/c)."""
+
+    inward: tuple[Use, ...]
+    outward: tuple[Use, ...]
+
+
+@dataclass(frozen=True)
+class HiddenScales:
+    """What may be scaled in the networks of one architecture without a change of any output, in eval mode.
+
+    Attributes:
+        layout: of the networks.
+        norms: BatchNorms that keep statistics, by name, with their eps.
+        writers: of those that can pass their scale on: the layer that takes it over.
+        scaled: groups of units that have a scale.
+        signed: groups of units that have a sign.
+    """
+
+    layout: Layout
+    norms: dict[str, float]
+    writers: dict[str, str]
+    scaled: tuple[Sides, ...] = ()
+    signed: tuple[Sides, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Which kinds there are, in words."""
+        kinds = {"BatchNorm": self.norms, "scale": self.scaled, "sign": self.signed}
+        return tuple(name for name, found in kinds.items() if found)
+
+    @torch.no_grad()
+    def fix(self, weights: Tensor) -> Tensor:
+        """The same functions (in eval mode), each as one copy that does not depend on scales: (N, d) to (N, d).
+
+        BatchNorms keep mean 0 and variance 1, and where they can, gain 1; both sides of a unit have the same norm (see
+        ``balance_relu``); the cubes of the weights into a unit with a sign have a sum >= 0.
+        """
+        if not self.names:
+            return weights
+        state = self.layout.unflatten(weights.to(torch.float64, copy=True))
+        for norm, eps in self.norms.items():
+            fold_statistics(state, norm, eps)
+        for norm, writer in self.writers.items():
+            fold_gain(state, norm, writer)
+        for sides in self.signed:  # in the order of the layers: the signs of one are summed in the next
+            scale_units(state, sides, choose_signs(state, sides))
+        balance(state, self.scaled)
+        fixed = self.layout.flatten(state)
+        rounded = fixed.to(weights.dtype)
+        return rounded if rounded.isfinite().all() else fixed  # scales may be too large for single precision
+
+
+# -- what is done to weights -------------------------------------------------------------------------------------------
+
+
+def fold_statistics(state: State, norm: str, eps: float) -> None:
+    """Let a BatchNorm keep mean 0 and variance 1: gain and offset take over what it had. In place.
+
+    A channel whose variance is below zero (of a generated network, say) stays as it is.
+    """
+    gain, offset, mean, variance = (
+        state[f"{norm}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")
+    )  # (N, channels) each
+    is_variance = variance + eps > 0
+    deviation = torch.where(is_variance, variance + eps, 1.0).sqrt()
+    gain /= deviation
+    offset -= torch.where(is_variance, gain * mean, 0.0)
+    mean.masked_fill_(is_variance, 0.0)
+    variance.masked_fill_(is_variance, 1.0 - eps)
+
+
+def fold_gain(state: State, norm: str, writer: str) -> None:
+    """Move the gain of a BatchNorm (mean 0, variance 1) into the layer before it, whose bias moves into the offset."""
+    gain, offset, mean = (state[f"{norm}.{part}"] for part in ("weight", "bias", "running_mean"))
+    bias = state.get(f"{writer}.bias")
+    factor = torch.where(mean == 0, gain, 1.0)  # a channel that kept its statistics keeps its gain
+    if bias is not None:
+        offset += torch.where(mean == 0, factor * bias, 0.0)
+        bias.masked_fill_(mean == 0, 0.0)
+    weight = state[f"{writer}.weight"]  # (N, channels, ...)
+    weight *= factor.reshape(*factor.shape, *[1] * (weight.ndim - 2))
+    gain /= torch.where(factor == 0, 1.0, factor)
+    gain.masked_fill_((mean == 0) & (factor == 0), 1.0)
+
+
+def part_of_units(state: State, use: Use) -> Tensor:
+    """What belongs to the units of a group in one place, (N, units, ...): a view."""
+    axis = use.axis + 1  # the first is that of the networks
+    part = state[use.name].narrow(axis, use.start, use.units * use.each)
+    return part.unflatten(axis, (use.units, use.each)).movedim(axis, 1)
+
+
+def scale_units(state: State, sides: Sides, c: Tensor) -> None:
+    """Scale what units read by c (N, units), and what reads them by 1/c, in place."""
+    for uses, factor in ((sides.inward, c), (sides.outward, 1 / c)):
+        for use in uses:
+            part = part_of_units(state, use)
+            part *= factor.reshape(*factor.shape, *[1] * (part.ndim - 2))
+
+
+def choose_signs(state: State, sides: Sides) -> Tensor:
+    """Of each unit the sign (N, units) that makes the sum of cubes of the weights into it positive.
+
+    (Of cubes: where a norm takes the mean away, weights may have the sum zero.)
+    """
+    total = sum(part_of_units(state, use).flatten(2).pow(3).sum(-1) for use in sides.inward)
+    return torch.where(total < 0, -1.0, 1.0)
+
+
+def balance(state: State, groups: Iterable[Sides]) -> None:
+    """Scale units, in place, until both sides of each have the same norm; dead and unused ones keep their scale."""
+    for _ in range(MAX_SWEEPS):
+        largest = 0.0
+        for sides in groups:
+            inward, outward = (
+                sum(part_of_units(state, use).flatten(2).square().sum(-1) for use in uses) for uses in sides
+            )  # (N, units) each, squares of norms
+            c = torch.where((inward > 0) & (outward > 0), outward / inward, 1.0) ** 0.25
+            scale_units(state, sides, c)
+            largest = max(largest, float(c.log().abs().max()))
+        if largest < TOLERANCE:
+            return
+
+
+# -- which of it this network allows -----------------------------------------------------------------------------------
+
+
+def find_scales(network: nn.Module, spec: PermutationSpec, x: Tensor) -> HiddenScales:
+    """Try which scales and signs of units no output sees.
+
+    Args:
+        network: a module; not changed.
+        spec: its groups of units.
+        x: some inputs (n, ...) that it takes.
+
+    Returns:
+        What was found: nothing for a network that cannot be run in float64.
+    """
+    layout = spec.layout
+    norms = _norms(network, layout)
+    trial = _Trial.of(network, layout, x)
+    if trial is None:
+        return HiddenScales(layout, {}, {})
+    pairs = _layers_before(network, norms)
+    if not all(trial.stays(lambda state, norm=norm: fold_statistics(state, norm, norms[norm])) for norm in norms):
+        norms, pairs = {}, {}
+    for norm, eps in norms.items():
+        fold_statistics(trial.state, norm, eps)
+    writers = {}
+    for norm, writer in pairs.items():
+        if trial.stays(lambda state, norm=norm, writer=writer: fold_gain(state, norm, writer)):
+            writers[norm] = writer
+            fold_gain(trial.state, norm, writer)
+
+    fixed = {f"{norm}.{part}" for norm in norms for part in ("running_mean", "running_var")}
+    fixed |= {f"{norm}.weight" for norm in writers}
+    scaled, signed = [], []
+    for group in _in_order_of_layers(spec):
+        for sides in _possible_sides(spec, group, fixed):
+            has_scale, has_sign = trial.has_scale(sides), trial.has_sign(sides)
+            scaled += [sides] if has_scale else []
+            signed += [sides] if has_sign else []
+            if has_scale or has_sign:
+                break
+    return HiddenScales(layout, norms, writers, tuple(scaled), tuple(signed))
+
+
+def _norms(network: nn.Module, layout: Layout) -> dict[str, float]:
+    """BatchNorms with statistics, gain and offset, and their eps."""
+    names = {entry.name for entry in layout.entries}
+    norms = {}
+    for norm, module in norms_with_statistics(network).items():
+        if {f"{norm}.weight", f"{norm}.bias", f"{norm}.running_mean", f"{norm}.running_var"} <= names:
+            norms[norm] = module.eps
+    return norms
+
+
+def _layers_before(network: nn.Module, norms: Iterable[str]) -> dict[str, str]:
+    """For each norm the layer that was made before it, if it has as many outputs."""
+    pairs = {}
+    before, outputs = "", 0
+    for name, module in network.named_modules():
+        weight = getattr(module, "weight", None)
+        if isinstance(module, _BatchNorm):
+            if name in norms and before and outputs == module.num_features:
+                pairs[name] = before
+            before = ""
+        elif isinstance(weight, Tensor) and weight.ndim >= 2:
+            before, outputs = name, len(weight)
+    return pairs
+
+
+def _in_order_of_layers(spec: PermutationSpec) -> list[str]:
+    """The groups in the order in which they first occur in the layout."""
+    groups = {}
+    for entry in spec.layout.entries:
+        for axis, size in zip(spec.axes[entry.name], entry.shape, strict=True):
+            groups |= {part.group: None for part in stretches(axis, size) if part.group}
+    return list(groups)
+
+
+def _possible_sides(spec: PermutationSpec, group: str, fixed: set[str]) -> list[Sides]:
+    """Where the units of a group may be written and read: three guesses, the likeliest first."""
+    uses = [use for use in spec.uses[group] if use.name not in fixed]
+    vectors = tuple(use for use in uses if len(spec.layout[use.name].shape) == 1)
+    rows = tuple(use for use in uses if use not in vectors and use.axis == 0)
+    columns = tuple(use for use in uses if use not in vectors and use.axis > 0)
+    layers = {use.name.rpartition(".")[0] for use in rows + columns}
+    of_norms = tuple(use for use in vectors if use.name.rpartition(".")[0] not in layers)
+    guesses = [
+        Sides(rows + vectors, columns),  # layers of PyTorch: weights (outputs, inputs)
+        Sides(of_norms, columns),  # a norm that hides the scale of the layer before it, and has one of its own
+        Sides(columns + vectors, rows),  # x @ weight, weights (inputs, outputs)
+    ]
+    return [sides for sides in guesses if sides.inward and sides.outward]
+
+
+@dataclass
+class _Trial:
+    """A network with random weights and fixed inputs, in which symmetries are planted.
+
+    Attributes:
+        outputs_of: a state of one network to its outputs.
+        state: random tensors, (1, *shape).
+    """
+
+    outputs_of: Callable[[State], Tensor]
+    state: State
+
+    @classmethod
+    def of(cls, network: nn.Module, layout: Layout, x: Tensor) -> _Trial | None:
+        """Random weights of variance 1 / inputs, and a few examples; None for a network that does not run so."""
+        network = deepcopy(network).cpu().double().eval()
+        x = x[:PROBES].detach().cpu()
+        if x.is_floating_point():
+            x = torch.cat([x.double(), FARTHER * x.double()])
+        generator = torch.Generator().manual_seed(0)
+        state = {}
+        for entry in layout.entries:
+            numbers = torch.rand(1, *entry.shape, generator=generator, dtype=torch.float64)
+            if entry.role == "parameter":
+                inputs = max(1, entry.size // entry.shape[0]) if len(entry.shape) > 1 else 1
+                state[entry.name] = (2 * numbers - 1) * (3 / inputs) ** 0.5
+            else:
+                state[entry.name] = 0.5 + numbers  # positive, as variances are
+
+        @torch.no_grad()
+        def outputs_of(state: State) -> Tensor:
+            one = {name: tensor[0] for name, tensor in state.items()}
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(0)  # of whatever draws in eval mode
+                return functional_call(network, one, (x.clone(),))
+
+        try:
+            outputs = outputs_of(state)
+        except Exception:  # whatever a reader's own code raises
+            return None
+        return cls(outputs_of, state) if outputs.isfinite().all() else None
+
+    def stays(self, change: Callable[[State], None]) -> bool:
+        """Whether outputs stay when a copy of the state is changed in place."""
+        before = self.outputs_of(self.state)
+        state = {name: tensor.clone() for name, tensor in self.state.items()}
+        change(state)
+        after = self.outputs_of(state)
+        return bool((after - before).abs().max() <= LARGEST_CHANGE * before.abs().max())
+
+    def has_scale(self, sides: Sides) -> bool:
+        """Whether units may be scaled by positive numbers."""
+        logs = torch.rand(1, sides.inward[0].units, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        return self._stays_scaled(sides, torch.exp(4 * logs - 2))
+
+    def has_sign(self, sides: Sides) -> bool:
+        """Whether units may change their sign."""
+        return self._stays_scaled(sides, -torch.ones(1, sides.inward[0].units, dtype=torch.float64))
+
+    def _stays_scaled(self, sides: Sides, c: Tensor) -> bool:
+        """Whether scaling both sides changes nothing, and scaling one does: units that nobody reads tell nothing."""
+        both = self.stays(lambda state: scale_units(state, sides, c))
+        return both and not self.stays(lambda state: scale_units(state, Sides(sides.inward, ()), c))

@@ -1,0 +1,11 @@
+"""What functions of other rooms ask of a task."""
+
+from __future__ import annotations
+
+from dwflow_lite.tasks.task import Task
+
+
+def require_task(task: object) -> None:
+    """``TypeError`` for anything but a task, such as its name."""
+    if not isinstance(task, Task):
+        raise TypeError(f"a task is made by load_task or Task.from_arrays; got {task!r}")
