@@ -87,7 +87,7 @@ def train_batched(
     Raises:
         MemoryError: too many members at once.
     """
-    saved = checkpoint.load() or {"results": [], "chunk": None}
+    saved = checkpoint.half_done_state() or {"results": [], "chunk": None}
     results: list[dict[str, Any]] = saved["results"]  # of finished chunks, in order
     chunk_state: dict[str, Any] | None = saved["chunk"]  # of the chunk that was interrupted
     finished_members = sum(len(result["history"][0]) for result in results)  # the first epoch has a loss for each
