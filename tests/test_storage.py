@@ -447,13 +447,15 @@ def test_two_zoos_of_one_record_are_two_zoos(tmp_path, storage):
     zoo, other = random_zoo(), random_zoo(seed=1)
     first = on_disk(zoo, tmp_path, storage)
     assert same(on_disk(zoo, tmp_path, storage), first)  # control
-    rounded = Zoo(zoo.weights * (1 + 1e-6), zoo.layout, zoo.network, zoo.record, zoo.held_out)
-    assert same(on_disk(rounded, tmp_path, storage), first)
-    close = Zoo(zoo.weights * 1.005, zoo.layout, zoo.network, zoo.record, zoo.held_out)
-    for wrong in (other, zoo.take([1, 0, 2, 3, 4, 5]), zoo.take([0, 1, 2, 4, 3, 5]), close):
-        with pytest.raises(ValueError, match="holds another zoo"):
+    for wrong in (other, zoo.take([1, 0, 2, 3, 4, 5]), zoo.take([0, 1, 2, 4, 3, 5])):
+        with pytest.raises(ValueError, match=r"holds another zoo \(see member .\): name another folder, or delete it"):
             wrong.save(tmp_path, storage)
-    assert same(Zoo.load(tmp_path), first)
+    for factor in (1.005, 1.003) + (1 + 1e-6,) * (storage == "float32"):  # an identity of what is kept, to the bit
+        close = Zoo(zoo.weights * factor, zoo.layout, zoo.network, zoo.record, zoo.held_out)
+        with pytest.raises(ValueError, match=r"holds another zoo .*differ by up to .*, as if .* another processor"):
+            close.save(tmp_path, storage)
+    kept = Zoo(first.in_memory().weights, zoo.layout, zoo.network, zoo.record, zoo.held_out)
+    assert same(on_disk(kept, tmp_path, storage), first)  # control: what is kept, to the bit
 
 
 def test_rows_that_are_not_as_many_or_as_long_are_refused(tmp_path):
@@ -585,15 +587,56 @@ def test_missing_members_are_named(tmp_path):
             Zoo.load(nothing)
 
 
-def test_rows_and_notes_stay_together_whatever_files_are_called(tmp_path):
+def exchange(one, other):
+    aside = one.with_name("aside")
+    one.rename(aside)
+    other.rename(one)
+    aside.rename(other)
+
+
+@pytest.mark.parametrize(
+    ("rename", "message"),
+    [
+        (
+            lambda f: exchange(shard(f, 0), shard(f, 5)),
+            r"00000\.safetensors holds members from 5 on, and would be called",
+        ),
+        (
+            lambda f: shard(f, 2).rename(shard(f, 9)),
+            r"00009\.safetensors holds members from 2 on, .*-00000002\.safetensors: ",
+        ),
+        (lambda f: shard(f, 2).rename(f / "members-x.safetensors"), r"members-x\.safetensors holds members from 2 on"),
+        (
+            lambda f: shutil.copy(shard(f, 2), f / "members-00000002 (copy).safetensors"),
+            r"holds members \[2\], which an",
+        ),
+        (
+            lambda f: (shard(f, 4).unlink(), shutil.copy(shard(f, 3), shard(f, 4))),
+            r"holds members \[3\], which another",
+        ),
+        (lambda f: (shard(f, 3).unlink(), shard(f, 4).rename(shard(f, 3))), r"00003\.safetensors holds members from 4"),
+    ],
+)
+def test_files_go_by_the_names_of_their_members(tmp_path, rename, message):
     zoo = random_zoo(scores={"validation": [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]})
     zoo.save(tmp_path)
-    shard(tmp_path, 0).rename(tmp_path / "aside")
-    shard(tmp_path, 5).rename(shard(tmp_path, 0))  # a held-out member
-    (tmp_path / "aside").rename(shard(tmp_path, 5))
     again = Zoo.load(tmp_path, verify=True)
-    assert same(again, zoo) and again.record == zoo.record and again.held_out == zoo.held_out
+    assert same(again, zoo) and again.record == zoo.record and again.held_out == zoo.held_out  # control
     assert torch.equal(again.fitted.in_memory().weights, zoo.fitted.weights)
+    rename(tmp_path)
+    for verify in (False, True):
+        with pytest.raises(ZooFileError, match=message):
+            Zoo.load(tmp_path, verify=verify)
+
+
+def test_a_file_of_another_zoo_of_the_same_record_is_refused(tmp_path):
+    zoo, other = random_zoo(), random_zoo(seed=1)
+    zoo.save(tmp_path / "one")
+    other.save(tmp_path / "other")
+    assert same(Zoo.load(tmp_path / "one"), zoo)  # control
+    shutil.copy(shard(tmp_path / "other"), shard(tmp_path / "one"))
+    with pytest.raises(ZooFileError, match=r"00002\.safetensors belongs to another zoo than .*one/zoo\.json"):
+        Zoo.load(tmp_path / "one")
 
 
 def test_what_stages_say_of_members_that_are_missing_is_left_out(tmp_path, trained):

@@ -72,7 +72,7 @@ def train_flow(  # noqa: PLR0913 - a public door
     check_targets(field, points, held_out, settings)
     store = _checkpoint(checkpoint, field, points, held_out, source, settings, seed)
     if store.finished:
-        log = FlowTraining(**store.load(points.device))
+        log = FlowTraining(**store.finished_state(points.device))
         return _with_kept_state(field, log, settings)
 
     path = StraightPath(settings.path_noise)
@@ -91,7 +91,7 @@ def train_flow(  # noqa: PLR0913 - a public door
         progress_bar(total=settings.steps, desc="flow", progress=progress) as bar,
     ):
         # After seeding: a state that was kept brings the generators to where they were.
-        done = _restore(store.load(points.device), parts, generators)
+        done = _restore(store.half_done_state(points.device), parts, generators)
         bar.update(done)
         for step in range(done + 1, settings.steps + 1):
             x1 = batches.draw()  # (B, k) targets

@@ -242,7 +242,8 @@ class DeepWeightFlow(BaseEstimator):
     def save(self, path: str | Path) -> Path:
         """Write the generator (field, PCA, source, layout) to one safetensors file; the zoo itself is not in it.
 
-        Fitted on a zoo on disk it decodes from that zoo, whose folder the file names and :meth:`load` needs.
+        Fitted on a zoo on disk it decodes from that zoo, whose folder the file names and :meth:`load` needs. Move them
+        together, as you like.
         """
         self._check_fitted()
         fitted = FittedFlow(
@@ -258,9 +259,14 @@ class DeepWeightFlow(BaseEstimator):
         return write_generator(path, fitted)
 
     @classmethod
-    def load(cls, path: str | Path, network: nn.Module | None = None) -> DeepWeightFlow:
-        """Read a generator and verify it; ``network`` as in :meth:`Zoo.load`. It samples; ``zoo_`` is not there."""
-        fitted = read_generator(path, network)
+    def load(
+        cls, path: str | Path, network: nn.Module | None = None, *, folder: str | Path | None = None
+    ) -> DeepWeightFlow:
+        """Read a generator and verify it; ``network`` as in :meth:`Zoo.load`. It samples; ``zoo_`` is not there.
+
+        Fitted on a zoo on disk it decodes from that zoo: where it was beside the file, where it was, or in ``folder``.
+        """
+        fitted = read_generator(path, network, folder)
         model = cls(**fitted.settings)
         model._learn(fitted)
         return model

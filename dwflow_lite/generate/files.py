@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,15 @@ from dwflow_lite.flow.field import VelocityField, make_field
 from dwflow_lite.flow.path import GaussianSource
 from dwflow_lite.flow.settings import FlowSettings
 from dwflow_lite.networks import architecture_of
+from dwflow_lite.networks.constants import PREFIX as CONSTANTS
 from dwflow_lite.networks.constants import constants_of, keys_of, packed, unpacked
-from dwflow_lite.support.checks import failing_as
-from dwflow_lite.support.files import ZooFileError, digest, read_safetensors, write_safetensors
+from dwflow_lite.support.checks import is_number, is_whole
+from dwflow_lite.support.files import ZooFileError, digest, read_safetensors, understood, write_safetensors
+from dwflow_lite.support.paths import as_path, at_end_of_links
 from dwflow_lite.support.versions import versions
 from dwflow_lite.zoo.layout import Entry, Layout
 from dwflow_lite.zoo.older import constants_in_columns, constants_of_columns, weights_alone
-from dwflow_lite.zoo.storage import Shards
+from dwflow_lite.zoo.storage import Shards, rows_of_files
 from dwflow_lite.zoo.template import template_for
 
 FORMAT = "dwflow_lite.model/1"
@@ -88,6 +92,7 @@ def write_generator(path: str | Path, fitted: FittedFlow) -> Path:
     rows = fitted.pca.rows_
     if rows is not None:
         record["rows"] = {"folder": str(rows.folder), "rows": rows.rows, "storage": rows.storage}
+        record["rows"] |= _relative(rows.folder, path)
         record["fingerprint"] = rows.fingerprint()
     text = json.dumps(record, sort_keys=True)
     return write_safetensors(tensors, path, {"format": FORMAT, "record": text, "sha256": digest(tensors, text)})
@@ -101,8 +106,15 @@ def _tensors_of_pca(pca: DualPCA) -> dict[str, Tensor]:
     return tensors | {"pca.components": pca.components_, "pca.mean": pca.mean_}
 
 
+def _relative(folder: Path, path: Path) -> dict[str, str]:
+    """The way from a file to the folder it decodes from, so that both may be moved together."""
+    with suppress(ValueError):  # there is none between two drives
+        return {"from here": Path(os.path.relpath(folder, at_end_of_links(path).parent)).as_posix()}
+    return {}
+
+
 def _file(path: str | Path) -> Path:
-    path = Path(path)
+    path = as_path(path)
     if not path.suffix:
         raise ValueError(f"a generator is kept in one file: give {path} a suffix, as in {path.name}.safetensors")
     return path
@@ -111,15 +123,17 @@ def _file(path: str | Path) -> Path:
 # -- reading -----------------------------------------------------------------------------------------------------
 
 
-def read_generator(path: str | Path, network: nn.Module | None = None) -> FittedFlow:
+def read_generator(path: str | Path, network: nn.Module | None = None, folder: str | Path | None = None) -> FittedFlow:
     """Read a generator and verify it.
 
     Args:
         path: a file that :func:`write_generator` wrote, of this version or an older one.
         network: a template; needed for a reader's own class, otherwise checked against the file.
+        folder: where the zoo is that it decodes from, if it was fitted on one on disk; None: where the file says, seen
+            from where it is now or from where it was written.
 
     Raises:
-        ValueError: ``path`` has no suffix.
+        ValueError: ``path`` has no suffix, or a folder is named that no zoo is needed from.
         FileNotFoundError: no such file.
         ZooFileError: truncated, altered, of another format, not for ``network``, or without the zoo it decodes from.
     """
@@ -127,29 +141,36 @@ def read_generator(path: str | Path, network: nn.Module | None = None) -> Fitted
     tensors, metadata = read_safetensors(path, FORMAT)
     text = metadata.get("record", "")
     if metadata.get("sha256") != digest(tensors, text):
-        raise ZooFileError(f"{path.name} was altered after it was written: its hash does not match")
-    record = json.loads(text)
-    record.setdefault("memory", 1 << 28)
-    layout = Layout.from_json(record["layout"])
-    settings = {name: record[name] for name in PLAIN_SETTINGS}
-    flow = FlowSettings.from_json(record["flow"])  # version 0.1.0 wrote fewer settings
-    with failing_as(f"{path} was altered after it was written", ZooFileError):
+        raise ZooFileError(f"{path} was altered after it was written: its hash does not match")
+    with understood(path):
+        record = dict(json.loads(text))
+        record.setdefault("memory", 1 << 28)
+        layout = Layout.from_json(record["layout"])
+        settings = {name: record[name] for name in PLAIN_SETTINGS}
+        flow = FlowSettings.from_json(record["flow"])  # version 0.1.0 wrote fewer settings
+        about = dict(record["record"]) | {"architecture": record["architecture"]}
         constants = unpacked(tensors, record.get("constants", {}))
     old_entries = constants_in_columns(layout, network)
     if old_entries:
         tensors, layout, constants = _without_constants(path, tensors, layout, old_entries, network)
-    template = template_for(path, record["record"] | record, layout, network, constants)
-    pca = _read_pca(path, tensors, record, layout)
-    return FittedFlow(
-        settings=settings | {"flow": flow},
-        layout=Layout.of(template),
-        network=template,
-        record=record["record"],
-        pca=pca,
-        scale=record["scale"],
-        source=GaussianSource(pca.n_components_, tensors["source.scale"], tensors["source.mean"]),
-        field=_read_field(tensors, flow, pca.n_components_),
-    )
+    with understood(path):
+        pca = _read_pca(tensors, record, layout)
+    if folder is not None and "rows" not in record:
+        raise ValueError(f"{path} holds all that it decodes from: name no folder")
+    if "rows" in record:
+        pca.rows_ = _rows_on_disk(path, record, layout, folder)
+    template = template_for(path, about, layout, network, constants)
+    with understood(path):
+        return FittedFlow(
+            settings=settings | {"flow": flow},
+            layout=Layout.of(template),
+            network=template,
+            record=dict(record["record"]),
+            pca=pca,
+            scale=float(record["scale"]),
+            source=GaussianSource(pca.n_components_, tensors["source.scale"], tensors["source.mean"].float()),
+            field=_read_field(tensors, flow, pca.n_components_),
+        )
 
 
 def _without_constants(
@@ -171,8 +192,8 @@ def _without_constants(
     return dict(tensors) | alone, layout, constants
 
 
-def _read_pca(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any], layout: Layout) -> DualPCA:
-    """The fitted PCA of a file."""
+def _read_pca(tensors: Mapping[str, Tensor], record: Mapping[str, Any], layout: Layout) -> DualPCA:
+    """The fitted PCA of a file, but for the rows on disk that it may need."""
     pca = DualPCA(record["components"], memory=record["memory"])
     pca.components_ = tensors.get("pca.components")
     pca.mean_ = tensors.get("pca.mean")
@@ -182,24 +203,60 @@ def _read_pca(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str, An
     pca.n_components_ = len(pca.singular_values_)
     pca.n_samples_ = record["n_samples"]
     pca.n_features_in_ = layout.size
+    if not is_whole(pca.n_samples_, 2) or not is_number(record["scale"]) or not record["scale"] > 0:
+        raise ValueError(
+            f"it was fitted on {pca.n_samples_!r} networks, whose codes are divided by {record['scale']!r}"
+        )
     pca.explained_variance_ = pca.singular_values_**2 / (pca.n_samples_ - 1)
-    pca.rows_ = _rows_on_disk(path, record, layout) if "rows" in record else None
+    pca.rows_ = None
+    k = pca.n_components_
+    shapes = {"pca.components": (k, layout.size), "pca.mean": (layout.size,)}
+    if "rows" in record:
+        shapes = {"pca.combination": (len(record["rows"]["rows"]), k)}
+    shapes |= {"source.mean": (k,), "pca.ratio": (k,), "pca.singular_values": (k,)}
+    for name, tensor in tensors.items():
+        is_plain = tensor.is_floating_point() and bool(tensor.isfinite().all())
+        if not name.startswith(CONSTANTS) and not is_plain:
+            raise ValueError(f"{name} holds {tensor.dtype}, not all of it finite numbers")
+    for name, shape in shapes.items():
+        if tuple(tensors[name].shape) != shape:
+            raise ValueError(f"{name} is of shape {tuple(tensors[name].shape)}, not {shape}")
     return pca
 
 
-def _rows_on_disk(path: Path, record: Mapping[str, Any], layout: Layout) -> Shards:
+def _rows_on_disk(path: Path, record: Mapping[str, Any], layout: Layout, folder: str | Path | None) -> Shards:
     """The aligned zoo that a generator decodes from; :class:`ZooFileError` unless it is there, and the same."""
-    folder = record["rows"]["folder"]
-    places = tuple((name, place) for name, place in record["rows"]["rows"])
-    rows = Shards(Path(folder), places, layout.size, record["rows"]["storage"])
-    with failing_as(f"{path} decodes from the zoo in {folder}: put it back, or fit anew", ZooFileError):
-        if rows.fingerprint() != record["fingerprint"]:
-            raise ValueError("which has changed")
-    return rows
+    with understood(path):
+        written = record["rows"]
+        rows = [(str(name), int(at)) for name, at in written["rows"]]
+        places = [Path(written["folder"])]
+        if "from here" in written:
+            places.insert(0, at_end_of_links(path).parent / written["from here"])
+    if folder is not None:
+        places = [as_path(folder)]
+    there = [place for place in places if place.is_dir()] or places[-1:]
+    failure: Exception | None = None
+    for place in there:
+        try:
+            shards = rows_of_files(place, rows, layout.size, written["storage"])
+        except (OSError, ValueError) as error:
+            failure = failure or error
+            continue
+        if shards.fingerprint() == record["fingerprint"]:
+            return shards
+        failure = failure or ValueError("which has changed")
+    message = f"{path} decodes from the zoo in {there[0]}: put it back, or fit anew, or name where it is (folder=)"
+    raise ZooFileError(f"{message} ({failure})") from failure
 
 
 def _read_field(tensors: Mapping[str, Tensor], flow: FlowSettings, dim: int) -> VelocityField:
-    """The trained field of a file, in eval mode."""
+    """The trained field of a file, in eval mode; ``ValueError``, before it takes memory, where its tensors differ."""
+    state = {name.removeprefix("field."): tensor for name, tensor in tensors.items() if name.startswith("field.")}
+    with torch.device("meta"):
+        outline = VelocityField(dim, flow.hidden, flow.time_dim, flow.dropout)
+    expected = {name: tuple(tensor.shape) for name, tensor in outline.state_dict().items()}
+    if expected != {name: tuple(tensor.shape) for name, tensor in state.items()}:
+        raise ValueError("its field is of another size than its settings say")
     field = make_field(dim, flow, seed=0)
-    field.load_state_dict({name: tensors[f"field.{name}"] for name in field.state_dict()})
+    field.load_state_dict(state)
     return field.eval()

@@ -1,14 +1,13 @@
-"""Files written whole or not at all, the version that wrote them, and the one digest that vouches for them."""
+"""Safetensors files written whole or not at all, the version that wrote them, and the digest that vouches for them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dwflow_lite.support.checks import failing_as
+from dwflow_lite.support.paths import check_writable, sweep, written_whole
 from dwflow_lite.support.versions import __version__
 
 
@@ -59,79 +58,27 @@ def json_hash(content: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-# -- paths -------------------------------------------------------------------------------------------------------
-
-
-def names_folder(path: str | Path) -> bool:
-    """Whether a path names a folder, because it has no suffix, and not a file.
-
-    Raises:
-        IsADirectoryError: it has a suffix, and a folder is there.
-        NotADirectoryError: it has none, and a file is there.
-
-    Example:
-        >>> names_folder("zoos/digits"), names_folder("zoos/digits.safetensors")
-        (True, False)
-    """
-    path = Path(path)
-    if path.suffix and path.is_dir():
-        raise IsADirectoryError(
-            f"it is a folder, and a name with a suffix, here {path.suffix!r}, means a file: name a file in it, or "
-            "rename the folder so that it has no suffix"
-        )
-    if not path.suffix and path.is_file():
-        raise NotADirectoryError(
-            "it is a file, and a name without a suffix means a folder: name another folder, or rename the file to "
-            f"{path.name}.safetensors"
-        )
-    return not path.suffix
-
-
-def check_writable(path: Path) -> None:
-    """``OSError`` that names the path, unless a file can be written there; its folder is made."""
-    with failing_as(f"cannot write {path}", OSError):
-        if path.is_dir():
-            raise IsADirectoryError("it is a folder; name a file in it")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        probe = partial_of(path)
-        probe.touch()
-        probe.unlink()
-
-
-def partial_of(path: Path) -> Path:
-    """Where this process writes a file before it gets its name."""
-    return path.with_name(f".{path.name}.{os.getpid()}.partial")
-
-
 # -- writing -----------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A place to write to: it becomes ``path`` once its content has reached the disk, or is gone if that fails."""
-    partial = partial_of(path)
-    try:
-        yield partial
-        with partial.open("r+b") as file:
-            os.fsync(file.fileno())  # a power cut leaves no empty file
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def write_safetensors(tensors: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str]) -> Path:
+def write_safetensors(
+    tensors: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str], *, among_many: bool = False
+) -> Path:
     """Write a safetensors file beside its name, then move it there: never half-written.
 
     Args:
         tensors: what it holds, by name.
-        path: where; its folder is made.
+        path: where; its folder is made. Where it is a link, what it points to is written.
         metadata: texts by name, among them ``format``; the version of this package is added.
+        among_many: into a folder of thousands, whose owner has made sure that it can be written to and swept it.
 
     Raises:
         OSError: it cannot be written; what was there before is as it was.
     """
     path = Path(path)
-    check_writable(path)
+    if not among_many:
+        check_writable(path)
+        sweep(path.parent, path.name)
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     signed = dict(metadata) | {"version": __version__}
     try:
@@ -146,38 +93,71 @@ def write_safetensors(tensors: Mapping[str, Tensor], path: str | Path, metadata:
 # -- reading -----------------------------------------------------------------------------------------------------
 
 
-def read_safetensors(
-    path: str | Path, expected: str, only: Sequence[str] | None = None
-) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_safetensors(path: str | Path, expected: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a file.
 
     Args:
         path: of the file.
         expected: the format it must be of.
-        only: names of the tensors to read; None: all of them.
 
     Raises:
         FileNotFoundError: no such file.
         ZooFileError: truncated, or of another format.
     """
+    with opened_safetensors(path, expected) as (file, metadata):
+        return {name: file.get_tensor(name) for name in file.keys()}, metadata
+
+
+class Outline(NamedTuple):
+    """What a file says of itself, of which no tensor has been read: type and shape of each, and the metadata."""
+
+    dtypes: dict[str, str]
+    shapes: dict[str, tuple[int, ...]]
+    metadata: dict[str, str]
+
+
+def read_outline(path: str | Path, expected: str) -> Outline:
+    """The outline of a file; arguments and errors as of :func:`read_safetensors`."""
+    with opened_safetensors(path, expected) as (file, metadata):
+        slices = {name: file.get_slice(name) for name in file.keys()}
+        dtypes = {name: part.get_dtype() for name, part in slices.items()}
+        shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
+    return Outline(dtypes, shapes, metadata)
+
+
+@contextmanager
+def opened_safetensors(path: str | Path, expected: str) -> Iterator[tuple[Any, dict[str, str]]]:
+    """An open file and its metadata; whatever is wrong with it says so in one sentence."""
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no file {path}")
+        what = "it is no file" if path.exists() else "no such file"
+        raise FileNotFoundError(f"no file {path}: {what}")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             check_format(path, metadata, expected)
-            names = file.keys() if only is None else only
-            tensors = {name: file.get_tensor(name) for name in names}
+            yield file, metadata
     except ZooFileError:
         raise
     except OSError as error:
         raise OSError(f"cannot read {path}: {error}") from error
-    except (SafetensorError, ValueError) as error:
+    except Exception as error:  # of safetensors, whatever it did not understand
         raise ZooFileError(
             f"{path} is truncated or not a safetensors file ({error}). Delete it, or name another file if it is of use"
         ) from error
-    return tensors, metadata
+
+
+@contextmanager
+def understood(path: str | Path) -> Iterator[None]:
+    """Whatever fails in here because of what a file says, though its hash is right, is a :class:`ZooFileError`."""
+    try:
+        yield
+    except (ZooFileError, OSError):
+        raise
+    except Exception as error:
+        raise ZooFileError(
+            f"{path} does not say what a file of this format says ({type(error).__name__}: {error}). Delete it"
+        ) from error
 
 
 def check_format(path: str | Path, header: Mapping[str, Any], expected: str) -> None:

@@ -88,7 +88,7 @@ def train_batched(
     Raises:
         MemoryError: too many members at once.
     """
-    saved = checkpoint.load() or {}
+    saved = checkpoint.half_done_state() or {}
     if saved.get("method", "batched") != "batched":  # the other method began it
         saved = {}
     results: list[dict[str, Any]] = saved.get("results", [])  # of finished chunks, in order

@@ -71,7 +71,7 @@ def train_loop(
     Returns:
         Trained parameters by name, each (N, *shape), on the CPU; and mean training losses (epochs, N).
     """
-    saved = checkpoint.load() or {}
+    saved = checkpoint.half_done_state() or {}
     if saved.get("method") != "loop":  # the other method began it
         saved = {}
     results: list[dict[str, Any]] = saved.get("results", [])  # of finished members, in order

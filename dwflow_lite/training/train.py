@@ -21,6 +21,7 @@ from dwflow_lite.support.checkpoints import Checkpoint
 from dwflow_lite.support.checks import COUNT, WHOLE, check_ranges, failing_as, is_choice
 from dwflow_lite.support.files import json_hash
 from dwflow_lite.support.jobs import run_jobs, runs
+from dwflow_lite.support.paths import as_path
 from dwflow_lite.support.versions import versions
 from dwflow_lite.tasks.checks import require_task
 from dwflow_lite.tasks.task import Task
@@ -30,7 +31,7 @@ from dwflow_lite.training.recipe import Recipe
 from dwflow_lite.training.trainable import check_trainable, with_working_method
 from dwflow_lite.zoo.layout import Layout
 from dwflow_lite.zoo.record import folder_header, join_record
-from dwflow_lite.zoo.storage import STORAGE, Shards, read_folder, start_folder, sweep
+from dwflow_lite.zoo.storage import STORAGE, Shards, read_folder, start_folder, sweep_folder, writing
 from dwflow_lite.zoo.zoo import Zoo
 
 
@@ -138,7 +139,7 @@ def train_zoo(  # noqa: PLR0913 - the door of this room: what, how many, how, wh
         device=_usable(device),
         fitted=sizes["members"],
         total=sum(sizes.values()),
-        folder=None if folder is None else Path(folder).resolve(),
+        folder=None if folder is None else as_path(folder).resolve(),
     )
     in_jobs = folder is not None or executor is not None
     at_once = int(members_at_once or (1 if in_jobs else plan.total))
@@ -249,12 +250,13 @@ def _train_into_folder(
     """
     constants = constants_of(plan.network)
     header = folder_header(Layout.of(plan.network), record, plan.total, constants)
-    start_folder(plan.folder, header, storage, identity=record["identity"], constants=constants)
-    _, _, notes = read_folder(plan.folder)  # member -> notes, of those that are there
-    missing = [member for member in range(plan.total) if member not in notes]
-    _results_of_jobs(plan, missing, at_once, executor, progress)
-    sweep(plan.folder)  # half-written files of jobs that died
-    _, weights, notes = read_folder(plan.folder)
+    with writing(plan.folder):
+        start_folder(plan.folder, header, storage, identity=record["identity"], constants=constants)
+        _, _, notes = read_folder(plan.folder)  # member -> notes, of those that are there
+        missing = [member for member in range(plan.total) if member not in notes]
+        _results_of_jobs(plan, missing, at_once, executor, progress)
+        sweep_folder(plan.folder)  # half-written files of jobs that died
+        _, weights, notes = read_folder(plan.folder)
     if len(notes) < plan.total:
         raise OSError(f"workers did not write to {plan.folder}: it must be a folder that they and this process share")
     return weights, [notes[member] for member in range(plan.total)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +18,10 @@ import torch
 from torch import Tensor
 
 from dwflow_lite.networks.constants import keys_of, packed, unpacked
-from dwflow_lite.support.checks import failing_as
-from dwflow_lite.support.files import ZooFileError, check_writable, digest, read_safetensors, write_safetensors
+from dwflow_lite.support.checks import failing_as, is_whole
+from dwflow_lite.support.files import ZooFileError, digest, read_safetensors, understood, write_safetensors
+from dwflow_lite.support.paths import check_writable
+from dwflow_lite.zoo.header import read_constants
 from dwflow_lite.zoo.layout import Layout
 from dwflow_lite.zoo.record import cut_stages, folder_header, join_record, record_text, split_record
 from dwflow_lite.zoo.storage import (
@@ -28,19 +30,17 @@ from dwflow_lite.zoo.storage import (
     append,
     check_finite,
     check_storage,
-    read_constants,
     read_folder,
     rows_of_columns,
     start_folder,
+    writing,
 )
 
 FORMAT = "dwflow_lite.zoo/1"
 # Weights on their way to a folder: a matrix (N, d); its rows in order, some at a time; or blocks of its columns.
 Writable = Tensor | Shards | Iterable[Tensor] | Iterable[tuple[slice, Tensor]]
-# By how much a number may differ from the one that is kept and still be the same: computed on other processors, it is
-# rounded otherwise in its last digits; bfloat16 keeps eight binary ones. Relative to the number, and to the largest.
-SAME_NUMBER = {"float32": 1e-4, "bfloat16": 2**-8}
-SAME_BESIDE_LARGEST = 1e-4
+MISSING_NAMED = 20  # of the members that a folder lacks, how many are named
+ROUNDING = 1e-2  # relative to the largest weight: bfloat16 keeps eight binary digits
 
 
 class SavedZoo(NamedTuple):
@@ -102,14 +102,29 @@ def read_file(path: Path) -> SavedZoo:
     text = metadata.get("record", "")
     if weights is None or metadata.get("sha256") != digest(weights, text):
         raise ZooFileError(f"{path} was altered after it was written: its hash does not match. Delete it")
-    record = json.loads(text)
-    layout = Layout.from_json(record.pop("layout"))
-    held_out = tuple(record.pop("held_out"))
+    with understood(path):
+        record = dict(json.loads(text))
+        layout = _layout_of(record.pop("layout"), weights)
+        held_out = tuple(record.pop("held_out"))
+        if len(held_out) != len(weights) or not all(isinstance(held, bool) for held in held_out):
+            raise ValueError(f"held_out is no list of {len(weights)} times true or false")
     with failing_as(f"{path} was altered after it was written. Delete it", ZooFileError):
         constants = unpacked(tensors, record.pop("constants", {}))
     if weights.dtype == torch.bfloat16 and layout.entries[0].dtype != "bfloat16":
         weights = weights.float()  # networks of another precision, rounded when they were saved
     return SavedZoo(weights, layout, record, held_out, constants)
+
+
+def _layout_of(items: Any, weights: Tensor | Shards) -> Layout:
+    """The layout that a file describes; ``ValueError`` unless its tensors are as large as the rows (N, d) beside it."""
+    layout = Layout.from_json(items)
+    sizes = [size for entry in layout.entries for size in entry.shape]
+    fits = len(weights.shape) == 2 and layout.size == weights.shape[1] and weights.dtype.is_floating_point
+    if not fits or not all(is_whole(size) for size in sizes):
+        raise ValueError(
+            f"its layout is of other weights than the {tuple(weights.shape)} of {weights.dtype} that it holds"
+        )
+    return layout
 
 
 # -- a folder ----------------------------------------------------------------------------------------------------
@@ -128,24 +143,28 @@ def write_folder(
 
     Arguments and errors as of ``write_zoo``. Gives the matrix that is there.
     """
+    check_storage(storage)
     members = len(held_out)
     record_text(record)  # before a folder is begun that could not be finished
     common, notes = split_record(record, members)
     header = folder_header(layout, common, members, constants)
-    start_folder(folder, header, storage, constants=constants)
-    before = read_folder(folder)
-    kept_rows = {position: row for row, position in enumerate(before.notes)}
-    rows = _rows_of(weights, folder, members)
-    for position, (row, note, held) in enumerate(zip(rows, notes, held_out, strict=True)):
-        note["held_out"] = bool(held)
-        if position not in kept_rows:
-            append(folder, position, row, [note])
-            continue
-        kept_row = before.weights[kept_rows[position]]  # (d,)
-        kept_note = before.notes[position]
-        if not (_same_note(note, kept_note) and _same_row(row[0], kept_row, storage)):
-            raise ValueError(f"{folder} holds another zoo (see member {position}): name another folder, or delete it")
-    return read_folder(folder).weights
+    with writing(folder):
+        start_folder(folder, header, storage, constants=constants)
+        before = read_folder(folder)
+        kept_rows = {position: row for row, position in enumerate(before.notes)}
+        rows = _rows_of(weights, folder, members)
+        for position, (row, note, held) in enumerate(zip(rows, notes, held_out, strict=True)):
+            note["held_out"] = bool(held)
+            if position not in kept_rows:
+                append(folder, position, row, [note])
+                continue
+            kept_row = before.weights[kept_rows[position]]  # (d,)
+            if not _same_note(note, before.notes[position]) or not _same_row(row[0], kept_row, storage):
+                raise ValueError(
+                    f"{folder} holds another zoo (see member {position}{_difference(row[0], kept_row)}): name another "
+                    "folder, or delete it"
+                )
+        return read_folder(folder).weights
 
 
 def _rows_of(weights: Writable, folder: str | Path, members: int) -> Iterator[Tensor]:
@@ -171,31 +190,42 @@ def _same_note(note: Mapping[str, Any], kept: Mapping[str, Any]) -> bool:
 
 
 def _same_row(row: Tensor, kept: Tensor, storage: str) -> bool:
-    """Whether the weights (d,) of a member are those that are kept, up to rounding."""
-    near_zero = SAME_BESIDE_LARGEST * float(row.abs().max())
-    return torch.allclose(kept, row.to(kept), rtol=SAME_NUMBER[storage], atol=near_zero)
+    """Whether the weights (d,) of a member, as they would be kept, are those that are kept."""
+    return torch.equal(row.to("cpu", STORAGE[storage]).to(kept), kept)
+
+
+def _difference(row: Tensor, kept: Tensor) -> str:
+    """What to say of weights (d,) that differ by no more than rounding on another processor would change them."""
+    largest = float((row.to(kept) - kept).abs().max()) if row.shape == kept.shape else float("inf")
+    if not 0 < largest <= ROUNDING * float(kept.abs().max()):
+        return ""
+    return f", whose weights differ by up to {largest:.1g}, as if they were computed on another processor"
 
 
 def read_members(folder: Path, verify: bool) -> SavedZoo:
     """The members that a folder has; warns of those it lacks or that diverged. Errors as of :meth:`Zoo.load`."""
     header, weights, notes = read_folder(folder, verify)
     total = header["members"]
-    missing = [position for position in range(total) if position not in notes]
-    if missing:
-        incomplete = f"{folder} holds {len(notes)} of {total} members; missing: {missing}"
+    if len(notes) < total:
+        missing = list(islice((position for position in range(total) if position not in notes), MISSING_NAMED))
+        more = "" if len(notes) + len(missing) == total else " and more"
+        incomplete = f"{folder} holds {len(notes)} of {total} members; missing: {missing}{more}"
         if not notes:
             raise FileNotFoundError(incomplete)
         warnings.warn(incomplete, RuntimeWarning, stacklevel=3)
     positions = list(notes)
     own_notes = [dict(note) for note in notes.values()]
-    held_out = tuple(note.pop("held_out") for note in own_notes)
-    diverged = [i for i, note in enumerate(own_notes) if note.get("members", {}).get("diverged")]
+    with understood(folder):
+        held_out = tuple(note.pop("held_out") for note in own_notes)
+        if not all(isinstance(held, bool) for held in held_out):
+            raise ValueError("held_out is neither true nor false")
+        diverged = [i for i, note in enumerate(own_notes) if note.get("members", {}).get("diverged")]
+        record = cut_stages(join_record(header["record"], own_notes), positions, total)
+        layout = _layout_of(header["layout"], weights)
     if diverged:
         warnings.warn(
             f"members {diverged} of {folder} diverged in training and hold no networks; zoo.take the others",
             RuntimeWarning,
             stacklevel=3,
         )
-    record = cut_stages(join_record(header["record"], own_notes), positions, total)
-    layout = Layout.from_json(header["layout"])
     return SavedZoo(weights, layout, record, held_out, read_constants(folder, header))

@@ -3,18 +3,20 @@
 A folder of shards holds what all members share, and safetensors files of one or more rows each:
 
     zoo.json                       format and version; layout, record, number of members, storage; identity (whose
-                                   shards belong here); a hash of all this
+                                   shards belong here, and no other folder's); a hash of all this
     constants.safetensors          tensors that all members share and nobody trains, where there are any
-    members-00000000.safetensors   weights (m, d); format and version, identity, position of the first row, the notes of
-                                   each member, and a hash of all this as metadata
+    members-00000000.safetensors   weights (m, d) and what ``shards.py`` says of them: notes, position, hashes
+    .lock                          while somebody writes: who
 
-A row is there or it is not: a crash or a full disk loses what was being written."""
+A row is there or it is not: a crash or a full disk loses what was being written. Members are in the order of their
+positions, which names of files must agree with. A row is checked against its hash before it is first used."""
 
 from __future__ import annotations
 
-import json
+import secrets
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from io import FileIO
 from itertools import groupby
@@ -24,29 +26,23 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
-from dwflow_lite.networks.constants import packed, unpacked
 from dwflow_lite.support.checks import failing_as, is_choice
-from dwflow_lite.support.files import (
-    ZooFileError,
-    check_format,
-    check_writable,
-    digest,
-    is_own_format,
-    json_hash,
-    read_safetensors,
-    write_safetensors,
-    written_whole,
+from dwflow_lite.support.files import ZooFileError, json_hash, opened_safetensors
+from dwflow_lite.support.locks import one_writer
+from dwflow_lite.support.paths import as_path, check_writable, sweep
+from dwflow_lite.zoo.header import CONSTANTS_FILE, read_header, write_constants, write_header
+from dwflow_lite.zoo.shards import (
+    SHARD,
+    STORAGE,
+    Shard,
+    Verified,
+    check_name,
+    notes_of,
+    read_shard,
+    write_shard,
 )
-from dwflow_lite.support.versions import __version__
-
-FOLDER, SHARD, CONSTANTS = "dwflow_lite.folder/1", "dwflow_lite.shard/1", "dwflow_lite.constants/1"
-CONSTANTS_FILE = "constants.safetensors"
-HEADER_KEYS = {"identity", "layout", "members", "record", "size", "storage"}
-STORAGE = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
 
 # -- the matrix --------------------------------------------------------------------------------------------------
 
@@ -63,6 +59,8 @@ class Shards:
         rows: for each row its file, and its place in it.
         size: number of columns d.
         storage: ``"float32"`` or ``"bfloat16"``, how numbers are kept on disk.
+        hashes: of the content of each file, as it was when the zoo was opened.
+        verified: which files have been read whole since, and were that content.
         device: onto which rows are read.
     """
 
@@ -70,6 +68,8 @@ class Shards:
     rows: tuple[tuple[str, int], ...]
     size: int
     storage: str
+    hashes: Mapping[str, str] = field(compare=False, repr=False)
+    verified: Verified = field(compare=False, repr=False)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     ndim: ClassVar[int] = 2
     dtype: ClassVar[torch.dtype] = torch.float32
@@ -87,9 +87,9 @@ class Shards:
             which = which.tolist()
         if isinstance(which, int):
             return self._read([self.rows[which]], slice(0, self.size))[0]  # (d,)
-        if isinstance(which, slice):
-            return replace(self, rows=self.rows[which])
-        return replace(self, rows=tuple(self.rows[row] for row in which))
+        rows = self.rows[which] if isinstance(which, slice) else tuple(self.rows[row] for row in which)
+        hashes = {name: self.hashes[name] for name, _ in rows}  # a view of few rows travels light
+        return replace(self, rows=rows, hashes=hashes)
 
     def __getattr__(self, name: str) -> None:  # called for what is not there: all that a tensor has beside
         raise AttributeError(f"weights on disk have no {name!r}: zoo.in_memory() reads them into a tensor")
@@ -117,22 +117,27 @@ class Shards:
         block = torch.empty(len(rows), stop - start, dtype=dtype, device=self.device)
         next_row = 0
         for name, rows_of_file in groupby(rows, key=itemgetter(0)):
-            path = self.folder / name
-            with failing_as(f"cannot read {path}", ZooFileError), safe_open(path, framework="pt") as file:
-                stored = file.get_slice("weights")  # (rows of the file, d), not read yet
-                for _, place in rows_of_file:
-                    block[next_row] = stored[place : place + 1, start:stop][0]
-                    next_row += 1
+            places = [at for _, at in rows_of_file]
+            self._read_file(name, places, slice(start, stop), block[next_row : next_row + len(places)])
+            next_row += len(places)
         return block
+
+    def _read_file(self, name: str, places: Sequence[int], columns: slice, block: Tensor) -> None:
+        """Fill a block (rows, columns) with rows of one file, once the file is known to hold what was written."""
+        path = self.folder / name
+        with failing_as(f"cannot read {path}", ZooFileError):
+            self.verified.check(path, self.hashes[name])
+            with opened_safetensors(path, SHARD) as (file, _):
+                stored = file.get_slice("weights")  # (rows of the file, d), not read yet
+                for row, at in enumerate(places):
+                    block[row] = stored[at : at + 1, columns][0]
+            if not self.verified.still_holds(path):
+                raise ZooFileError("it was written to while it was read: read once more")
 
     def fingerprint(self) -> str:
         """What tells these rows from others: a hash of their places and of the hashes of their files."""
         names = sorted({name for name, _ in self.rows})
-        hashes = []
-        for name in names:
-            _, metadata = read_safetensors(self.folder / name, SHARD, only=())
-            hashes.append(metadata["sha256"])
-        return json_hash([self.rows, hashes])
+        return json_hash([self.rows, [self.hashes[name] for name in names]])
 
 
 # -- how numbers are kept ----------------------------------------------------------------------------------------
@@ -170,13 +175,26 @@ def check_folder(folder: str | Path) -> None:
         ValueError: its name has a suffix, which would make it the name of a file.
         OSError: nothing can be written there.
     """
-    folder = Path(folder)
+    folder = as_path(folder)
     if folder.suffix:
         raise ValueError(
             f"a zoo in {folder} could not be loaded: a name with a suffix, here {folder.suffix!r}, means a file; name "
             "(or rename) the folder without one"
         )
     check_writable(folder / "zoo.json")
+
+
+@contextmanager
+def writing(folder: str | Path) -> Iterator[None]:
+    """Make a folder, and hold it for as long as it is written to: one writer at a time, and any number of readers.
+
+    Raises:
+        ValueError: its name has a suffix.
+        OSError: nothing can be written there; ``FolderInUseError`` where somebody else writes, with who it is.
+    """
+    check_folder(folder)
+    with one_writer(Path(folder)):
+        yield
 
 
 def start_folder(
@@ -204,66 +222,22 @@ def start_folder(
     check_folder(folder)
     header = dict(header) | {"storage": storage}
     own_identity = identity or json_hash(header)[:16]
-    header["identity"] = f"{own_identity}-{storage}"
+    zoo = f"{own_identity}-{storage}"
     if not (folder / "zoo.json").is_file():
         if constants:  # before the header, which says that they are there
-            write_safetensors(packed(constants), folder / CONSTANTS_FILE, {"format": CONSTANTS})
+            write_constants(folder, constants)
+        header["identity"] = f"{zoo}-{secrets.token_hex(4)}"  # shards of another folder do not belong here
         write_header(folder, header)
-    elif read_header(folder)["identity"] != header["identity"]:
-        raise ValueError(f"{folder} holds another zoo: name another folder, or delete it")
-    sweep(folder)
+    else:
+        written = read_header(folder)["identity"]
+        if zoo not in (written, written.rpartition("-")[0]):  # older versions named the zoo only
+            raise ValueError(f"{folder} holds another zoo: name another folder, or delete it")
+    sweep_folder(folder)
 
 
-def read_constants(folder: str | Path, header: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The constants that the header of a folder names; :class:`ZooFileError` unless they are as they were written."""
-    keys = header.get("constants", {})
-    if not keys:
-        return {}
-    path = Path(folder) / CONSTANTS_FILE
-    with failing_as(f"{path} is damaged or not there; put the file back, or delete the folder", ZooFileError):
-        tensors, _ = read_safetensors(path, CONSTANTS)
-        return unpacked(tensors, keys)
-
-
-def sweep(folder: str | Path) -> None:
+def sweep_folder(folder: str | Path) -> None:
     """Remove what processes that died as they wrote have left."""
-    for partial in Path(folder).glob(".members-*.partial"):
-        partial.unlink(missing_ok=True)
-
-
-def write_header(folder: Path, header: Mapping[str, Any]) -> None:
-    """Write ``zoo.json``, at once or not at all."""
-    path = folder / "zoo.json"
-    header = dict(header) | {"format": FOLDER, "version": __version__}
-    text = json.dumps(header | {"sha256": json_hash(header)}, sort_keys=True)
-    with failing_as(f"cannot write {path}", OSError), written_whole(path) as partial:
-        partial.write_text(text)
-
-
-def read_header(folder: str | Path) -> dict[str, Any]:
-    """What ``zoo.json`` says.
-
-    Raises:
-        FileNotFoundError: it is not there.
-        ZooFileError: it is damaged, or of a format that this version does not know.
-    """
-    path = Path(folder) / "zoo.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"no zoo in {folder}: it has no zoo.json")
-    damaged = f"{path} is damaged; delete the folder, or put the file back"
-    with failing_as(damaged, ZooFileError):
-        header = json.loads(path.read_text())
-        written_hash = header.pop("sha256", None)
-        if not is_own_format(header["format"]):
-            raise ValueError(f"its format is {header['format']!r}, not {FOLDER!r}")
-    check_format(path, header, FOLDER)  # what another version wrote is not damaged, and not to be deleted
-    with failing_as(damaged, ZooFileError):
-        missing = HEADER_KEYS - set(header)
-        if missing:
-            raise ValueError(f"it lacks {sorted(missing)}")
-        if written_hash != json_hash(header):
-            raise ValueError("its hash does not match")
-    return header
+    sweep(folder, "members-", "zoo.json", CONSTANTS_FILE)
 
 
 def append(folder: str | Path, first: int, rows: Tensor, notes: Sequence[Mapping[str, Any]]) -> None:
@@ -284,15 +258,14 @@ def append(folder: str | Path, first: int, rows: Tensor, notes: Sequence[Mapping
         raise ValueError(f"{len(notes)} members of {header['size']} weights are no rows of {tuple(rows.shape)}")
     rows = rows.detach().to("cpu", STORAGE[header["storage"]]).contiguous()
     check_finite(rows, first)
-    text = json.dumps(list(notes), allow_nan=False)
-    metadata = {
-        "format": SHARD,
-        "zoo": header["identity"],
-        "first": str(first),
-        "notes": text,
-        "sha256": _shard_digest({"weights": rows}, text),
-    }
-    write_safetensors({"weights": rows}, Path(folder) / f"members-{first:08d}.safetensors", metadata)
+    _check_positions(first, len(rows), header)
+    write_shard(Path(folder), header["identity"], first, rows, notes)
+
+
+def _check_positions(first: int, count: int, header: Mapping[str, Any]) -> None:
+    """``ValueError`` unless a zoo has members at these positions."""
+    if first < 0 or count < 1 or first + count > header["members"]:
+        raise ValueError(f"a zoo of {header['members']} members has none from {first} to {first + count - 1}")
 
 
 def read_folder(folder: str | Path, verify: bool = False) -> FolderContent:
@@ -300,51 +273,74 @@ def read_folder(folder: str | Path, verify: bool = False) -> FolderContent:
 
     Args:
         folder: begun by :func:`start_folder`.
-        verify: read everything and compare hashes; otherwise every file is only checked to be complete.
+        verify: read every row now; otherwise a file is read whole before a row of it is first used.
 
     Raises:
         FileNotFoundError: no zoo there.
-        ZooFileError: a file is damaged, of an unknown format, of another zoo, or holds members that another holds.
+        ZooFileError: a file is damaged, of an unknown format, of another zoo, called otherwise than its first member
+            wants, or holds members that another holds.
     """
     folder = Path(folder).resolve()
     header = read_header(folder)
-    places: dict[int, tuple[str, int]] = {}  # position -> file, and row in it
+    verified = Verified(secrets.token_hex(8))
+    rows: dict[int, tuple[str, int]] = {}  # position -> file, and row in it
     notes: dict[int, dict[str, Any]] = {}
-    for path in sorted(folder.glob("members-*.safetensors")):
-        first, notes_of_file = _read_shard(path, header["identity"], verify)
-        positions = range(first, first + len(notes_of_file))
-        twice = [position for position in positions if position in notes]
+    shards = [read_shard(path) for path in sorted(folder.glob("members-*.safetensors"))]
+    for shard in shards:
+        _check_belongs(shard, header)
+        positions = range(shard.first, shard.first + shard.shape[0])
+        twice = [position for position in positions if position in rows]
         if twice:
-            raise ZooFileError(f"{path} holds members {twice}, which another file in the folder holds too. Delete one")
-        for row, position in enumerate(positions):
-            places[position] = (path.name, row)
-            notes[position] = notes_of_file[row]
-    order = sorted(places)  # by position, whatever the files are called
-    rows = tuple(places[position] for position in order)
-    weights = Shards(folder, rows, header["size"], header["storage"])
+            raise ZooFileError(
+                f"{shard.path} holds members {twice}, which another file in the folder holds too. Delete one"
+            )
+        rows |= {position: (shard.path.name, row) for row, position in enumerate(positions)}
+    for shard in shards:
+        check_name(shard)
+        if verify or not shard.sealed:
+            verified.read(shard)
+        notes |= dict(enumerate(notes_of(shard), shard.first))
+    order = sorted(rows)
+    hashes = {shard.path.name: shard.sha256 for shard in shards}
+    in_order = tuple(rows[position] for position in order)
+    weights = Shards(folder, in_order, header["size"], header["storage"], hashes, verified)
     return FolderContent(header, weights, {position: notes[position] for position in order})
 
 
-def _read_shard(path: Path, identity: str, verify: bool) -> tuple[int, list[dict[str, Any]]]:
-    """Position of the first member of a file, and the notes of each."""
-    tensors, metadata = read_safetensors(path, SHARD, only=None if verify else ())
-    with failing_as(f"{path} was altered after it was written. Delete it", ZooFileError):
-        text = metadata["notes"]
-        first = int(metadata["first"])
-        owner = metadata["zoo"]
-        written_hash = metadata["sha256"]
-        if verify and _shard_digest(tensors, text) != written_hash:
-            raise ValueError("its hash does not match")
-        notes = json.loads(text)
-    if owner != identity:
-        raise ZooFileError(f"{path} belongs to another zoo than {path.parent / 'zoo.json'}. Move it away")
-    return first, notes
+def _check_belongs(shard: Shard, header: Mapping[str, Any]) -> None:
+    """:class:`ZooFileError` unless a file is of the zoo of its folder, and its rows are as that zoo's are."""
+    if shard.zoo != header["identity"]:
+        raise ZooFileError(f"{shard.path} belongs to another zoo than {shard.path.parent / 'zoo.json'}. Move it away")
+    with failing_as(f"{shard.path} was altered after it was written. Delete it", ZooFileError):
+        _check_positions(shard.first, shard.shape[0], header)
+        if (shard.shape[1], shard.storage) != (header["size"], header["storage"]):
+            raise ValueError(f"its rows are {shard.shape[1]} {shard.storage}")
 
 
-def _shard_digest(tensors: Mapping[str, Tensor], text: str) -> str:
-    """The digest of a file of members: of its rows as bytes, and of its notes."""
-    as_bytes = {name: tensor.view(torch.uint8) for name, tensor in tensors.items()}
-    return digest(as_bytes, text)
+def rows_of_files(folder: str | Path, rows: Sequence[tuple[str, int]], size: int, storage: str) -> Shards:
+    """Rows that another file names, as a generator names those of the zoo that it decodes from.
+
+    Args:
+        folder: where the files are.
+        rows: for each row its file, and its place in it.
+        size: number of columns d.
+        storage: a name in ``STORAGE``.
+
+    Raises:
+        FileNotFoundError: a file is not there.
+        ZooFileError: a file is damaged, or has no such rows.
+    """
+    folder = Path(folder).resolve()
+    shards = {name: read_shard(folder / name) for name in {name for name, _ in rows}}
+    for name, at in rows:
+        shard = shards[name]
+        check_name(shard)
+        if shard.path.parent != folder:
+            raise ZooFileError(f"{shard.path} is not in {folder}")
+        if (shard.shape[1], shard.storage) != (size, storage) or not 0 <= at < shard.shape[0]:
+            raise ZooFileError(f"{shard.path} holds {shard.shape} weights, and no row {at} of {size}")
+    hashes = {name: shard.sha256 for name, shard in shards.items()}
+    return Shards(folder, tuple(rows), size, storage, hashes, Verified(secrets.token_hex(8)))
 
 
 # -- columns to rows ---------------------------------------------------------------------------------------------

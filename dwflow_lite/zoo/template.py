@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from torch import Tensor, nn
 
 from dwflow_lite.networks import architecture_of, behaviour_of, build
 from dwflow_lite.networks.constants import constants_of, set_constants
-from dwflow_lite.support.files import ZooFileError
+from dwflow_lite.support.files import ZooFileError, understood
 from dwflow_lite.zoo.layout import Layout
 
 LARGEST_DIFFERENCE = 2e-3  # of outputs, relative to the largest: machines round differently, other networks differ more
+LARGEST_INPUT = 1 << 26  # numbers in one input of a network
+BLOCKS = ("depth", "blocks")  # of an architecture, as its lists: each counts modules, of at least one tensor each
 
 
 def template_for(
@@ -41,8 +44,11 @@ def template_for(
             constants of other names or shapes.
     """
     architecture = record.get("architecture", {})
+    behaviour = record.get("behaviour")
+    if not isinstance(architecture, dict) or not isinstance(behaviour, dict | None):
+        raise ZooFileError(f"{path} describes no network. Delete it")
     if network is None:
-        network = build(architecture).to(getattr(torch, layout.entries[0].dtype))
+        network = _built(path, architecture, layout)
     if Layout.of(network) != layout:
         raise ZooFileError(f"{path} does not fit the network: {layout.difference(network)}")
     if not architecture.items() <= architecture_of(network).items():
@@ -52,10 +58,33 @@ def template_for(
         _check_constants(path, network, constants)
         own = constants_of(network)
         set_constants(network, {name: constant.to(own[name].device) for name, constant in constants.items()})
-    behaviour = record.get("behaviour")
-    if behaviour and not _behaves(network, behaviour):
-        raise ZooFileError(f"{path} holds networks of another forward pass than this {type(network).__name__}")
+    if behaviour:
+        with understood(path):
+            behaves = _behaves(network, behaviour)
+        if not behaves:
+            raise ZooFileError(f"{path} holds networks of another forward pass than this {type(network).__name__}")
     return network
+
+
+def _built(path: str | Path, architecture: Mapping[str, Any], layout: Layout) -> nn.Module:
+    """The network that a file describes, unless it is larger than the layout: found out before it takes memory."""
+    modules = [architecture[name] for name in BLOCKS if isinstance(architecture.get(name), int | float)]
+    modules += [len(sizes) for sizes in architecture.values() if isinstance(sizes, list)]
+    if max(modules, default=0) > len(layout.entries) + 1:  # a width more than layers
+        raise ZooFileError(f"{path} describes another network than its layout: {architecture}. Delete it")
+    try:
+        with torch.device("meta"):
+            outline = build(architecture)
+    except ImportError:  # of what a network needs to be built
+        raise
+    except Exception as error:
+        raise ZooFileError(f"{path}: {error}") from error
+    size = sum(tensor.numel() for tensor in outline.state_dict().values())
+    if size > layout.size + len(outline.state_dict()):  # which has counters of batches, too
+        raise ZooFileError(
+            f"{path} describes a network of {size:,} weights, and holds some of {layout.size:,}. Delete it"
+        )
+    return build(architecture).to(getattr(torch, layout.entries[0].dtype))
 
 
 def _check_constants(path: str | Path, network: nn.Module, constants: Mapping[str, Tensor]) -> None:
@@ -74,6 +103,8 @@ def _words_for(tensor: Tensor) -> str:
 
 def _behaves(network: nn.Module, behaviour: Mapping[str, Any]) -> bool:
     """Whether a network gives the outputs that a record remembers, for the same fixed weights and inputs."""
+    if prod(behaviour["input"]) > LARGEST_INPUT:
+        raise ValueError(f"inputs of shape {behaviour['input']}")
     expected = np.array(behaviour["outputs"])
     actual = np.array(behaviour_of(network, behaviour["input"]))
     if actual.shape != expected.shape:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from dwflow_lite.networks import architecture_of
 from dwflow_lite.networks.constants import constants_of, running_statistics
 from dwflow_lite.support.checks import failing_as
-from dwflow_lite.support.files import names_folder
+from dwflow_lite.support.files import understood
+from dwflow_lite.support.paths import as_path, names_folder
 from dwflow_lite.zoo.alike import check_alike
 from dwflow_lite.zoo.layout import Layout
 from dwflow_lite.zoo.members import positions_of
@@ -297,7 +298,7 @@ class Zoo:
             ['members-00000004.safetensors', 'zoo.json']
             True
         """
-        path = Path(path)
+        path = as_path(path)
         with failing_as(f"cannot write {path}", OSError):
             in_folder = names_folder(path)
         if in_folder:
@@ -317,21 +318,22 @@ class Zoo:
         Args:
             path: written by :meth:`save`, ``train_zoo(folder=...)`` or a stage; a name without a suffix is a folder.
             network: template module; needed for a reader's own class, otherwise checked against the record.
-            verify: of a folder, read everything and compare hashes; otherwise its files are only checked to be
-                complete. (A file is always verified.)
+            verify: of a folder, read everything now and compare hashes; otherwise that is done file by file, before
+                a row of it is first used. (What files say of members, and a single file, are always verified at once.)
 
         Raises:
             FileNotFoundError: no such file, no zoo in the folder, or none of its members.
             ZooFileError: truncated, altered, of another format, or not the weights of ``network``.
             OSError: it cannot be read, or the path has a suffix and is a folder, or has none and is a file.
         """
-        path = Path(path)
+        path = as_path(path)
         with failing_as(f"cannot read {path}", OSError):
             in_folder = names_folder(path)
         saved = read_members(path, verify) if in_folder else read_file(path)
         saved = without_constants(path, saved, network)
         template = template_for(path, saved.record, saved.layout, network, saved.constants)
-        return cls(saved.weights, Layout.of(template), template, saved.record, saved.held_out)
+        with understood(path):
+            return cls(saved.weights, Layout.of(template), template, saved.record, saved.held_out)
 
 
 def write_zoo(
