@@ -151,7 +151,7 @@ class PermutationSpec:
 
         @torch.no_grad()
         def outputs(weights: Tensor) -> Tensor:
-            return functional_call(double, self.layout.unflatten(weights.to(torch.float64, copy=True)), (x,))
+            return functional_call(double, self.layout.unflatten(weights.to(torch.float64, copy=True)), (x.clone(),))
 
         permutation = self.random(torch.Generator().manual_seed(0))
         before, after = outputs(weights), outputs(self.apply(permutation, weights))
