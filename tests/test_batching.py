@@ -458,6 +458,40 @@ def test_a_zoo_never_changes(kind, dtype, tmp_path):
     assert not all(torch.equal(one, other) for one, other in zip(before, module.state_dict().values(), strict=True))
 
 
+class Scaling(Clamping):
+    """Writes to its inputs."""
+
+    def read(self, x):
+        return self.hidden(x.mul_(2.0).mean(1)).relu()
+
+
+class Rectifying(Clamping):
+    def read(self, x):
+        return self.hidden(F.relu(x, inplace=True).sub_(1).mean(1)).relu()
+
+
+@pytest.mark.parametrize("kind", [Scaling, Rectifying])
+@pytest.mark.filterwarnings("ignore:.*run one by one")
+def test_inputs_never_change(kind):
+    kept = {name: split.x.clone() for name, split in TASK.splits.items()}
+    zoos = [train_zoo(TASK, kind(), method=method, **FAST) for method in ("batched", "loop")]
+    zoo, (a, b), spec = zoos[0], zoos[0].weights[:2], spec_of(kind())
+    torch.testing.assert_close(zoo.weights, zoos[1].weights, atol=1e-5, rtol=1e-5)
+    expected = torch.stack([zoo.module(member)(TASK.test.x.clone()) for member in range(len(zoo))]).detach()
+    for sizes in ({}, {"members_at_once": 1}, {"inputs_at_once": 4}):
+        torch.testing.assert_close(predict(zoo, TASK.test.x, **sizes), expected)
+    linear_barrier(zoo, [(0, 1)], TASK, points=3, spec=spec)
+    activation_matching(a, b, spec, zoo.network, TASK.calibration.x)
+    straight_through_matching(a, b, spec, zoo.network, TASK, steps=2)
+    spec.verify(zoo.network, a, TASK.calibration.x.double())
+    evaluate(zoo, TASK)
+    for name, split in TASK.splits.items():
+        assert torch.equal(split.x, kept[name])
+    x = TASK.test.x.clone()  # control: the network does write to them
+    zoo.module(0)(x)
+    assert not torch.equal(x, TASK.test.x)
+
+
 class NormedByBatch(Clamping):
     """Writes to its weights, beside BatchNorm."""
 
@@ -528,7 +562,7 @@ def test_networks_that_return_something_else_are_named():
     with pytest.raises(ValueError, match=r"the networks return \(\d+,\) for \d+ examples: return one row an example"):
         evaluate(flat, TASK)
     for sizes in ({"members_at_once": 0}, {"inputs_at_once": 0}, {"members_at_once": 1.5}):
-        with pytest.raises(ValueError, match="out of range"):
+        with pytest.raises(ValueError, match="must be a whole number >= 1"):
             predict(narrow, TASK.test.x, **sizes)
     assert predict(narrow, TASK.test.x[:0]).shape == (2, 0, 3)  # control, of no examples
     assert predict(narrow, TASK.test.x, members_at_once=np.int64(1)).shape == (2, len(TASK.test), 3)

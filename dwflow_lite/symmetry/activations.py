@@ -114,7 +114,7 @@ def _outputs(network: nn.Module, x: Tensor, watched: Sequence[Watched]) -> dict[
         outputs_of[one.name].append(units_first(outputs, axis))
 
     with listening(network, watched, keep):
-        network(x)
+        network(x.clone())
     return {name: torch.cat(outputs, 1) for name, outputs in outputs_of.items()}
 
 

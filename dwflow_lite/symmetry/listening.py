@@ -116,7 +116,7 @@ def watchable(network: nn.Module, units_of: Mapping[str, int], x: Tensor) -> tup
     for name, place in places.items():
         network.get_submodule(place).register_forward_hook(outcome_of(name))
     with torch.no_grad(), failing_as(f"{type(network).__name__} does not take inputs of shape {tuple(x.shape[1:])}"):
-        network(x)
+        network(x.clone())
     watched = [Watched(name, places[name], units) for name, units in units_of.items() if name not in why_not]
     return watched, why_not
 

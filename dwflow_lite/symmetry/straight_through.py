@@ -62,7 +62,7 @@ def straight_through_matching(  # noqa: PLR0913 - how it trains is part of the m
     def loss_halfway(permuted: State, examples: Split) -> Tensor:
         """Of the network between ``a`` and a permuted ``b``."""
         middle = {name: (state_a[name] + permuted[name]) / 2 for name in trained_names}
-        outputs = functional_call(halfway, middle, (examples.inputs(a),))  # (n, outputs)
+        outputs = functional_call(halfway, middle, (examples.inputs(a).clone(),))  # (n, outputs)
         return task.training_loss(outputs[None], examples.y[None])[0]
 
     @torch.no_grad()

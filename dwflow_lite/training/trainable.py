@@ -45,7 +45,7 @@ def check_trainable(task: Task, network: nn.Module, batch_size: int) -> None:
 @torch.no_grad()
 def _check_outputs(task: Task, network: nn.Module, x: Tensor) -> None:
     with failing_as(f"the network does not take inputs of shape {task.input_shape}{_precision(network, x)}"):
-        outputs = network(x)
+        outputs = network(x.clone())  # it may write to them
     if not isinstance(outputs, Tensor):
         raise ValueError(f"the network returns a {type(outputs).__name__}: return one tensor (n, {task.outputs})")
     shape = tuple(outputs.shape)
@@ -71,7 +71,7 @@ def _check_last_batch(network: nn.Module, in_training: nn.Module, x: Tensor, bat
     if any(isinstance(norm, _BatchNorm) for norm in norms_with_statistics(network).values()):
         raise ValueError(f"{says} BatchNorm cannot normalise: change it")
     with failing_as(f"{says} the network does not take in training mode: change it"), step_noise(x.device, 0):
-        deepcopy(in_training)(x)
+        deepcopy(in_training)(x.clone())
 
 
 def _check_training(task: Task, network: nn.Module, x: Tensor, y: Tensor) -> None:
@@ -80,7 +80,7 @@ def _check_training(task: Task, network: nn.Module, x: Tensor, y: Tensor) -> Non
     fixed |= {name: p for name, p in network.named_parameters() if not p.requires_grad}
     before = {name: tensor.detach().clone() for name, tensor in fixed.items()}
     with failing_as("the network does not run in training mode"), step_noise(x.device, 0):
-        loss = task.training_loss(network(x), y)
+        loss = task.training_loss(network(x.clone()), y)
     if not loss.requires_grad:
         raise ValueError("no output of the network depends on a parameter: it leaves torch, or is detached, on the way")
     with failing_as("the network does not train"):

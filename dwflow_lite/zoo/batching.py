@@ -53,12 +53,12 @@ def member_of(network: nn.Module, state: State, member: int) -> nn.Module:
 
 
 def outputs_of(module: nn.Module, x: Tensor) -> Tensor:
-    """What a module returns for inputs (n, ...).
+    """What a module returns for inputs (n, ...); they are copied, as it may write to them.
 
     Raises:
         ValueError: it is something else than one tensor.
     """
-    return one_tensor(module, module(x))
+    return one_tensor(module, module(x.clone()))
 
 
 def one_tensor(network: nn.Module, outputs: object) -> Tensor:
@@ -84,7 +84,7 @@ def run_all(network: nn.Module, state: State, x: Tensor, at_once: bool) -> Tenso
         ValueError: the network returns something else than one tensor.
     """
     if at_once:
-        return one_tensor(network, batched_forward(network, state, x, shared_input=True))
+        return one_tensor(network, batched_forward(network, state, x.clone(), shared_input=True))
     outputs = []
     for member in range(len(next(iter(state.values())))):
         module = member_of(network, state, member)
@@ -180,12 +180,13 @@ class Attempt:
         trains = self.loss is not None
         network = deepcopy(self.network)
         networks = len(next(iter(self.state.values())))
-        x = self.x.expand(networks, *self.x.shape) if trains else self.x
+        shape = (networks, *self.x.shape) if trains else self.x.shape
         outputs = []
-        with seeded(x.device, 0), torch.set_grad_enabled(trains):
+        with seeded(self.x.device, 0), torch.set_grad_enabled(trains):
             for call in range(2):
                 if call == 0 or not trains:
                     tensors = self._leaves()
+                x = self.x.expand(shape).clone()
                 outputs_of_call = batched_forward(network, tensors, x, shared_input=not trains)
                 outputs.append(one_tensor(network, outputs_of_call))  # (networks, n, outputs)
             losses = self.loss(outputs[-1]) if trains else None  # (networks,)

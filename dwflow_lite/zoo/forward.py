@@ -147,4 +147,4 @@ def _check_inputs(zoo: Zoo, task: Task, x: Tensor) -> None:
     networks = f"the networks (first tensor: {first.name} {first.shape})"
     inputs = f"inputs of shape {task.input_shape} of task {task.name!r}"
     with failing_as(f"{networks} do not take {inputs}"), torch.no_grad():
-        template_on(zoo.module(0), zoo.weights.device, zoo.weights.dtype)(x[:2])
+        template_on(zoo.module(0), zoo.weights.device, zoo.weights.dtype)(x[:2].clone())
