@@ -78,7 +78,7 @@ class AllInDouble(TorchDispatchMode):
 
 @torch.no_grad()
 def run(network: nn.Module, state: State, x: Tensor) -> Tensor:
-    """Outputs of a network with these weights, in float64 from beginning to end; what it writes to, it gets copies of."""
+    """Outputs of a network with these weights, in float64 from beginning to end; it writes to copies only."""
     state = {name: tensor.clone() for name, tensor in state.items()}
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)  # of tensors that the forward pass itself makes

@@ -241,8 +241,11 @@ class PermutationSpec:
         return {name: self.why_fixed.get(name, "") for name in self.axes if name not in moving}
 
     def __repr__(self) -> str:
+        return f"PermutationSpec({len(self.axes)} tensors, {len(self.groups)} groups, {len(self.fixed)} fixed)"
+
+    def __str__(self) -> str:
         """What moves, and what does not, with the reason: one line for each group, block of heads and fixed tensor."""
-        lines = [f"PermutationSpec of {len(self.axes)} tensors: {len(self.groups)} groups, {len(self.fixed)} fixed"]
+        lines = [repr(self)]
         lines += [f"  {group}: {size} units" for group, size in self.groups.items()]
         lines += [f"  {block}: {number} heads of {', '.join(groups)}" for block, (number, groups) in self.heads.items()]
         lines += [f"  {name}: fixed" + (f" ({why})" if why else "") for name, why in self.fixed.items()]

@@ -31,7 +31,15 @@ from dwflow_lite.training.recipe import Recipe
 from dwflow_lite.training.trainable import check_trainable, with_working_method
 from dwflow_lite.zoo.layout import Layout
 from dwflow_lite.zoo.record import folder_header, join_record
-from dwflow_lite.zoo.storage import STORAGE, Shards, read_folder, start_folder, sweep_folder, writing
+from dwflow_lite.zoo.storage import (
+    STORAGE,
+    Shards,
+    check_folder,
+    read_folder,
+    start_folder,
+    sweep_folder,
+    writing,
+)
 from dwflow_lite.zoo.zoo import Zoo
 
 
@@ -141,6 +149,8 @@ def train_zoo(  # noqa: PLR0913 - the door of this room: what, how many, how, wh
         total=sum(sizes.values()),
         folder=None if folder is None else as_path(folder).resolve(),
     )
+    if plan.folder is not None:
+        check_folder(plan.folder)
     in_jobs = folder is not None or executor is not None
     at_once = int(members_at_once or (1 if in_jobs else plan.total))
     plan = with_working_method(plan, at_once)
