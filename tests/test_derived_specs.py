@@ -393,7 +393,7 @@ def test_fixed_tensors_are_listed_with_their_reasons():
         "idle.weight": "no part of the forward pass",
         "idle.bias": "no part of the forward pass",
     }
-    assert "inner: 5 units" in repr(spec) and "last.bias: fixed (outputs keep their order)" in repr(spec)
+    assert "inner: 5 units" in str(spec) and "last.bias: fixed (outputs keep their order)" in str(spec)
     assert "entries of a table" in spec.why_fixed["table.weight"]
     less = spec.fix("inner", why="for a test")
     assert less.fixed["inner.bias"] == "for a test" and "inner.bias" not in spec.fixed  # control

@@ -208,7 +208,7 @@ def test_a_lock_that_is_removed_as_it_is_taken_is_taken_once_more(tmp_path, monk
 
 @pytest.mark.parametrize("text", ["", "[]", "5", '{"process": 5}', '{"process": "x", "host": 1}', "[" * 999, "\xff"])
 def test_a_lock_that_says_nothing_is_a_lock(tmp_path, monkeypatch, text):
-    monkeypatch.setattr(locks, "WAIT_FOR_NAME", 0.1)
+    monkeypatch.setattr(locks, "PATIENCE", 0.1)
     with one_writer(tmp_path):
         (tmp_path / LOCK).write_text(text)
         with pytest.raises(FolderInUseError, match="is being written by another process: wait"), one_writer(tmp_path):

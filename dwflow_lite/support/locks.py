@@ -23,7 +23,7 @@ except ImportError:  # Windows
 
 LOCK = ".lock"
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # of a file system without locks
-WAIT_FOR_NAME = 1.0  # seconds, for a writer to say who it is
+PATIENCE = 1.0  # seconds, for a writer to say who it is, and for one that was killed to let go
 _held: set[int] = set()  # open lock files of this process
 
 
@@ -57,6 +57,7 @@ def one_writer(folder: Path) -> Iterator[None]:
 
 def _locked(path: Path) -> int | None:
     """The lock file, open and locked; None where there are no locks."""
+    until = time.monotonic() + PATIENCE
     while True:
         try:
             file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -66,8 +67,12 @@ def _locked(path: Path) -> int | None:
             _lock(file)
         except BlockingIOError:
             os.close(file)
+            holder = _signature(path)
+            if not _may_live(holder) and time.monotonic() < until:
+                time.sleep(0.02)
+                continue
             raise FolderInUseError(
-                f"{path.parent} is being written by {_holder(path)}: wait until it is done, or name another folder"
+                f"{path.parent} is being written by {_in_words(holder)}: wait until it is done, or name another folder"
             ) from None
         except OSError as error:
             os.close(file)
@@ -136,17 +141,15 @@ def _sign(file: int) -> None:
         os.pwrite(file, text.encode(), 0) if hasattr(os, "pwrite") else os.write(file, text.encode())
 
 
-def _holder(path: Path) -> str:
-    """Who holds a lock, in words."""
-    holder: dict[str, Any] = {}
-    until = time.monotonic() + WAIT_FOR_NAME
-    while time.monotonic() < until:  # it may just have been locked, and not signed yet
-        with suppress(OSError, ValueError, RecursionError):
-            with path.open() as file:
-                holder = json.loads(file.read(1000))
-        if _may_live(holder):
-            break
-        time.sleep(0.02)
+def _signature(path: Path) -> Any:
+    """What the holder of a lock wrote; nothing if it was locked just now."""
+    with suppress(OSError, ValueError, RecursionError), path.open() as file:
+        return json.loads(file.read(1000))
+    return {}
+
+
+def _in_words(holder: Any) -> str:
+    """Who holds a lock."""
     with suppress(KeyError, TypeError):
         return f"process {holder['process']} on {holder['host']} since {holder['since']}"
     return "another process"

@@ -147,10 +147,8 @@ def train_zoo(  # noqa: PLR0913 - the door of this room: what, how many, how, wh
         device=_usable(device),
         fitted=sizes["members"],
         total=sum(sizes.values()),
-        folder=None if folder is None else as_path(folder).resolve(),
+        folder=_made(folder),
     )
-    if plan.folder is not None:
-        check_folder(plan.folder)
     in_jobs = folder is not None or executor is not None
     at_once = int(members_at_once or (1 if in_jobs else plan.total))
     plan = with_working_method(plan, at_once)
@@ -196,6 +194,15 @@ def _check_places(checkpoint: str | Path | None, folder: str | Path | None, stor
         raise ValueError("name a folder (the zoo lives there, and goes on from there) or a checkpoint, not both")
     if not is_choice(storage, STORAGE) or (storage != "float32" and folder is None):
         raise ValueError(f"storage is {' or '.join(map(repr, STORAGE))}, of a folder; got {storage!r}, {folder=}")
+
+
+def _made(folder: str | Path | None) -> Path | None:
+    """The folder, whole path and there; ``None`` if none is asked for."""
+    if folder is None:
+        return None
+    folder = as_path(folder).resolve()
+    check_folder(folder)
+    return folder
 
 
 def _usable(device: torch.device | str) -> torch.device:
