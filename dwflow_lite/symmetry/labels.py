@@ -7,7 +7,7 @@ of a network says something about them, in one of four ways.
 - *cut*: one axis is viewed as two, or sliced. Twelve units as 3 × 4 become a **product** of 3 outer units (heads) and 4
   inner ones; as 5 + 7 they become a **row** of two parts (``Labelling.divide``, ``Labelling.deal``);
 - *joined*: the way back, two axes flattened or concatenated into one (``join``);
-- *fixed*: these units stay where they are (``Label.fix``).
+- *fixed*: these units stay where they are, for a reason (``Label.fix``).
 
 A label that is not cut is an **atom**. A label is shared by all tensors that run over its units, so cutting it once
 cuts it everywhere: the view that makes heads of a query also divides the rows of the layer that wrote it.
@@ -19,7 +19,7 @@ cuts it everywhere: the view that makes heads of a query also divides the rows o
     >>> heads, inside = labelling.deal([read], [3, 4], "product")  # as a view to 3 heads of 4 units
     >>> heads, inside, written
     (3, 4, (3 × 4))
-    >>> heads.fix()
+    >>> heads.fix("called by number")
     >>> written
     (3 fixed × 4)
 
@@ -48,13 +48,17 @@ class Label:
         kind: what the parts make; None for an atom.
         parts: outer and inner label of a product, or first and second of a row; none for an atom.
         stays: whether the units are fixed from the beginning.
+        why: the reason, if they are.
     """
 
-    def __init__(self, size: int, kind: Kind | None = None, parts: Sequence[Label] = (), stays: bool = False) -> None:
+    def __init__(
+        self, size: int, kind: Kind | None = None, parts: Sequence[Label] = (), stays: bool = False, why: str = ""
+    ) -> None:
         self.size = size
         self.kind = kind
         self.parts = tuple(parts)
         self.stays = stays or size == 1  # of an atom; a label that is cut is fixed where its parts are
+        self.why = why
         self.equal_to: Label | None = None  # one step towards the root
         self.depends_on: tuple[Label, ...] = ()  # outer labels: inside each of their units the order may be another
         self.at_place: dict[tuple[Label, int], Label] = {}  # (outer atom, index) -> what it is there
@@ -85,13 +89,26 @@ class Label:
         """The atoms of outer labels that its order may depend on."""
         return [atom for outer in self.root.depends_on for atom in outer.leaves("product")]
 
-    def fix(self) -> None:
-        """Leave its units where they are, as a whole, in its parts, and at each place of an outer label."""
+    def fix(self, why: str = "") -> None:
+        """Leave its units where they are, as a whole, in its parts, and at each place of an outer label.
+
+        Args:
+            why: for a reader of the spec; the first reason is kept.
+        """
         root = self.root
         root.stays = True
+        root.why = root.why or why
         for label in (*root.parts, *root.at_place.values()):
             if not label.is_fixed:
-                label.fix()
+                label.fix(why)
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why its units are fixed: the reason of each of its parts, each once; none for what moves."""
+        root = self.root
+        if root.parts:
+            return list(dict.fromkeys(reason for part in root.parts for reason in part.reasons))
+        return [root.why] if root.stays and root.why else []
 
     def leaves(self, kind: Kind) -> list[Label]:
         """Its parts, taken apart again and again as long as they are of this kind; only itself if it is not."""
@@ -104,7 +121,7 @@ class Label:
         """The units as they are at one place of an outer label: the units of head ``index``.
 
         Asked twice for one place, an atom gives the same label. Where its order does not depend on the outer label, it
-        gives itself.
+        gives itself; and so does what is fixed, whose order is the same everywhere.
 
         Args:
             outer: fixed by now, since its places are called by number: so it is not cut or made equal to others later,
@@ -118,10 +135,10 @@ class Label:
             return root.place(first, index // second.size).place(second, index % second.size)
         if root.parts:
             return Label(root.size, root.kind, [part.place(outer, index) for part in root.parts])
-        if outer not in root.outer_atoms:
+        if root.is_fixed or outer not in root.outer_atoms:
             return root
         if (outer, index) not in root.at_place:
-            label = Label(root.size, stays=root.stays)
+            label = Label(root.size, stays=root.stays, why=root.why)
             others = [atom for atom in root.outer_atoms if atom is not outer]
             label.depends_on = tuple(other.place(outer, index) for other in others)
             root.at_place[outer, index] = label
@@ -131,15 +148,20 @@ class Label:
 TensorLabels = list[Label]  # the labels of one tensor, one for each axis
 
 
-def fixed_axes(shape: Iterable[int]) -> TensorLabels:
-    """Labels of a tensor of which nothing moves."""
-    return [Label(size, stays=True) for size in shape]
+def fixed_axes(shape: Iterable[int], why: str = "") -> TensorLabels:
+    """Labels of a tensor of which nothing moves, and why."""
+    return [Label(size, stays=True, why=why) for size in shape]
 
 
-def fix_all(axes: Iterable[Label]) -> None:
-    """Leave the units of all these labels where they are."""
+def fix_all(axes: Iterable[Label], why: str = "") -> None:
+    """Leave the units of all these labels where they are, and say why."""
     for label in axes:
-        label.fix()
+        label.fix(why)
+
+
+def first_reason(axes: Iterable[Label]) -> str:
+    """The first reason that any of these labels has to be fixed; empty if there is none."""
+    return next((reason for label in axes for reason in label.reasons), "")
 
 
 def all_fixed(axes: Iterable[Label]) -> bool:
@@ -181,7 +203,7 @@ class Labelling:
         """Fix these axes and say why; nothing is said where nothing could move."""
         if not all_fixed(axes):
             self.doubts.append(f"{self.here} {why}")
-            fix_all(axes)
+            fix_all(axes, f"{self.here} {why}")
 
     def unify(self, a: Label, b: Label) -> Label:
         """Make two labels equal: both run over the same units, in one order.
@@ -197,8 +219,10 @@ class Labelling:
             return b
         if a is b or b.size == 1:
             return a
-        if a.is_fixed or b.is_fixed or a.size != b.size:
-            fix_all([a, b])
+        if a.is_fixed or b.is_fixed:
+            fix_all([a, b], first_reason([a, b]))
+        elif a.size != b.size:
+            fix_all([a, b], f"{self.here} meets other units, of another number")
         elif a.parts:
             self._unify_parts(a, b)
         elif b.parts:
@@ -247,7 +271,7 @@ class Labelling:
             labels = self._take(queue, size, kind)
             if labels is None:
                 self.refuse(axes, "tears units apart" if kind == "product" else "takes a part of heads")
-                return fixed_axes(sizes)
+                return fixed_axes(sizes, first_reason(axes))
             dealt.append(join(labels, kind))
         return dealt
 
@@ -289,7 +313,8 @@ class Labelling:
         rest = label.size // size if kind == "product" else label.size - size
         tears = kind == "product" and label.size % size != 0
         if label.is_fixed and not tears:
-            return Label(size, stays=True), Label(rest, stays=True)
+            first, second = fixed_axes([size, rest], first_reason([label]))
+            return first, second
         if label.parts or tears:
             return None
         first, second = Label(size), Label(rest)
