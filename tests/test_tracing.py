@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dwflow_lite.networks import MLP, ResNet, ViT
-from dwflow_lite.symmetry import PermutationSpec, Stretch, derive_spec, permute_axes, tracing, weight_matching
+from dwflow_lite.symmetry import PermutationSpec, Stretch, derive_spec, permute_axes, proving, weight_matching
 from dwflow_lite.zoo import Layout
 
 
@@ -399,7 +399,7 @@ def generated(permutations, sizes):
     "heads, sizes, number", [(1, {"a": 4}, 24), (3, {"a": 6}, 6 * 2**3), (2, {"a": 4, "b": 6}, 2 * 2**2 * 6**2)]
 )
 def test_the_permutations_tried_generate_all_of_a_group(heads, sizes, number):
-    tried = list(tracing.generating_permutations(heads, sizes))
+    tried = list(proving.generating_permutations(heads, sizes))
     assert len(generated(tried, sizes)) == number
     assert any(len(generated(tried[:i] + tried[i + 1 :], sizes)) < number for i in range(len(tried)))  # control
 
@@ -407,10 +407,10 @@ def test_the_permutations_tried_generate_all_of_a_group(heads, sizes, number):
 def test_a_wrong_group_is_found_out():
     network, x = MLP([4, 6, 3]), torch.randn(5, 4, generator=rng(0))
     spec = PermutationSpec.of(network)
-    assert tracing.failing_groups(network, spec, x) == []
+    assert proving.failing_groups(network, spec, x) == []
     forgotten = spec.axes | {"layers.1.weight": (None, None)}
     wrong = PermutationSpec(spec.layout, forgotten)
-    assert tracing.failing_groups(network, wrong, x) == [("hidden0",)]  # control
+    assert proving.failing_groups(network, wrong, x) == [("hidden0",)]  # control
 
 
 # -- whose labels, and which names -------------------------------------------------------------------------------

@@ -51,12 +51,18 @@ def write_spec(layout: Layout, tensors: Mapping[str, TensorLabels], labelling: L
         reasons = labels_without_words(spans)
         if not reasons:
             break
-        for label in reasons:
-            label.fix()
+        for label, why in reasons.items():
+            label.fix(why)
         labelling.notes += dict.fromkeys(reasons.values())  # each reason once
     names = group_names(layout, spans)
     axes = {name: tuple(axis_of(row, names) for row in rows) for name, rows in spans.items()}
-    return PermutationSpec(layout, axes, blocks_of_heads(names))
+    why = {name: "; ".join(reasons_of(tensors[name])) for name in axes}
+    return PermutationSpec(layout, axes, blocks_of_heads(names), why)
+
+
+def reasons_of(axes: TensorLabels) -> list[str]:
+    """Why some units of a tensor are fixed, each reason once."""
+    return list(dict.fromkeys(reason for label in axes for reason in label.reasons))
 
 
 def spans_of(label: Label, labelling: Labelling) -> list[Span]:
@@ -75,7 +81,7 @@ def spans_of(label: Label, labelling: Labelling) -> list[Span]:
     if not inner.is_fixed:  # both move: units inside heads, if each head may have an order of its own
         if outer in inner.outer_atoms and not inner.parts:
             return [Span((outer, inner), root.size)]
-        inner.fix()
+        inner.fix("in an order that a spec has no word for")
         labelling.notes.append(f"{labelling.here}: in an order that a spec has no word for")
     # The inner units are fixed: each outer unit takes them along, as so many consecutive places.
     return [span._replace(each=span.each * inner.size) for span in spans_of(outer, labelling)]

@@ -15,277 +15,58 @@ silently (``Label.fix``) where they are called by number, as the entries of a ta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
-
 import torch
-from torch import Tensor
-from torch.fx.node import Node
 
-from dwflow_lite.symmetry.labels import Label, Labelling, TensorLabels, fix_all, fixed_axes, join
-
-
-@dataclass(frozen=True)
-class Call:
-    """One operation in a forward pass, with the labels of the tensors that it takes.
-
-    Attributes:
-        name: of the operator, as in ``OPERATIONS``: ``"linear"``.
-        node: its place in the traced graph.
-        tensors: for each tensor that it takes, in the order of its arguments, one label for each axis.
-        shapes: of the tensors that it returns.
-        labelling: what is decided about labels; the only thing that an operation changes.
-    """
-
-    name: str
-    node: Node
-    tensors: Sequence[TensorLabels]
-    shapes: Sequence[tuple[int, ...]]
-    labelling: Labelling
-
-    @cached_property
-    def options(self) -> dict[str, Any]:
-        """All arguments by name, with the defaults of those that were left out."""
-        arguments = self.node.target._schema.arguments
-        options = {a.name: a.default_value for a in arguments if a.has_default_value()}
-        for argument, value in zip(arguments, self.node.args, strict=False):
-            options[argument.name] = value
-        return options | self.node.kwargs
-
-    @property
-    def dims(self) -> list[int]:
-        """The axes of the first tensor that ``dim`` (or ``dims``) names, counted from 0; all, where it names none."""
-        number = len(self.tensors[0])
-        named = self.options.get("dim", self.options.get("dims"))
-        if isinstance(named, int):
-            named = [named]
-        return [dim % max(number, 1) for dim in named or range(number)]
-
-    @property
-    def dim(self) -> int:
-        """The one axis of the first tensor that ``dim`` names; the first, where it names none."""
-        return self.dims[0]
-
-
-Operation = Callable[[Call], list[TensorLabels] | None]
-
-
-# -- tensors on one another --------------------------------------------------------------------------------------------
-
-
-def broadcast(labelling: Labelling, *tensors: TensorLabels) -> TensorLabels:
-    """Tensors on one another: axes meet from the right, and those that meet run over the same units."""
-    number = max(len(axes) for axes in tensors)
-    padded = [fixed_axes([1] * (number - len(axes))) + axes for axes in tensors]
-    return [labelling.unify_all(meeting) for meeting in zip(*padded, strict=True)]
-
-
-def elementwise(call: Call) -> list[TensorLabels]:
-    """Each number is changed alone, or meets those at its own place: what meets has the same units."""
-    return [broadcast(call.labelling, *call.tensors)]
-
-
-def unchanged(call: Call) -> list[TensorLabels]:
-    """The first tensor keeps its places; a softmax also sums over all units, which may be done in any order."""
-    return [call.tensors[0]]
-
-
-def layer_norm(call: Call) -> list[TensorLabels]:
-    """Mean and variance are over all units, in any order; gain and bias (if any) lie on the units they scale."""
-    return [broadcast(call.labelling, *call.tensors)]
-
-
-def channel_norm(call: Call) -> list[TensorLabels]:
-    """Each channel (axis 1) has its own gain, bias and statistics; groups of channels tie neighbours together."""
-    x, *vectors = call.tensors  # vectors: (channels,)
-    channels = [x[1], *(axes[0] for axes in vectors)]
-    if call.options.get("num_groups", 1) > 1:
-        call.labelling.refuse(channels, "ties channels to their neighbours in groups")
-    call.labelling.unify_all(channels)
-    return [x]
-
-
-def no_result(call: Call) -> list[TensorLabels]:
-    """A check of types: no tensor comes out, and no label changes."""
-    return [[]]
-
-
-# -- sums over units: what is read is permuted as what was written -----------------------------------------------------
-
-
-def multiply(labelling: Labelling, a: TensorLabels, b: TensorLabels) -> TensorLabels:
-    """The product of (batches of) matrices, (…, n, k) and (…, k, m): both run over the same k; gives (…, n, m).
-
-    ``a`` may also be one vector (k,), which gives (…, m).
-    """
-    batch = broadcast(labelling, a[:-2], b[:-2])  # first, so that heads are known before the units inside them
-    labelling.unify(a[-1], b[-2])
-    rows = a[-2:-1]  # none for a vector
-    return [*batch, *rows, b[-1]]
-
-
-def linear(call: Call) -> list[TensorLabels]:
-    """Columns of the weight (m, k) are the units that it reads, rows and bias (m,) those that it writes."""
-    x, weight, *bias = call.tensors
-    product = multiply(call.labelling, x, weight[::-1])  # (…, k) times (k, m)
-    return [broadcast(call.labelling, product, *bias)]
-
-
-def matrix_product(call: Call) -> list[TensorLabels] | None:
-    """The sum runs over one axis of both; products with a vector on the right are not known."""
-    if any(len(axes) < 2 for axes in call.tensors):
-        return None
-    a, b = call.tensors
-    return [multiply(call.labelling, a, b)]
-
-
-def added_matrix_product(call: Call) -> list[TensorLabels]:
-    """``bias + a @ b``: the bias lies on the product."""
-    bias, a, b = call.tensors
-    return [broadcast(call.labelling, bias, multiply(call.labelling, a, b))]
-
-
-def attention(call: Call) -> list[TensorLabels] | None:
-    """``softmax(q kᵀ + mask) v``: q and k have the same units, scores and v the same tokens, all the same heads."""
-    if call.options.get("enable_gqa"):  # one key head for several queries
-        return None
-    labelling = call.labelling
-    q, k, v, *mask = call.tensors  # each (…, tokens, units)
-    *batch, tokens, units = k
-    scores = broadcast(labelling, multiply(labelling, q, [*batch, units, tokens]), *mask)
-    if call.options["is_causal"]:
-        labelling.refuse(scores[-2:], "orders its tokens")
-    return [multiply(labelling, scores, v)]
-
-
-def embedding(call: Call) -> list[TensorLabels]:
-    """A table (entries, units): entries are called by number, so they stay; units go on."""
-    (entries, units), indices = call.tensors
-    entries.fix()
-    return [[*indices, units]]
-
-
-def reduction(call: Call) -> list[TensorLabels]:
-    """Sums, means and maxima do not depend on the order of what they run over; the other axes go on."""
-    others = [axis for number, axis in enumerate(call.tensors[0]) if number not in call.dims]
-    return [call.labelling.deal(others, call.shapes[0], "product")]  # puts axes of size 1 back (keepdim)
-
-
-# -- windows over images -----------------------------------------------------------------------------------------------
-
-
-def split_image(call: Call) -> tuple[TensorLabels, Label, TensorLabels]:
-    """Labels of a batch of images: (batch, channels, sides). Windows mix neighbours, so the sides are fixed."""
-    sides = int(call.name[-2])  # conv2d: 2
-    x = call.tensors[0]
-    call.labelling.refuse(x[-sides:], "mixes neighbours")
-    *batch, channels = x[:-sides]
-    return batch, channels, fixed_axes(call.shapes[0][-sides:])
-
-
-def pool(call: Call) -> list[TensorLabels]:
-    """A window slides over the places of each channel alone: channels go on."""
-    batch, channels, sides = split_image(call)
-    return [[*batch, channels, *sides]]
-
-
-def convolution(call: Call) -> list[TensorLabels]:
-    """A matrix of channels at every place of the window: it reads some and writes others, as a linear layer does.
-
-    A kernel is (out, in / groups, …), that of a transposed convolution (in, out / groups, …). Depthwise, with one group
-    for each channel, every channel is written from itself alone.
-    """
-    labelling = call.labelling
-    batch, channels, sides = split_image(call)
-    kernel, *biases = call.tensors[1:]  # one bias (out,), or none
-    bias = [axes[0] for axes in biases]
-    fix_all(kernel[2:])
-    groups = call.options.get("groups", 1)
-    written, read = kernel[:2]
-    if "transpose" in call.name:
-        written, read = read, written
-    if groups == channels.size == kernel[0].size and kernel[1].size == 1:  # depthwise
-        written = read = kernel[0]
-    elif groups > 1:
-        labelling.refuse([channels, *kernel, *bias], "has several groups of channels")
-    labelling.unify(channels, read)
-    return [[*batch, labelling.unify_all([written, *bias]), *sides]]
-
-
-# -- cutting, joining and moving axes ----------------------------------------------------------------------------------
-
-
-def view(call: Call) -> list[TensorLabels]:
-    """The same numbers in the same order, under other axes: labels are cut into products, or joined to products."""
-    return [call.labelling.deal(call.tensors[0], call.shapes[0], "product")]
-
-
-def transpose(call: Call) -> list[TensorLabels]:
-    """Labels move with their axes; where to, is asked of the operator itself, with an axis of another size for each."""
-    x = call.tensors[0]
-    probe = torch.empty(*range(2, len(x) + 2), device="meta")  # axis number 0 has size 2, number 1 size 3, …
-    turned: Tensor = call.node.target(probe, *call.node.args[1:], **call.node.kwargs)
-    return [[x[size - 2] for size in turned.shape]]
-
-
-def expand(call: Call) -> list[TensorLabels]:
-    """Copies along new axes, and along axes of size 1: all copies are alike, and their places are fixed."""
-    shape = call.shapes[0]
-    x = call.tensors[0]
-    padded = [*fixed_axes(shape[: len(shape) - len(x)]), *x]
-    copied = zip(padded, shape, strict=True)
-    return [[axis if axis.size == size else Label(size, stays=True) for axis, size in copied]]
-
-
-def concatenate(call: Call) -> list[TensorLabels]:
-    """Along ``dim`` the tensors stand in a row; along all other axes they meet, and so have the same units."""
-    axes: TensorLabels = []
-    for number, meeting in enumerate(zip(*call.tensors, strict=True)):
-        axes.append(join(meeting, "row") if number == call.dim else call.labelling.unify_all(meeting))
-    return [axes]
-
-
-def cut(call: Call) -> list[TensorLabels] | None:
-    """Stretches along ``dim``, one after another (a slice may begin later): labels are cut into rows."""
-    if call.options.get("step", 1) != 1:
-        return None
-    x, dim = call.tensors[0], call.dim
-    first = call.options.get("start")  # None: 0; negative: counted from the end
-    start, _, _ = slice(first, None).indices(x[dim].size)
-    lengths = [shape[dim] for shape in call.shapes]
-    _, *parts = call.labelling.deal([x[dim]], [start, *lengths], "row")  # what stands before the start is left out
-    return [[*x[:dim], part, *x[dim + 1 :]] for part in parts]
-
-
-def at_places(call: Call, places: Sequence[int]) -> list[TensorLabels]:
-    """The tensor at some places of ``dim``. A place is called by number, so the axis is fixed."""
-    x, dim = call.tensors[0], call.dim
-    x[dim].fix()
-    others = [*x[:dim], *x[dim + 1 :]]
-    return [[axis.place(x[dim], index) for axis in others] for index in places]
-
-
-def select(call: Call) -> list[TensorLabels]:
-    """One place of an axis, ``x[:, 2]``."""
-    size = call.tensors[0][call.dim].size
-    return at_places(call, [call.options["index"] % size])
-
-
-def unbind(call: Call) -> list[TensorLabels]:
-    """All places of an axis, each as a tensor of its own: ``q, k, v = qkv.unbind(0)``."""
-    return at_places(call, range(len(call.shapes)))
-
+from dwflow_lite.symmetry.labels import TensorLabels
+from dwflow_lite.symmetry.operation_calls import Call, Operations, elementwise, no_result, unchanged
+from dwflow_lite.symmetry.operation_places import (
+    concatenate,
+    cut,
+    expand,
+    gather,
+    index,
+    index_select,
+    ordered,
+    pad,
+    pixel_shuffle,
+    pixel_unshuffle,
+    repeat,
+    roll,
+    select,
+    stack,
+    transpose,
+    triangle,
+    unbind,
+    view,
+    windows,
+)
+from dwflow_lite.symmetry.operation_sums import (
+    added_matrix_product,
+    attention,
+    channel_norm,
+    convolution,
+    embedding,
+    extremum,
+    layer_norm,
+    linear,
+    matrix_product,
+    place_of_extremum,
+    pool,
+    recurrent,
+    reduction,
+)
 
 # -- which function speaks for which operator --------------------------------------------------------------------------
 
-OPERATIONS: Mapping[str, Operation] = {
+OPERATIONS: Operations = {
     # sums over units, which are permuted as what wrote them
     "linear": linear,
     "matmul": matrix_product,
     "mm": matrix_product,
     "bmm": matrix_product,
+    "mv": matrix_product,
+    "dot": matrix_product,
+    "vdot": matrix_product,
     "addmm": added_matrix_product,
     "baddbmm": added_matrix_product,
     "scaled_dot_product_attention": attention,
@@ -298,6 +79,22 @@ OPERATIONS: Mapping[str, Operation] = {
     "logsumexp": reduction,
     "var": reduction,
     "std": reduction,
+    "var_mean": reduction,
+    "std_mean": reduction,
+    "norm": reduction,
+    "linalg_vector_norm": reduction,
+    "nansum": reduction,
+    "nanmean": reduction,
+    "any": reduction,
+    "all": reduction,
+    "count_nonzero": reduction,
+    "max": extremum,
+    "min": extremum,
+    "aminmax": reduction,
+    "median": reduction,
+    "nanmedian": reduction,
+    "argmax": place_of_extremum,
+    "argmin": place_of_extremum,
     # norms
     "layer_norm": layer_norm,
     "rms_norm": layer_norm,
@@ -305,6 +102,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "instance_norm": channel_norm,
     "group_norm": channel_norm,
     "prelu": channel_norm,
+    "_weight_norm": elementwise,  # direction (units, …) and length (units, 1, …)
     # windows over images
     "conv1d": convolution,
     "conv2d": convolution,
@@ -323,6 +121,26 @@ OPERATIONS: Mapping[str, Operation] = {
     "adaptive_avg_pool3d": pool,
     "_adaptive_avg_pool2d": pool,
     "_adaptive_avg_pool3d": pool,
+    "adaptive_max_pool1d": pool,
+    "adaptive_max_pool2d": pool,
+    "adaptive_max_pool3d": pool,
+    "max_pool2d_with_indices": pool,
+    "max_pool3d_with_indices": pool,
+    "upsample_nearest1d": pool,
+    "upsample_nearest2d": pool,
+    "upsample_nearest3d": pool,
+    "_upsample_nearest_exact1d": pool,
+    "_upsample_nearest_exact2d": pool,
+    "_upsample_nearest_exact3d": pool,
+    "upsample_linear1d": pool,
+    "upsample_bilinear2d": pool,
+    "upsample_bicubic2d": pool,
+    "upsample_trilinear3d": pool,
+    "_upsample_bilinear2d_aa": pool,
+    "_upsample_bicubic2d_aa": pool,
+    "pixel_shuffle": pixel_shuffle,
+    "pixel_unshuffle": pixel_unshuffle,
+    "im2col": windows,
     # axes under another shape
     "view": view,
     "reshape": view,
@@ -336,9 +154,23 @@ OPERATIONS: Mapping[str, Operation] = {
     "t": transpose,
     "numpy_T": transpose,
     "mT": transpose,
+    "mH": transpose,
+    "movedim": transpose,
+    "moveaxis": transpose,
+    "swapaxes": transpose,
+    "swapdims": transpose,
+    "adjoint": transpose,
     "expand": expand,
+    "expand_as": expand,
+    "broadcast_to": expand,
+    "repeat": repeat,
+    "tile": repeat,
+    "view_as": view,
+    "reshape_as": view,
+    "ravel": view,
     # parts of tensors
     "cat": concatenate,
+    "stack": stack,
     "split": cut,
     "split_with_sizes": cut,
     "chunk": cut,
@@ -347,6 +179,35 @@ OPERATIONS: Mapping[str, Operation] = {
     "narrow": cut,
     "select": select,
     "unbind": unbind,
+    "index": index,
+    "_unsafe_index": index,
+    "index_select": index_select,
+    "gather": gather,
+    # the order along an axis
+    "flip": ordered,
+    "cumsum": ordered,
+    "cumprod": ordered,
+    "logcumsumexp": ordered,
+    "cummax": ordered,
+    "cummin": ordered,
+    "diff": ordered,
+    "sort": ordered,
+    "argsort": ordered,
+    "topk": ordered,
+    "roll": roll,
+    "tril": triangle,
+    "triu": triangle,
+    "pad": pad,
+    "constant_pad_nd": pad,
+    # units that a layer reads and writes by one matrix
+    "lstm": recurrent,
+    "gru": recurrent,
+    "rnn_tanh": recurrent,
+    "rnn_relu": recurrent,
+    "lstm_cell": recurrent,
+    "gru_cell": recurrent,
+    "rnn_tanh_cell": recurrent,
+    "rnn_relu_cell": recurrent,
     # labels as they were
     "contiguous": unchanged,
     "detach": unchanged,
@@ -355,7 +216,16 @@ OPERATIONS: Mapping[str, Operation] = {
     "type_as": unchanged,
     "softmax": unchanged,
     "log_softmax": unchanged,
+    "_safe_softmax": unchanged,
+    "where": elementwise,
+    "masked_fill": elementwise,
+    "copy": elementwise,
+    "fill": elementwise,
+    "_to_copy": unchanged,
+    "lift_fresh_copy": unchanged,
     "dropout": unchanged,  # in eval mode
+    "alpha_dropout": unchanged,
+    "feature_alpha_dropout": unchanged,
     "feature_dropout": unchanged,
     "_assert_tensor_metadata": no_result,
 }

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import factorial, lgamma, log, prod
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from dwflow_lite.symmetry.architectures import STREAM, known_axes
 from dwflow_lite.symmetry.axes import Axis, Use, permute_axes, stretches
 from dwflow_lite.symmetry.permutation import Permutation
+from dwflow_lite.symmetry.probing import Probe, generic_inputs, in_double, known_state, probes
 from dwflow_lite.zoo.layout import Layout
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PermutationSpec:
     """For every tensor axis the group of units it runs over, or None where the axis is fixed (inputs, outputs).
 
@@ -29,6 +28,7 @@ class PermutationSpec:
         heads: block name -> (number of heads H, groups): these groups, of H equal stretches each, move whole heads
             together, and units only inside their head. (Attention: query and key share one order of units inside a
             head, value and output projection another.)
+        why_fixed: tensor name -> why some of its units are fixed, where that is known; see :attr:`fixed`.
 
     Raises:
         ValueError: a tensor is missing or unknown, the number of axes is wrong, a group has two sizes or two axes of
@@ -46,6 +46,7 @@ class PermutationSpec:
     layout: Layout
     axes: Mapping[str, tuple[Axis, ...]]
     heads: Mapping[str, tuple[int, tuple[str, ...]]] = field(default_factory=dict)
+    why_fixed: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @classmethod
     def of(cls, network: nn.Module, stream: bool = False) -> PermutationSpec:
@@ -139,27 +140,26 @@ class PermutationSpec:
         """Permute units at random, in float64: ``ValueError`` if outputs for inputs ``x`` (n, ...) change.
 
         Shapes that fit do not make a symmetry: an axis wrongly left out, or a forward pass that mixes units, is only
-        seen in what the network computes.
+        seen in what the network computes. And not at any weights: gains of one and statistics of zero look alike in
+        every order, so outputs are also compared at random weights.
 
         Args:
             network: whose outputs are compared; not changed.
             weights: (d,) of it.
             x: inputs (n, ...).
         """
-        double = deepcopy(network).double().eval()
-        x = x.double() if x.is_floating_point() else x
-
-        @torch.no_grad()
-        def outputs(weights: Tensor) -> Tensor:
-            return functional_call(double, self.layout.unflatten(weights.double()), (x,))
-
-        permutation = self.random(torch.Generator().manual_seed(0))
-        before, after = outputs(weights), outputs(self.apply(permutation, weights))
-        if not torch.allclose(before, after, rtol=1e-6, atol=1e-8):
-            raise ValueError(
-                f"permuting units by this spec changes outputs by up to {float((before - after).abs().max()):.2g}: "
-                f"it is no symmetry of this {type(network).__name__}"
-            )
+        double = in_double(network)
+        x = generic_inputs(x)
+        tried = [Probe.of(double, known_state(self.layout, weights), x)]
+        tried += probes(double, self.layout, x, seeds=2)
+        generator = torch.Generator().manual_seed(0)
+        for probe in tried:
+            state = self.permute(probe.state, self.random(generator))
+            if not probe.keeps(double, state):
+                raise ValueError(
+                    f"permuting units by this spec changes outputs by {probe.change(double, state):.2g} of the largest "
+                    f"one: it is no symmetry of this {type(network).__name__}"
+                )
 
     # -- groups of units, and where they occur -----------------------------------------------------------------------
 
@@ -214,8 +214,8 @@ class PermutationSpec:
                 return True
         return False
 
-    def fix(self, *groups: str) -> PermutationSpec:
-        """The spec in which these groups no longer move."""
+    def fix(self, *groups: str, why: str = "fixed by hand") -> PermutationSpec:
+        """The spec in which these groups no longer move; ``why`` is kept in :attr:`fixed`."""
         unknown = sorted(set(groups) - set(self.groups))
         if unknown:
             raise ValueError(f"no groups {unknown}; the spec has {sorted(self.groups)}")
@@ -231,7 +231,22 @@ class PermutationSpec:
             left = tuple(group for group in old_groups if group not in groups)
             if left:
                 heads[block] = (number, left)
-        return PermutationSpec(self.layout, axes, heads)
+        touched = {use.name for group in groups for use in self._all_uses[group]}
+        return PermutationSpec(self.layout, axes, heads, {**self.why_fixed, **dict.fromkeys(touched, why)})
+
+    @cached_property
+    def fixed(self) -> dict[str, str]:
+        """Tensor name -> why, of all tensors in which nothing moves."""
+        moving = {use.name for uses in self._all_uses.values() for use in uses}
+        return {name: self.why_fixed.get(name, "") for name in self.axes if name not in moving}
+
+    def __repr__(self) -> str:
+        """What moves, and what does not, with the reason: one line for each group, block of heads and fixed tensor."""
+        lines = [f"PermutationSpec of {len(self.axes)} tensors: {len(self.groups)} groups, {len(self.fixed)} fixed"]
+        lines += [f"  {group}: {size} units" for group, size in self.groups.items()]
+        lines += [f"  {block}: {number} heads of {', '.join(groups)}" for block, (number, groups) in self.heads.items()]
+        lines += [f"  {name}: fixed" + (f" ({why})" if why else "") for name, why in self.fixed.items()]
+        return "\n".join(lines)
 
     # -- how many permutations there are -----------------------------------------------------------------------------
 

@@ -60,26 +60,21 @@ along a new axis.)
 
 from __future__ import annotations
 
-import operator
 import warnings
-from collections.abc import Iterator, Mapping
 from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.func import functional_call
-from torch.fx.node import Node, map_arg
 
-from dwflow_lite.networks.constants import constants_of
+from dwflow_lite.symmetry.following import label_forward_pass, labels_of_parameters, module_of, name_of_operator
 from dwflow_lite.symmetry.labelled_spec import write_spec
-from dwflow_lite.symmetry.labels import Label, Labelling, TensorLabels, all_fixed, fix_all, fixed_axes
-from dwflow_lite.symmetry.operations import Call, labels_of_results
-from dwflow_lite.symmetry.permutation import Permutation
+from dwflow_lite.symmetry.labels import Labelling
+from dwflow_lite.symmetry.proving import Groups, failing_groups
 from dwflow_lite.symmetry.spec import PermutationSpec
 from dwflow_lite.zoo.layout import Layout
 
-BY_HAND = "write the spec by hand: PermutationSpec(layout, axes)"
+BY_HAND = "write the spec by hand (PermutationSpec(layout, axes)), or go on without alignment (align=None)"
 
 
 def derive_spec(network: nn.Module, x: Tensor, *, unknown: str = "raise") -> PermutationSpec:
@@ -111,28 +106,92 @@ def derive_spec(network: nn.Module, x: Tensor, *, unknown: str = "raise") -> Per
     if unknown not in ("raise", "fix"):
         raise ValueError(f"unknown must be 'raise' or 'fix', got {unknown!r}")
     name = type(network).__name__
-    network = deepcopy(network).cpu().eval()
-    x = x.cpu()
-    program = trace(network, x)
-    tensors = labels_of_parameters(network)
-    labelling = Labelling()
-    try:
-        label_forward_pass(program, tensors, labelling)
-        spec = write_spec(Layout.of(network), tensors, labelling)
-        labelling.here = "the test of permuting, in float64,"
-        failing = failing_groups(network, spec, x)
-    except Exception as error:
-        raise ValueError(f"{name}: {labelling.here} is not understood ({type(error).__name__}); {BY_HAND}") from error
-    doubts = labelling.doubts + [f"permuting {', '.join(groups)} changes outputs" for groups in failing]
-    if doubts and unknown == "raise":
-        raise ValueError(f"{name}: {'; '.join(doubts)}. unknown='fix' leaves these units where they are; or {BY_HAND}")
-    reasons = doubts + labelling.notes
+    with torch.random.fork_rng(devices=[]):  # a forward pass may draw numbers
+        network, x = checked_copy(network, x)
+        program = trace(network, x)
+        layout = Layout.of(network)
+        tensors = labels_of_parameters(network, [entry.name for entry in layout.entries])
+        labelling = Labelling()
+        try:
+            label_forward_pass(program, tensors, labelling)
+            spec = write_spec(layout, tensors, labelling)
+            labelling.here = "the test of permuting, in float64,"
+            failing = failing_groups(network, spec, x)
+        except Exception as error:
+            why = str(error) or type(error).__name__
+            raise ValueError(f"{name}: {labelling.here} is not understood ({one_line(why)}); {BY_HAND}") from error
+        doubts = in_short(labelling.doubts) + [f"permuting {', '.join(groups)} changes outputs" for groups in failing]
+        if doubts and unknown == "raise":
+            raise ValueError(
+                f"{name}: {'; '.join(doubts)}; unknown='fix' leaves these units where they are; or {BY_HAND}"
+            )
+        spec = without(spec, failing, network, x)
+    reasons = doubts + in_short(labelling.notes)
     if reasons:
         warnings.warn(f"{name}: units left where they are: {'; '.join(reasons)}", stacklevel=2)
-    return spec.fix(*(group for groups in failing for group in groups))
+    return spec
 
 
-# -- the traced forward pass -------------------------------------------------------------------------------------------
+def without(spec: PermutationSpec, failing: list[Groups], network: nn.Module, x: Tensor) -> PermutationSpec:
+    """The spec in which these groups are fixed, and all that then fail."""
+    while failing:
+        groups = [group for groups in failing for group in groups]
+        spec = spec.fix(*groups, why="permuting its units changes outputs")
+        failing = failing_groups(network, spec, x)
+    return spec
+
+
+def in_short(reasons: list[str]) -> list[str]:
+    """Reasons that only name other places are said once: ``roll in a depends on …  (also in b, c and 5 more)``."""
+    places: dict[tuple[str, str], list[str]] = {}
+    for reason in dict.fromkeys(reasons):
+        operation, found, rest = reason.partition(" in ")
+        place, _, why = rest.partition(" ")
+        key = (operation, why) if found else (reason, "")
+        places.setdefault(key, []).append(place)
+    short = []
+    for (operation, why), (first, *others) in places.items():
+        more = f" and {len(others) - 2} more" if len(others) > 2 else ""
+        also = f" (also in {', '.join(others[:2])}{more})" if others else ""
+        short.append(f"{operation} in {first} {why}{also}" if first else operation)
+    return short
+
+
+def one_line(message: str) -> str:
+    """The first sentence of an error, to stand inside another."""
+    lines = message.strip().splitlines() or [""]
+    return lines[0].split(". ")[0].rstrip(" .")[:200]
+
+
+# -- the network and its traced forward pass ---------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def checked_copy(network: nn.Module, x: Tensor) -> tuple[nn.Module, Tensor]:
+    """A copy of the network in eval mode, and the inputs, on the CPU; its forward pass was tried.
+
+    Raises:
+        ValueError: it cannot be copied, does not run, changes a parameter, or returns anything but one tensor.
+    """
+    name = type(network).__name__
+    try:
+        copy = deepcopy(network).cpu().eval()
+    except Exception as error:
+        raise ValueError(f"{name} cannot be copied ({one_line(str(error))}); {BY_HAND}") from error
+    x = x.detach().cpu()
+    before = {path: parameter.clone() for path, parameter in copy.named_parameters()}
+    try:
+        outputs = copy(x)
+    except Exception as error:  # whatever a reader's own code raises
+        raise ValueError(f"{name} cannot be traced: it does not run on x ({one_line(str(error))})") from error
+    for path, parameter in copy.named_parameters():
+        if not torch.equal(parameter, before[path]):
+            raise ValueError(f"{name} changes its parameter {path} in its forward pass, so it has no spec; {BY_HAND}")
+    if not isinstance(outputs, Tensor):
+        several = isinstance(outputs, tuple | list) and len(outputs) > 1
+        number, kind = "more than one tensor" if several else "no tensor", type(outputs).__name__
+        raise ValueError(f"{name} returns {number} ({kind}); derive the spec of a module that returns the one used")
+    return copy, x
 
 
 def trace(network: nn.Module, x: Tensor) -> ExportedProgram:
@@ -141,158 +200,20 @@ def trace(network: nn.Module, x: Tensor) -> ExportedProgram:
     try:
         program = torch.export.export(network, (x,), strict=False)
     except Exception as error:  # whatever a reader's own code raises
-        raise ValueError(f"{name} cannot be traced ({str(error).splitlines()[0]}); {BY_HAND}") from error
-    if len(program.graph_signature.user_outputs) != 1:
-        raise ValueError(f"{name} returns more than one tensor; derive the spec of a module that returns the one used")
+        raise ValueError(f"{name} cannot be traced ({why_not_traced(error)}); {BY_HAND}") from error
+    for node in program.graph.nodes:
+        sizes = getattr(node.meta.get("val"), "shape", ())
+        if any(not isinstance(size, int) for size in sizes):
+            here = f"{name_of_operator(node)} in {module_of(node)}"
+            raise ValueError(f"{name} cannot be traced ({here} gives a size that depends on numbers in x); {BY_HAND}")
     return program
 
 
-def labels_of_parameters(network: nn.Module) -> dict[str, TensorLabels]:
-    """A label for every axis of every parameter and buffer, by name; those that are one tensor (tied) share theirs."""
-    tensors = dict(network.named_parameters(remove_duplicate=False))
-    tensors |= dict(network.named_buffers(remove_duplicate=False))
-    constants = {id(tensor) for tensor in constants_of(network).values()}
-    labels: dict[int, TensorLabels] = {}
-    for tensor in tensors.values():
-        labels[id(tensor)] = [Label(size) for size in tensor.shape]
-        if id(tensor) in constants or not tensor.is_floating_point():
-            labels[id(tensor)] = labels_of_constant(tensor)
-    return {name: labels[id(tensor)] for name, tensor in tensors.items()}
-
-
-def labels_of_constant(tensor: Tensor) -> TensorLabels:
-    """The labels of a tensor that is no weight: it stays, but along an axis where all its numbers are equal.
-
-    Units may move along such an axis: they find the same number wherever they go. Whole numbers (of tokens) stay.
-    """
-    labels = []
-    for axis, size in enumerate(tensor.shape):
-        differences = tensor != tensor.narrow(axis, 0, min(size, 1))
-        labels.append(Label(size, stays=not tensor.is_floating_point() or bool(differences.any())))
-    return labels
-
-
-def label_forward_pass(program: ExportedProgram, tensors: Mapping[str, TensorLabels], labelling: Labelling) -> None:
-    """Follow the forward pass, and let each operation say what it asks of the labels of parameters.
-
-    Args:
-        program: the traced forward pass.
-        tensors: labels of all parameters and buffers, by name; changed as operations ask for.
-        labelling: gets a doubt for each operation that is not known.
-    """
-    labels: dict[Node, list[TensorLabels]] = {}  # of the tensors that each node returns
-    # The graph takes parameters and buffers as inputs, under names of its own: node name -> name in the network.
-    name_of = {graph_input.arg.name: graph_input.target for graph_input in program.graph_signature.input_specs}
-    for node in program.graph.nodes:
-        name = name_of.get(node.name)
-        if name in tensors:
-            labels[node] = [tensors[name]]
-            if not node.users:  # a parameter that the forward pass does not use
-                fix_all(tensors[name])
-    for node in program.graph.nodes:
-        if node not in labels:
-            labels[node] = labels_of_node(node, labels, labelling)
-
-
-def labels_of_node(node: Node, labels: Mapping[Node, list[TensorLabels]], labelling: Labelling) -> list[TensorLabels]:
-    """The labels of all tensors that a node of the graph returns, from those of the nodes before it."""
-    if node.target is operator.getitem:  # one of the tensors that an operation returned
-        source, index = node.args
-        return [labels[source][index]]
-    taken: list[TensorLabels] = []
-    map_arg((node.args, node.kwargs), lambda argument: taken.extend(labels[argument]))
-    axes = [axis for tensor in taken for axis in tensor]
-    shapes = shapes_of_results(node)
-    if node.op == "output":
-        fix_all(axes)
-    if all_fixed(axes):  # also of the network's inputs and of constants, which take nothing
-        return [fixed_axes(shape) for shape in shapes]
-    name = name_of_operator(node)
-    labelling.here = f"{name} in {module_of(node)}"
-    results = None
-    if hasattr(node.target, "_schema"):  # an operator of PyTorch
-        results = labels_of_results(Call(name, node, taken, shapes, labelling))
-    if results is not None and [shape_of(tensor) for tensor in results] == shapes:
-        return results
-    labelling.refuse(axes, "is not known")
-    return [fixed_axes(shape) for shape in shapes]
-
-
-def shape_of(tensor: TensorLabels) -> tuple[int, ...]:
-    """The shape of a tensor with these labels."""
-    return tuple(label.size for label in tensor)
-
-
-def name_of_operator(node: Node) -> str:
-    """The name that ``OPERATIONS`` has for it: ``aten.add_.Tensor`` -> ``add``."""
-    without_overload = str(node.target).removeprefix("aten.").rsplit(".", 1)[0]
-    return without_overload.rstrip("_")
-
-
-def shapes_of_results(node: Node) -> list[tuple[int, ...]]:
-    """Shapes of all tensors that a node returns; () for what is no tensor."""
-    results = node.meta.get("val")
-    if not isinstance(results, (list, tuple)):
-        results = [results]
-    return [tuple(getattr(result, "shape", ())) for result in results]
-
-
-def module_of(node: Node) -> str:
-    """The module in whose forward pass a node stands, for messages: ``layers.0``, or ``forward``."""
-    stack = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
-    path = stack[-1] if stack else ""
-    return path.removeprefix("L[self].") or "forward"
-
-
-# -- the test of what is proposed --------------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def failing_groups(network: nn.Module, spec: PermutationSpec, x: Tensor) -> list[tuple[str, ...]]:
-    """The groups (or blocks of heads) that cannot be permuted alone without a change of outputs."""
-    double = deepcopy(network).double().eval()
-    x = x.double() if x.is_floating_point() else x
-    failing: dict[tuple[str, ...], None] = {}
-    for seed in range(4):  # in some networks, for some weights, hardly anything reaches the output
-        state = random_state(spec.layout, seed)
-        before = functional_call(double, state, (x,))
-        for heads, groups in spec.coordinates:
-            sizes = {group: spec.groups[group] for group in groups}
-            for permutation in generating_permutations(heads, sizes):
-                after = functional_call(double, spec.permute(state, permutation), (x,))
-                if not torch.allclose(before, after, rtol=1e-6, atol=1e-8):
-                    failing[groups] = None
-    return list(failing)
-
-
-def random_state(layout: Layout, seed: int) -> dict[str, Tensor]:
-    """Named tensors of a network, drawn at random in float64; running variances are positive."""
-    generator = torch.Generator().manual_seed(seed)
-    weights = 0.5 * torch.randn(layout.size, generator=generator, dtype=torch.float64)
-    state = dict(layout.unflatten(weights))
-    for name in state:
-        if name.endswith("running_var"):
-            state[name] = state[name].abs() + 0.1
-    return state
-
-
-def generating_permutations(heads: int, sizes: Mapping[str, int]) -> Iterator[Permutation]:
-    """Permutations of which all others are made: a cycle and a swap, of heads, and of units in each group's first head.
-
-    Args:
-        heads: number of heads; 1 for a group without.
-        sizes: group -> number of units, of the groups that have these heads.
-    """
-    for order in cycle_and_swap(heads):
-        yield Permutation({g: torch.arange(size).view(heads, -1)[order].flatten() for g, size in sizes.items()})
-    for group, size in sizes.items():
-        inside = size // heads
-        for order in cycle_and_swap(inside):
-            yield Permutation({group: torch.cat([order, torch.arange(inside, size)])})
-
-
-def cycle_and_swap(n: int) -> list[Tensor]:
-    """The cycle of n places and the swap of the first two, which generate all permutations; none where n is 1."""
-    if n < 2:
-        return []
-    return [torch.tensor([*range(1, n), 0]), torch.tensor([1, 0, *range(2, n)])]
+def why_not_traced(error: Exception) -> str:
+    """What a forward pass does that no graph of operations can show, in words."""
+    text = f"{type(error).__name__} {error}"
+    if "data-dependent" in text or "DataDependent" in text:
+        return "its forward pass branches, or has sizes, by the numbers in a tensor"
+    if "numpy" in text.lower():
+        return "its forward pass leaves PyTorch for NumPy"
+    return one_line(str(error))
