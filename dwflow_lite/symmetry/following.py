@@ -171,7 +171,10 @@ def labels_by_parts(call: Call) -> list[TensorLabels] | None:
 
 def parts_of_operator(node: Node) -> GraphModule | None:
     """An operator as a graph of simpler ones, by PyTorch's own table; None if it is in no table."""
-    function = torch.export.default_decompositions().get(node.target)
+    in_place, overload = node.target._schema.name.endswith("_"), node.target._overloadname
+    target = getattr(getattr(torch.ops.aten, name_of_operator(node)), overload, None) if in_place else node.target
+    table = torch.export.default_decompositions()
+    function = table[target] if target in table else None  # (its ``get`` does not see all that it has)
     sources: list[Node] = []
     map_arg((node.args, node.kwargs), sources.append)
     examples = [source.meta.get("val") for source in sources]

@@ -45,11 +45,13 @@ def write_spec(layout: Layout, tensors: Mapping[str, TensorLabels], labelling: L
     """
     while True:  # until all labels have words: what is fixed in one round may leave others without
         spans: dict[str, list[list[Span]]] = {}
+        notes = len(labelling.notes)
         for entry in layout.entries:
             labelling.here = entry.name
             spans[entry.name] = [spans_of(label, labelling) for label in tensors[entry.name]]
+        spans = heads_as_blocks(spans)
         reasons = labels_without_words(spans)
-        if not reasons:
+        if not reasons and len(labelling.notes) == notes:
             break
         for label, why in reasons.items():
             label.fix(why)
@@ -85,6 +87,21 @@ def spans_of(label: Label, labelling: Labelling) -> list[Span]:
         labelling.notes.append(f"{labelling.here}: in an order that a spec has no word for")
     # The inner units are fixed: each outer unit takes them along, as so many consecutive places.
     return [span._replace(each=span.each * inner.size) for span in spans_of(outer, labelling)]
+
+
+def heads_as_blocks(spans: Spans) -> dict[str, list[list[Span]]]:
+    """Heads that move as a whole in one tensor, where others also have units that move inside them.
+
+    With rotary positions, say, the units of queries and keys stay in their order inside a head, those of values do not.
+    Such a head is one unit, of a group that belongs to the same block: (heads,) becomes (heads, one unit inside).
+    """
+    inside = {key[0]: Label(1) for key in keys_in(spans) if len(key) == 2}
+
+    def named(span: Span) -> Span:
+        moves_alone = span.key is not None and len(span.key) == 1 and span.key[0] in inside
+        return span._replace(key=(span.key[0], inside[span.key[0]])) if moves_alone else span
+
+    return {name: [[named(span) for span in row] for row in rows] for name, rows in spans.items()}
 
 
 # -- what a spec cannot say --------------------------------------------------------------------------------------------

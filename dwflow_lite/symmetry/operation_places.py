@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dwflow_lite.symmetry.labels import Label, TensorLabels, fix_all, fixed_axes, join
+from dwflow_lite.symmetry.labels import Label, TensorLabels, first_reason, fix_all, fixed_axes, join
 from dwflow_lite.symmetry.operation_calls import Call, broadcast
 
 # -- cutting, joining and moving axes ----------------------------------------------------------------------------------
@@ -71,9 +71,10 @@ def stack(call: Call) -> list[TensorLabels]:
 
 def cut(call: Call) -> list[TensorLabels] | None:
     """Stretches along ``dim``, one after another (a slice may begin later): labels are cut into rows."""
-    if call.options.get("step", 1) != 1:
-        return None
     x, dim = call.tensors[0], call.dim
+    if call.options.get("step", 1) != 1:
+        every_other = fixed_axes([call.shapes[0][dim]], first_reason([x[dim]]))
+        return [[*x[:dim], *every_other, *x[dim + 1 :]]] if x[dim].is_fixed else None
     first = call.options.get("start")  # None: 0; negative: counted from the end
     start, _, _ = slice(first, None).indices(x[dim].size)
     lengths = [shape[dim] for shape in call.shapes]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from dwflow_lite.symmetry.permutation import Permutation
 from dwflow_lite.symmetry.probing import (
     Probe,
-    floating_point_operations,
     generic_inputs,
     in_double,
     probes,
@@ -19,7 +18,7 @@ from dwflow_lite.symmetry.probing import (
 )
 from dwflow_lite.symmetry.spec import PermutationSpec
 
-LARGE = 4e9  # floating point operations of a forward pass, from which on fewer are made
+LARGE = 2e8  # operations (for one forward pass, and to move its weights) from which on fewer draws are made
 
 Groups = tuple[str, ...]
 
@@ -29,9 +28,9 @@ def failing_groups(network: nn.Module, spec: PermutationSpec, x: Tensor) -> list
     """The groups (or blocks of heads) that cannot be permuted without a change of outputs.
 
     First all groups are permuted at once, at random, several times. If a spec is wrong, a draw shows it with a
-    probability of at least 1/2 (what keeps outputs is a subgroup of all permutations), and of nearly 1 where groups
-    have more than a few units: 20 draws miss it with a probability below 1e-6. Only if outputs change is each group
-    permuted alone, by permutations of which all others are made, to find out which it is.
+    probability of at least 1/2, since what keeps outputs is a subgroup of all permutations; and of 1 - 1/n! where one
+    group of n units is wrong. Small networks are drawn 20 times, large ones, whose groups are large, 6 times. Only if
+    outputs change is each group permuted alone, by permutations of which all others are made, to find out which it is.
 
     Args:
         network: in any dtype; not changed.
@@ -43,20 +42,24 @@ def failing_groups(network: nn.Module, spec: PermutationSpec, x: Tensor) -> list
     """
     double = in_double(network)
     x = generic_inputs(x)
-    first = random_state(spec.layout, 0)
-    small = smaller_inputs(double, first, x)
-    is_large = floating_point_operations(double, first, small) > LARGE
-    draws = 3 if is_large else 5
-    found = probes(double, spec.layout, small, seeds=2 if is_large else 4)
-    if small.shape[1:] != x.shape[1:]:  # once also at full size
-        found += probes(double, spec.layout, x[:2], seeds=1)
-    if keeps_outputs(double, spec, found, draws):
+    small, cost = smaller_inputs(double, random_state(spec.layout, 0), x)
+    is_large = cost + 100 * spec.layout.size > LARGE
+    seeds, draws = (2, 3) if is_large else (4, 5)
+
+    def all_probes() -> Iterator[Probe]:
+        """At small inputs; and once at full size, if that is another one."""
+        yield from probes(double, spec.layout, small, seeds)
+        if small.shape[1:] != x.shape[1:]:
+            yield from probes(double, spec.layout, x[: len(small)], seeds=1)
+
+    if keeps_outputs(double, spec, all_probes(), draws):
         return []
-    failing = [groups for heads, groups in spec.coordinates if not keeps_alone(double, spec, found, heads, groups)]
+    few = list(probes(double, spec.layout, small, seeds))
+    failing = [groups for heads, groups in spec.coordinates if not keeps_alone(double, spec, few, heads, groups)]
     return failing or [groups for _, groups in spec.coordinates]  # only together they fail: none can be trusted
 
 
-def keeps_outputs(network: nn.Module, spec: PermutationSpec, found: list[Probe], draws: int) -> bool:
+def keeps_outputs(network: nn.Module, spec: PermutationSpec, found: Iterable[Probe], draws: int) -> bool:
     """Whether permuting all groups at once, at random, changes no output; so many draws for each probe."""
     generator = torch.Generator().manual_seed(0)
     for probe in found:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from math import factorial, lgamma, log, prod
 
 import torch
@@ -150,10 +151,9 @@ class PermutationSpec:
         """
         double = in_double(network)
         x = generic_inputs(x)
-        tried = [Probe.of(double, known_state(self.layout, weights), x)]
-        tried += probes(double, self.layout, x, seeds=2)
+        given = Probe.of(double, known_state(self.layout, weights), x)
         generator = torch.Generator().manual_seed(0)
-        for probe in tried:
+        for probe in chain([given], probes(double, self.layout, x, seeds=2)):
             state = self.permute(probe.state, self.random(generator))
             if not probe.keeps(double, state):
                 raise ValueError(

@@ -181,6 +181,7 @@ def checked_copy(network: nn.Module, x: Tensor) -> tuple[nn.Module, Tensor]:
     x = x.detach().cpu()
     before = {path: parameter.clone() for path, parameter in copy.named_parameters()}
     try:
+        dice = torch.get_rng_state()
         outputs = copy(x)
     except Exception as error:  # whatever a reader's own code raises
         raise ValueError(f"{name} cannot be traced: it does not run on x ({one_line(str(error))})") from error
@@ -191,6 +192,8 @@ def checked_copy(network: nn.Module, x: Tensor) -> tuple[nn.Module, Tensor]:
         several = isinstance(outputs, tuple | list) and len(outputs) > 1
         number, kind = "more than one tensor" if several else "no tensor", type(outputs).__name__
         raise ValueError(f"{name} returns {number} ({kind}); derive the spec of a module that returns the one used")
+    if not torch.equal(dice, torch.get_rng_state()):
+        raise ValueError(f"{name} draws random numbers in eval mode, so no spec can be tested; {BY_HAND}")
     return copy, x
 
 
