@@ -22,7 +22,7 @@ from dwflow_lite.symmetry.labels import (
     fixed_axes,
 )
 from dwflow_lite.symmetry.operation_calls import Call
-from dwflow_lite.symmetry.operations import OPERATIONS, labels_of_results
+from dwflow_lite.symmetry.operations import OPERATIONS, SPREADING, labels_of_results
 
 Labels = dict[Node, list[TensorLabels]]  # of the tensors that each node of a graph returns
 
@@ -93,10 +93,15 @@ def labels_of_node(node: Node, labels: Labels, labelling: Labelling, inside: str
     shapes = shapes_of_results(node)
     if node.op == "output":
         fix_all(axes, "outputs keep their order")
-    if all_fixed(axes):  # also of the network's inputs and of constants, which take nothing
-        why = first_reason(axes) or ("inputs keep their order" if node.op == "placeholder" else "meets a constant")
-        return [fixed_axes(shape, why) for shape in shapes]
     name = name_of_operator(node)
+    if all_fixed(axes) and name not in SPREADING:  # also of the network's inputs and of constants, which take nothing
+        of_a_part = f"{inside} tells units apart" if inside else ""
+        why = (
+            first_reason(axes)
+            or of_a_part
+            or ("inputs keep their order" if node.op == "placeholder" else "meets a constant")
+        )
+        return [fixed_axes(shape, why) for shape in shapes]
     labelling.here = inside or f"{name} in {module_of(node)}"
     results = None
     if name in WRAPPERS:
@@ -154,8 +159,8 @@ def labels_of_part(
 def labels_by_parts(call: Call) -> list[TensorLabels] | None:
     """The labels of what an operator returns, from the simpler ones that PyTorch makes it of; None if it has none.
 
-    What is known to be free must stay so: a part that fixes units (a mask, say, made of the numbers of places) says
-    that the operator tells them apart, and that is a doubt.
+    A part that makes tensors of its own (a mask, say, of the numbers of places) and fixes units by them says that the
+    operator tells units apart, and that is a doubt.
     """
     module = parts_of_operator(call.node)
     if module is None:
@@ -163,22 +168,22 @@ def labels_by_parts(call: Call) -> list[TensorLabels] | None:
     atoms = [atom for tensor in call.tensors for axis in tensor for atom in free_atoms(axis)]
     doubts = len(call.labelling.doubts)
     results = labels_of_part(module.graph, call.tensors, call.labelling, call.labelling.here)
-    lost = [atom for atom in atoms if not free_atoms(atom)]
-    if results is not None and lost and len(call.labelling.doubts) == doubts:
-        call.labelling.doubts.append(f"{call.labelling.here} tells units apart")
+    doubt = f"{call.labelling.here} tells units apart"
+    if len(call.labelling.doubts) == doubts and any(doubt in atom.reasons for atom in atoms):
+        call.labelling.doubts.append(doubt)
     return results
 
 
 def parts_of_operator(node: Node) -> GraphModule | None:
-    """An operator as a graph of simpler ones, by PyTorch's own table; None if it is in no table."""
+    """An operator as a graph of simpler ones, by PyTorch's own table and code; None if it is not made of others."""
     in_place, overload = node.target._schema.name.endswith("_"), node.target._overloadname
     target = getattr(getattr(torch.ops.aten, name_of_operator(node)), overload, None) if in_place else node.target
     table = torch.export.default_decompositions()
-    function = table[target] if target in table else None  # (its ``get`` does not see all that it has)
+    function = table[target] if target in table else target  # which may be made of others in C++
     sources: list[Node] = []
     map_arg((node.args, node.kwargs), sources.append)
     examples = [source.meta.get("val") for source in sources]
-    if function is None or not all(isinstance(example, Tensor) for example in examples):
+    if not all(isinstance(example, Tensor) for example in examples):
         return None
 
     def run(*tensors: Tensor) -> object:
@@ -189,9 +194,10 @@ def parts_of_operator(node: Node) -> GraphModule | None:
     # Only shapes matter: tensors without numbers will do.
     shapes = [torch.empty(example.shape, dtype=example.dtype, device="meta") for example in examples]
     try:
-        return make_fx(run, tracing_mode="fake")(*shapes)
+        module = make_fx(run, tracing_mode="fake")(*shapes)
     except Exception:  # of the operator's own code: it is not known, as if it were in no table
         return None
+    return None if any(part.target is target for part in module.graph.nodes) else module
 
 
 def free_atoms(label: Label) -> list[Label]:

@@ -49,16 +49,25 @@ class Label:
         parts: outer and inner label of a product, or first and second of a row; none for an atom.
         stays: whether the units are fixed from the beginning.
         why: the reason, if they are.
+        alike: whether all its places hold the same numbers (copies, zeros), so that it goes with units in any order.
     """
 
     def __init__(
-        self, size: int, kind: Kind | None = None, parts: Sequence[Label] = (), stays: bool = False, why: str = ""
+        self,
+        size: int,
+        kind: Kind | None = None,
+        parts: Sequence[Label] = (),
+        *,
+        stays: bool = False,
+        why: str = "",
+        alike: bool = False,
     ) -> None:
         self.size = size
         self.kind = kind
         self.parts = tuple(parts)
         self.stays = stays or size == 1  # of an atom; a label that is cut is fixed where its parts are
         self.why = why
+        self.alike = alike
         self.equal_to: Label | None = None  # one step towards the root
         self.depends_on: tuple[Label, ...] = ()  # outer labels: inside each of their units the order may be another
         self.at_place: dict[tuple[Label, int], Label] = {}  # (outer atom, index) -> what it is there
@@ -85,6 +94,14 @@ class Label:
         return all(part.is_fixed for part in root.parts) if root.parts else root.stays
 
     @property
+    def could_move(self) -> bool:
+        """Whether units of a parameter move with it: not where it is fixed, or only runs over places that are alike."""
+        root = self.root
+        if root.parts:
+            return any(part.could_move for part in root.parts)
+        return not (root.stays or root.alike)
+
+    @property
     def outer_atoms(self) -> list[Label]:
         """The atoms of outer labels that its order may depend on."""
         return [atom for outer in self.root.depends_on for atom in outer.leaves("product")]
@@ -101,6 +118,14 @@ class Label:
         for label in (*root.parts, *root.at_place.values()):
             if not label.is_fixed:
                 label.fix(why)
+
+    def fix_copies(self) -> None:
+        """Fix what only runs over places that are alike: where they are summed, each may have a weight of its own."""
+        root = self.root
+        for part in root.parts:
+            part.fix_copies()
+        if root.alike and not root.parts:
+            root.fix("reads copies of one number")
 
     @property
     def reasons(self) -> list[str]:
@@ -138,7 +163,7 @@ class Label:
         if root.is_fixed or outer not in root.outer_atoms:
             return root
         if (outer, index) not in root.at_place:
-            label = Label(root.size, stays=root.stays, why=root.why)
+            label = Label(root.size, stays=root.stays, why=root.why, alike=root.alike)
             others = [atom for atom in root.outer_atoms if atom is not outer]
             label.depends_on = tuple(other.place(outer, index) for other in others)
             root.at_place[outer, index] = label
@@ -201,9 +226,9 @@ class Labelling:
 
     def refuse(self, axes: Sequence[Label], why: str) -> None:
         """Fix these axes and say why; nothing is said where nothing could move."""
-        if not all_fixed(axes):
+        if any(label.could_move for label in axes):
             self.doubts.append(f"{self.here} {why}")
-            fix_all(axes, f"{self.here} {why}")
+        fix_all(axes, f"{self.here} {why}")
 
     def unify(self, a: Label, b: Label) -> Label:
         """Make two labels equal: both run over the same units, in one order.
@@ -246,6 +271,7 @@ class Labelling:
         """Let ``b`` speak for ``a``; its order may only depend on what both may depend on."""
         shared = tuple(atom for atom in a.outer_atoms if atom in b.outer_atoms)
         a.equal_to = b
+        b.alike = a.alike and b.alike
         b.depends_on = shared
         # What was decided at one place holds for both labels; at all places, if the order no longer depends on them.
         for (outer, index), inner in [*a.at_place.items(), *b.at_place.items()]:
@@ -317,7 +343,7 @@ class Labelling:
             return first, second
         if label.parts or tears:
             return None
-        first, second = Label(size), Label(rest)
+        first, second = Label(size, alike=label.alike), Label(rest, alike=label.alike)
         first.depends_on = label.depends_on
         second.depends_on = (*label.depends_on, first) if kind == "product" else label.depends_on
         label.kind = kind

@@ -30,15 +30,17 @@ def transpose(call: Call) -> list[TensorLabels]:
 
 
 def expand(call: Call) -> list[TensorLabels]:
-    """Copies along new axes, and along axes of size 1: all copies are alike, and their places are fixed."""
+    """Copies along new axes, and along axes of size 1: all copies are alike, so they go with units in any order."""
     shape = call.shapes[0]
     x = call.tensors[0]
     padded = [*fixed_axes([1] * (len(shape) - len(x))), *x]
     copied = zip(padded, shape, strict=True)
-    return [[axis if axis.size == size else Label(size, stays=True, why=COPIES) for axis, size in copied]]
+    return [[axis if axis.size == size else Label(size, alike=True) for axis, size in copied]]
 
 
-COPIES = "copies of a tensor, one after another"
+def filled(call: Call) -> list[TensorLabels]:
+    """The same number everywhere (``zeros_like``): it goes with units in any order."""
+    return [[Label(size, alike=True) for size in shape] for shape in call.shapes]
 
 
 def repeat(call: Call) -> list[TensorLabels]:
@@ -48,9 +50,17 @@ def repeat(call: Call) -> list[TensorLabels]:
     padded = [*fixed_axes([1] * (len(shape) - len(x))), *x]
     axes: TensorLabels = []
     for axis, size in zip(padded, shape, strict=True):
-        copies = Label(size // axis.size, stays=True, why=COPIES)
+        copies = Label(size // axis.size, stays=True, why="copies of a tensor, one after another")
         axes.append(axis if axis.size == size else join([copies, axis], "product"))
     return [axes]
+
+
+def repeat_each(call: Call) -> list[TensorLabels] | None:
+    """Each place of ``dim`` several times in a row; only known along an axis that is fixed."""
+    x, dim = call.tensors[0], call.dim
+    if not x[dim].is_fixed or len(x) != len(call.shapes[0]):
+        return None
+    return [[*x[:dim], *fixed_axes([call.shapes[0][dim]], first_reason([x[dim]])), *x[dim + 1 :]]]
 
 
 def concatenate(call: Call) -> list[TensorLabels]:

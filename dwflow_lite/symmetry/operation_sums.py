@@ -19,6 +19,8 @@ def multiply(labelling: Labelling, a: TensorLabels, b: TensorLabels) -> TensorLa
     ``a`` may also be one vector (k,), which gives (…, m).
     """
     batch = broadcast(labelling, a[:-2], b[:-2])  # first, so that heads are known before the units inside them
+    for label in (a[-1], b[-2]):
+        label.fix_copies()
     labelling.unify(a[-1], b[-2])
     rows = a[-2:-1]  # none for a vector
     return [*batch, *rows, b[-1]]
@@ -36,6 +38,8 @@ def matrix_product(call: Call) -> list[TensorLabels]:
     a, b = call.tensors
     if len(b) > 1:
         return [multiply(call.labelling, a, b)]
+    for label in (a[-1], b[0]):
+        label.fix_copies()
     call.labelling.unify(a[-1], b[0])
     return [a[:-1]]
 
@@ -155,5 +159,6 @@ def convolution(call: Call) -> list[TensorLabels]:
         written = read = kernel[0]
     elif groups > 1:
         labelling.refuse([channels, *kernel, *bias], "has several groups of channels")
+    channels.fix_copies()
     labelling.unify(channels, read)
     return [[*batch, labelling.unify_all([written, *bias]), *sides]]

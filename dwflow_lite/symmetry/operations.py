@@ -23,6 +23,7 @@ from dwflow_lite.symmetry.operation_places import (
     concatenate,
     cut,
     expand,
+    filled,
     gather,
     index,
     index_select,
@@ -31,6 +32,7 @@ from dwflow_lite.symmetry.operation_places import (
     pixel_shuffle,
     pixel_unshuffle,
     repeat,
+    repeat_each,
     roll,
     select,
     stack,
@@ -163,8 +165,18 @@ OPERATIONS: Operations = {
     "expand": expand,
     "expand_as": expand,
     "broadcast_to": expand,
+    "zeros": filled,
+    "ones": filled,
+    "full": filled,
+    "new_zeros": filled,
+    "new_ones": filled,
+    "new_full": filled,
+    "zeros_like": filled,
+    "ones_like": filled,
+    "full_like": filled,
     "repeat": repeat,
     "tile": repeat,
+    "repeat_interleave": repeat_each,
     "view_as": view,
     "reshape_as": view,
     "ravel": view,
@@ -218,6 +230,7 @@ OPERATIONS: Operations = {
     "log_softmax": unchanged,
     "_safe_softmax": unchanged,
     "where": elementwise,
+    "log_sigmoid": elementwise,
     "masked_fill": elementwise,
     "copy": elementwise,
     "fill": elementwise,
@@ -229,6 +242,10 @@ OPERATIONS: Operations = {
     "feature_dropout": unchanged,
     "_assert_tensor_metadata": no_result,
 }
+
+
+# What gives labels of its own to tensors that are fixed, or to none.
+SPREADING = frozenset(name for name, operation in OPERATIONS.items() if operation in (expand, filled))
 
 
 def labels_of_results(call: Call) -> list[TensorLabels] | None:

@@ -27,33 +27,43 @@ What is free is ``a``: the rows of the first layer, its bias, and the columns of
     >>> spec.axes["0.weight"], spec.axes["0.bias"], spec.axes["2.weight"], spec.axes["2.bias"]
     (('0', None), ('0',), (None, '0'), (None,))
 
-Four files, in the order in which to read them:
+What is fixed is listed with its reason: ``print(spec)``, or
+
+    >>> spec.fixed
+    {'2.bias': 'outputs keep their order'}
+
+The files, in the order in which to read them:
 
 1. ``labels.py``: labels, and what can become of them (equal, cut, joined, fixed);
-2. ``operations.py``: what each operation says about labels, one small function each;
-3. ``labelled_spec.py``: labels written as a spec;
-4. this one: the forward pass is traced, labelled, written as a spec, and every group of the spec is tested. A rule that
-   is wrong can cost a group, but it cannot make a spec that changes outputs: the test finds such a group.
+2. ``operation_calls.py``, ``operation_sums.py``, ``operation_places.py``: what each operation says about labels, one
+   small function each; ``operations.py``: which function speaks for which operation;
+3. ``following.py``: the traced forward pass is labelled;
+4. ``labelled_spec.py``: labels written as a spec;
+5. ``probing.py`` and ``proving.py``: the spec is tested on the network itself, at random weights. A rule that is wrong
+   can cost a group, but it cannot make a spec that changes outputs: the test finds such a group;
+6. this one: all of that in a row.
 
-How to add an operation. An error names it: "stack in forward is not known". (``torch.stack`` puts tensors side by side
-along a new axis.)
+How to add an operation. An operation that works number by number needs nothing: PyTorch marks it
+(``torch.Tag.pointwise``). Nor does one that PyTorch makes of simpler ones (``glu``, ``einsum``, ``hardswish``): its
+parts are followed. For others an error names it: "cdist in forward is not known". (``torch.cdist`` gives the distance
+of each row of a matrix from each row of another.)
 
-1. Ask what it says about units. Places of the new axis are called by number, so they are fixed. Along the other axes
-   the tensors lie on one another: if one is permuted, all must be.
-2. Say so in a function of ``operations.py``. The labels of what it takes are in ``call.tensors``, its arguments by name
-   in ``call.options``, the shapes of what it returns in ``call.shapes``. ``call.labelling`` makes labels equal
-   (``unify``) and cuts and joins them (``deal``); ``broadcast`` and ``fixed_axes`` are at hand there. ::
+1. Ask what it says about units. Distances are summed over columns: if those of one matrix are permuted, those of the
+   other must be. Rows go on, of the first matrix as rows of the result, of the second as its columns.
+2. Say so in a function of ``operation_sums.py``, or ``operation_places.py`` if no numbers are changed. The labels of
+   what it takes are in ``call.tensors``, its arguments by name in ``call.options``, the shapes of what it returns in
+   ``call.shapes``. ``call.labelling`` makes labels equal (``unify``) and cuts and joins them (``deal``); ``broadcast``
+   and ``fixed_axes`` are at hand there. ::
 
-       def stack(call: Call) -> list[TensorLabels]:
-           axes = broadcast(call.labelling, *call.tensors)
-           new = call.options["dim"] % (len(axes) + 1)  # where the new axis stands
-           places = fixed_axes([len(call.tensors)])
-           return [[*axes[:new], *places, *axes[new:]]]  # of the one tensor that it returns
+       def distances(call: Call) -> list[TensorLabels]:
+           a, b = call.tensors  # (…, n, k) and (…, m, k)
+           batch = broadcast(call.labelling, a[:-2], b[:-2])
+           call.labelling.unify(a[-1], b[-1])
+           return [[*batch, a[-2], b[-2]]]  # of the one tensor that it returns
 
    Return None for a form that you leave out (a step, a mode): it is refused as not known, and so is what returns labels
    of other sizes than ``call.shapes``.
-3. Add the line ``"stack": stack`` to ``OPERATIONS``, under the name that the error gives. An operation that works
-   number by number needs no function: ``"hardswish": elementwise``.
+3. Add the line ``"cdist": distances`` to ``OPERATIONS``, under the name that the error gives.
 4. Test it, in ``tests/test_tracing.py``: a network in ``FREE`` (everything that may move is found), and one in
    ``SOUND`` where units are not alike (nothing else moves).
 """
@@ -82,13 +92,15 @@ def derive_spec(network: nn.Module, x: Tensor, *, unknown: str = "raise") -> Per
 
     Every axis of every parameter gets a label. Operations make labels equal (a sum of both sides, a layer and what it
     reads), cut them (heads, slices) or put them in a row (concatenation); what reaches the output, meets inputs,
-    positions or constants, or an operation that is not known, is fixed. What is left is a proposal. Each of its groups
-    is then permuted alone, by permutations of which all others are made, in float64 and with random weights: one that
-    changes outputs is fixed as well.
+    positions or constants, or an operation that is not known, is fixed. What is left is a proposal. All of its groups
+    are then permuted, at random and several times, in float64 and with random weights: what changes outputs is fixed as
+    well. ``spec.fixed`` names the tensors in which nothing moves, with the reason.
 
-    Known: linear layers, convolutions (plain, depthwise), BatchNorm, LayerNorm, RMSNorm, GroupNorm of one group,
-    elementwise functions, softmax, sums with broadcasting, products of matrices, attention (fused or not), pooling,
-    means, reshaping, concatenation, slices, embeddings.
+    Known: linear layers, convolutions (plain, depthwise), BatchNorm, LayerNorm, RMSNorm, InstanceNorm, GroupNorm of one
+    group, elementwise functions, softmax, sums with broadcasting, products of matrices, attention (fused or not),
+    pooling, resizing, means and extrema, reshaping, concatenation, slices, embeddings, and what PyTorch makes of these.
+    Refused by name: recurrent layers, convolutions of several groups, shuffled channels, and whatever depends on the
+    order of units.
 
     Args:
         network: a module of one tensor in, one out; it is left as it is.
