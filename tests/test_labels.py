@@ -259,6 +259,29 @@ def test_a_place_of_an_outer_product_is_looked_up_in_each_factor():
     assert places[0] is not places[5]  # control
 
 
+def test_places_of_an_outer_product_differ_one_by_one_once_it_is_fixed():
+    labelling, axis = Labelling(), Label(30)
+    outer, units = labelling.divide(axis, 6, "product")
+    labelling.divide(outer, 2, "product")
+    outer.fix("called by number")
+    places = [units.place(outer, index) for index in range(6)]
+    assert len(set(places)) == 6 and places == [units.place(outer, index) for index in range(6)]
+    assert all(place.outer_atoms == [] for place in places)
+    units.fix("a test")
+    assert all(place.is_fixed and place.reasons == ["a test"] for place in places)
+    assert units.place(outer, 4) is units.root  # control: what is fixed is the same everywhere
+
+
+def test_the_first_reason_is_kept_and_spreads():
+    labelling, a, b, c = Labelling(), Label(4), Label(4), Label(4)
+    labelling.unify(a, b)
+    a.fix("outputs")
+    labelling.unify(b, c)
+    c.fix("later")
+    assert a.reasons == b.reasons == c.reasons == ["outputs"]
+    assert Label(4).reasons == []  # control
+
+
 @pytest.mark.parametrize("index", range(3))
 def test_a_place_selected_from_what_is_permuted_is_permuted_like_its_units(index):
     """Places 0, 1, 2 hold query, key and value: each may have an order of its own."""

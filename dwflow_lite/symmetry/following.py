@@ -60,6 +60,7 @@ def label_forward_pass(program: ExportedProgram, tensors: Mapping[str, TensorLab
     labels: Labels = {}
     # The graph takes parameters and buffers as inputs, under names of its own: node name -> name in the network.
     name_of = {graph_input.arg.name: graph_input.target for graph_input in program.graph_signature.input_specs}
+    inputs = program.graph_signature.user_inputs
     used: set[int] = set()
     for node in program.graph.nodes:
         name = name_of.get(node.name)
@@ -67,6 +68,9 @@ def label_forward_pass(program: ExportedProgram, tensors: Mapping[str, TensorLab
             labels[node] = [tensors[name]]
             if node.users:
                 used.add(id(tensors[name]))
+        elif node.op == "placeholder":
+            why = "inputs keep their order" if node.name in inputs else "meets a constant"
+            labels[node] = [fixed_axes(shape, why) for shape in shapes_of_results(node)]
     for axes in tensors.values():
         if id(axes) not in used:  # under none of its names
             fix_all(axes, "no part of the forward pass")
