@@ -45,8 +45,21 @@ def labels_of_parameters(network: nn.Module, moving: Sequence[str]) -> dict[str,
         if id(tensor) in weights:
             labels[id(tensor)] = [Label(size) for size in tensor.shape]
         else:
-            labels[id(tensor)] = fixed_axes(tensor.shape, "meets a constant")
+            labels[id(tensor)] = labels_of_constant(tensor)
     return {name: labels[id(tensor)] for name, tensor in tensors.items()}
+
+
+def labels_of_constant(tensor: Tensor) -> TensorLabels:
+    """The labels of a tensor that is no weight: it stays, but along an axis where all its numbers are alike.
+
+    Units may move along such an axis: they find the same number wherever they go. Whole numbers (of tokens) stay.
+    """
+    labels: TensorLabels = []
+    for axis, size in enumerate(tensor.shape):
+        first = tensor.narrow(axis, 0, min(size, 1))
+        alike = tensor.is_floating_point() and not bool((tensor != first).any())
+        labels.append(Label(size, stays=not alike, why="meets a constant", alike=alike))
+    return labels
 
 
 def label_forward_pass(program: ExportedProgram, tensors: Mapping[str, TensorLabels], labelling: Labelling) -> None:
@@ -60,7 +73,6 @@ def label_forward_pass(program: ExportedProgram, tensors: Mapping[str, TensorLab
     labels: Labels = {}
     # The graph takes parameters and buffers as inputs, under names of its own: node name -> name in the network.
     name_of = {graph_input.arg.name: graph_input.target for graph_input in program.graph_signature.input_specs}
-    inputs = program.graph_signature.user_inputs
     used: set[int] = set()
     for node in program.graph.nodes:
         name = name_of.get(node.name)
@@ -68,9 +80,10 @@ def label_forward_pass(program: ExportedProgram, tensors: Mapping[str, TensorLab
             labels[node] = [tensors[name]]
             if node.users:
                 used.add(id(tensors[name]))
+        elif name in program.constants:  # a tensor that is a plain attribute, or made in the forward pass
+            labels[node] = [labels_of_constant(program.constants[name])]
         elif node.op == "placeholder":
-            why = "inputs keep their order" if node.name in inputs else "meets a constant"
-            labels[node] = [fixed_axes(shape, why) for shape in shapes_of_results(node)]
+            labels[node] = [fixed_axes(shape, "inputs keep their order") for shape in shapes_of_results(node)]
     for axes in tensors.values():
         if id(axes) not in used:  # under none of its names
             fix_all(axes, "no part of the forward pass")
