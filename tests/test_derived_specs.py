@@ -417,6 +417,18 @@ def test_a_constant_is_no_weight_and_its_units_stay_or_are_named():
     assert derive_spec(Constant(torch.ones(())), x).groups == {"first": 6}  # control
 
 
+def test_tensors_that_a_network_makes_or_keeps_are_tested_in_double_too():
+    network = Of(lambda m, x: m.last(m.first(x) @ m.features + torch.ones(1, 1) @ m.gain), first=nn.Linear(4, 6),
+                 last=nn.Linear(5, 2))  # fmt: skip
+    network.features, network.gain = torch.randn(6, 5, generator=rng(0)), nn.Parameter(torch.ones(1, 5))
+    x = torch.randn(3, 4, generator=rng(0))
+    spec = derive_spec(network, x)
+    assert "first" not in spec.groups and spec.fixed["first.bias"] == "meets a constant"
+    assert network.features.dtype == torch.get_default_dtype() == torch.float32
+    network.features = torch.ones(6, 5)
+    assert derive_spec(network, x).groups["first"] == 6  # control: alike in every order
+
+
 def test_zeros_and_copies_go_with_units_in_any_order():
     x = torch.randn(3, 4, generator=rng(0))
     for change in (

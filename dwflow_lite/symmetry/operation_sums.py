@@ -19,8 +19,7 @@ def multiply(labelling: Labelling, a: TensorLabels, b: TensorLabels) -> TensorLa
     ``a`` may also be one vector (k,), which gives (…, m).
     """
     batch = broadcast(labelling, a[:-2], b[:-2])  # first, so that heads are known before the units inside them
-    for label in (a[-1], b[-2]):
-        label.fix_copies()
+    a[-1].fix_copies()
     labelling.unify(a[-1], b[-2])
     rows = a[-2:-1]  # none for a vector
     return [*batch, *rows, b[-1]]
@@ -38,8 +37,7 @@ def matrix_product(call: Call) -> list[TensorLabels]:
     a, b = call.tensors
     if len(b) > 1:
         return [multiply(call.labelling, a, b)]
-    for label in (a[-1], b[0]):
-        label.fix_copies()
+    a[-1].fix_copies()
     call.labelling.unify(a[-1], b[0])
     return [a[:-1]]
 

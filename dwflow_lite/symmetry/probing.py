@@ -17,6 +17,7 @@ from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from dwflow_lite.networks.constants import constants_of, set_constants
 from dwflow_lite.zoo.layout import Layout
 
 State = dict[str, Tensor]
@@ -78,8 +79,13 @@ class AllInDouble(TorchDispatchMode):
 @torch.no_grad()
 def run(network: nn.Module, state: State, x: Tensor) -> Tensor:
     """Outputs of a network with these weights, in float64 from beginning to end."""
-    with AllInDouble():
-        return functional_call(network, state, (x,))
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)  # of tensors that the forward pass itself makes
+    try:
+        with AllInDouble():
+            return functional_call(network, state, (x,))
+    finally:
+        torch.set_default_dtype(default)
 
 
 def random_state(layout: Layout, seed: int, size: float = 1.0) -> State:
@@ -121,8 +127,11 @@ def known_state(layout: Layout, weights: Tensor) -> State:
 
 
 def in_double(network: nn.Module) -> nn.Module:
-    """A copy of a network in float64 and eval mode, on the CPU."""
-    return deepcopy(network).cpu().double().eval()
+    """A copy of a network in float64 and eval mode, on the CPU; also its tensors that are plain attributes."""
+    double = deepcopy(network).cpu().double().eval()
+    constants = {name: tensor for name, tensor in constants_of(double).items() if tensor.is_floating_point()}
+    set_constants(double, {name: tensor.cpu().double() for name, tensor in constants.items()})
+    return double
 
 
 def probes(network: nn.Module, layout: Layout, x: Tensor, seeds: int) -> Iterator[Probe]:

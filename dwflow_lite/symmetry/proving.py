@@ -46,13 +46,12 @@ def failing_groups(network: nn.Module, spec: PermutationSpec, x: Tensor) -> list
     is_large = cost + 100 * spec.layout.size > LARGE
     seeds, draws = (2, 3) if is_large else (4, 5)
 
-    def all_probes() -> Iterator[Probe]:
-        """At small inputs; and once at full size, if that is another one."""
-        yield from probes(double, spec.layout, small, seeds)
-        if small.shape[1:] != x.shape[1:]:
-            yield from probes(double, spec.layout, x[: len(small)], seeds=1)
+    def keeps_at_full_size() -> bool:
+        """Once more with whole images, if small ones were tried."""
+        found = probes(double, spec.layout, x[: len(small)], seeds=1)
+        return small.shape[1:] == x.shape[1:] or keeps_outputs(double, spec, found, draws=1)
 
-    if keeps_outputs(double, spec, all_probes(), draws):
+    if keeps_outputs(double, spec, probes(double, spec.layout, small, seeds), draws) and keeps_at_full_size():
         return []
     few = list(probes(double, spec.layout, small, seeds))
     failing = [groups for heads, groups in spec.coordinates if not keeps_alone(double, spec, few, heads, groups)]
