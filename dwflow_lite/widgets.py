@@ -18,13 +18,14 @@ def explore(draw: Callable[..., Figure], *, alt: str, **controls: Sequence[Any])
         draw: pure function of the controls' values.
         alt: what the picture shows, for readers who do not see it.
         controls: name of an argument of ``draw`` -> the values it may take. A list of numbers becomes a slider,
-            anything else a menu; each starts at its first value. NumPy's numbers are numbers.
+            anything else a menu; each starts at its first value. NumPy's numbers are numbers. A value that comes again
+            counts once, so that ``[start, *values]`` starts where it should.
 
     Returns:
         A widget to display. An error in ``draw`` is shown below the picture and raised, so that no run hides it.
 
     Raises:
-        ValueError: no control, one without values, or one with the same value twice.
+        ValueError: no control, or one without values.
     """
     import ipywidgets
 
@@ -63,9 +64,7 @@ def _control(name: str, values: list[Any]) -> Any:
     """A slider for numbers, a menu for anything else; it starts at the first value."""
     import ipywidgets
 
-    for i, value in enumerate(values):
-        if any(_is_the_same(value, other) for other in values[:i]):
-            raise ValueError(f"control '{name}' has the value {value} twice; give each value once")
+    values = [value for i, value in enumerate(values) if not any(_is_the_same(value, other) for other in values[:i])]
     common = {
         "options": list(zip(_labels(values), values, strict=True)),
         "index": 0,

@@ -195,9 +195,11 @@ def test_control_anything_else_makes_a_menu(values, labels):
     assert part.value is values[0]
 
 
-def test_a_value_given_twice_is_refused_and_html_is_text():
-    with pytest.raises(ValueError, match="'level' has the value 1 twice"):
-        widgets.explore(simple, alt="", level=[1, 1], colour=["red"])
+def test_a_value_given_twice_counts_once_and_html_is_text():
+    part, _ = slider_of([2, 1, 2, np.int64(1), 3])  # [start, *values]
+    assert part.index == 0 and list(part._options_values) == [2, 1, 3]
+    part, _ = slider_of([1, 2, 3])  # control: nothing is lost
+    assert list(part._options_values) == [1, 2, 3]
 
     def fails(level):
         if level:
