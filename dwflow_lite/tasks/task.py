@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dwflow_lite.support.checks import check_file_name, is_whole
+from dwflow_lite.support.checks import check_file_name, failing_as, is_whole
 from dwflow_lite.tasks.arrays import (
     Reading,
     check_cut,
@@ -89,6 +89,12 @@ class Task:
         positions = np.concatenate([np.asarray(self.indices[s]) for s in SPLITS])
         if len(np.unique(positions)) != len(positions):
             raise ValueError(f"task {self.name!r}: the splits overlap; every example belongs to one split only")
+
+    def __repr__(self) -> str:
+        """In one line, without the data."""
+        sizes = ", ".join(f"{name} {len(split)}" for name, split in self.splits.items())
+        what = "classes" if self.kind == "classification" else "targets"
+        return f"Task({self.name!r}: {self.kind}, inputs {self.input_shape}, {self.outputs} {what}; {sizes})"
 
     # -- data ---------------------------------------------------------------------------------------------
 
@@ -233,11 +239,11 @@ class Task:
             inputs = prepared(inputs, self.preparation.inputs, "x", self.preparation.columns)
         return torch.from_numpy(np.ascontiguousarray(inputs))
 
-    def in_units(self, values: Tensor) -> Tensor:
+    def in_units(self, values: Any) -> Tensor:
         """What networks of a regression return, or the targets of a split, in the reader's units.
 
         Args:
-            values: (..., outputs), as ``predict`` returns them and as ``task.test.y`` is.
+            values: (..., outputs), as ``predict`` returns them and as ``task.test.y`` is: a tensor, array or list.
 
         Returns:
             (..., outputs), float64 where targets were standardised; as they are where not.
@@ -252,6 +258,8 @@ class Task:
             >>> np.allclose(task.in_units(task.test.y)[:, 0], price[rows])
             True
         """
+        with failing_as(f"values are numbers (..., {self.outputs}), as predict returns them"):
+            values = torch.as_tensor(values)
         if self.kind != "regression" or values.shape[-1:] != (self.outputs,):
             raise ValueError(
                 f"units are those of the {self.outputs} target(s) of a regression, (..., {self.outputs}); got "

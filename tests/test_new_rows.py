@@ -1,0 +1,137 @@
+"""A zoo and a reader's rows: what belongs together, and what is said of what does not."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
+
+from dwflow_lite.networks import MLP
+from dwflow_lite.tasks import SPLITS, Task
+from dwflow_lite.training import Recipe, train_zoo
+from dwflow_lite.zoo import Zoo, evaluate, predict
+
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+REGRESSION = {"kind": "regression"}
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(60, 3))
+Y = np.arange(60) % 3
+T = 100 + 10 * X[:, 0]
+
+
+def trained_on(task, *sizes):
+    return train_zoo(task, MLP(sizes), members=3, recipe=Recipe(epochs=2))
+
+
+def warnings_of(call):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        call()
+    return caught
+
+
+@pytest.mark.parametrize(
+    "load, options", [(load_wine, {}), (load_breast_cancer, {}), (load_diabetes, {"kind": "regression"})]
+)
+def test_predictions_of_raw_rows_are_warned_of_and_those_of_prepared_rows_are_not(load, options):
+    x, y = load(return_X_y=True, **({"scaled": False} if load is load_diabetes else {}))
+    task = Task.from_arrays(x, y, **options)
+    zoo = trained_on(task, x.shape[1], 4, task.outputs)
+    for rows in (1, 5, len(x)):
+        (warning,) = warnings_of(lambda rows=rows: predict(zoo, torch.tensor(x[:rows], dtype=torch.float32)))
+        assert "task.prepare(rows)" in str(warning.message) and warning.filename == __file__
+        assert not warnings_of(lambda rows=rows: predict(zoo, task.prepare(x[:rows])))
+    assert not warnings_of(lambda: [evaluate(zoo, task, split) for split in SPLITS])
+    # Control: one prepared row far out is no reason, nor are raw rows of a task that is not standardised.
+    far = task.prepare(x[:5])
+    far[0] = 1e4
+    assert not warnings_of(lambda: predict(zoo, far))
+    plain = Task.from_arrays(x, y, standardise=False, **options)
+    assert not warnings_of(lambda: predict(trained_on(plain, x.shape[1], 4, task.outputs), plain.prepare(x[:5])))
+
+
+def test_a_task_made_of_new_rows_is_not_the_one_that_the_zoo_was_trained_on():
+    x, y = load_wine(return_X_y=True)
+    first, new = np.arange(0, len(x), 2), np.arange(1, len(x), 2)
+    task = Task.from_arrays(x[first], y[first], name="wine")
+    zoo = trained_on(task, 13, 4, 3)
+    of_new_rows = Task.from_arrays(x[new], y[new], name="new")
+    (warning,) = warnings_of(lambda: evaluate(zoo, of_new_rows))
+    assert "standardised otherwise" in str(warning.message) and "'wine'" in str(warning.message)
+    assert warning.filename == __file__
+    as_they_are = Task.from_arrays(x[first], y[first], standardise=False, name="wine")
+    assert len(warnings_of(lambda: evaluate(zoo, as_they_are))) == 1
+    # Control: the task itself, made again, and networks of which no task is known.
+    again = Task.from_arrays(x[first].tolist(), y[first], name="again")
+    assert again.fingerprint == task.fingerprint
+    assert not warnings_of(lambda: evaluate(zoo, again))
+    assert not warnings_of(lambda: evaluate(Zoo.from_modules([MLP([13, 4, 3])]), of_new_rows))
+
+
+@pytest.mark.parametrize(
+    "call, kind, says",
+    [
+        (lambda zoo, task: predict(zoo, X[:2]), TypeError, r"task.prepare\(rows\) makes it; got ndarray"),
+        (lambda zoo, task: predict(zoo, X[:2].tolist()), TypeError, "got list"),
+        (lambda zoo, task: predict(zoo, "rows.csv"), TypeError, "got str"),
+        (lambda zoo, task: predict(torch.zeros(2, 3), zoo), TypeError, "outputs are those of a Zoo; got Tensor"),
+        (lambda zoo, task: predict(zoo.module(0), torch.zeros(2, 3)), TypeError, "got MLP .*from_modules"),
+        (lambda zoo, task: predict(zoo, torch.tensor(X[:2])), ValueError, r"float64 inputs of shape \(3,\): task.prep"),
+        (lambda zoo, task: predict(zoo, torch.zeros(2, 3, dtype=torch.int64)), ValueError, "int64 inputs of shape"),
+        (lambda zoo, task: predict(zoo, torch.zeros(2, 4)), ValueError, r"float32 inputs of shape \(4,\)"),
+        (lambda zoo, task: predict(zoo, torch.zeros(3)), ValueError, r"float32 inputs of shape \(\)"),
+        (lambda zoo, task: evaluate(task, zoo), TypeError, "a task is made by .*; got Zoo$"),
+        (lambda zoo, task: evaluate(zoo.module(0), task), TypeError, "outputs are those of a Zoo; got MLP"),
+        (lambda zoo, task: train_zoo((X, T), MLP([3, 1]), members=1), TypeError, "a task is made by .*; got tuple$"),
+        (lambda zoo, task: task.in_units(0.5), ValueError, r"\(\.\.\., 1\); got \(\)"),
+        (lambda zoo, task: task.in_units([["much"]]), ValueError, "values are numbers"),
+    ],
+)
+def test_what_is_no_input_of_a_zoo_is_said_in_one_sentence(call, kind, says):
+    task = Task.from_arrays(X, T, **REGRESSION)
+    zoo = trained_on(task, 3, 4, 1)
+    with pytest.raises(kind, match=says):
+        call(zoo, task)
+    assert predict(zoo, task.prepare(X[:2])).shape == (3, 2, 1)  # the control
+
+
+def test_outputs_have_units_as_tensors_arrays_and_lists():
+    task = Task.from_arrays(X, T, **REGRESSION)
+    outputs = torch.tensor([[0.5], [-1.0]])
+    for same in (outputs.numpy(), outputs.tolist()):
+        assert torch.equal(task.in_units(same), task.in_units(outputs))
+    assert torch.equal(task.in_units(outputs), outputs.double() * T[task.indices["train"]].std() + task.in_units([0.0]))
+
+
+def test_a_task_prints_in_one_line_without_its_data():
+    task = Task.from_arrays(X, Y, name="mine")
+    assert repr(task) == (
+        "Task('mine': classification, inputs (3,), 3 classes; train 36, calibration 3, validation 9, test 12)"
+    )
+    assert "1 targets" in repr(Task.from_arrays(X, T, **REGRESSION))
+
+
+def test_a_pickled_task_prepares_new_rows_in_another_process(tmp_path):
+    task = Task.from_arrays(X * 1e3, T, **REGRESSION)
+    zoo = trained_on(task, 3, 4, 1)
+    zoo.save(tmp_path / "zoo.safetensors")
+    (tmp_path / "task.pickle").write_bytes(pickle.dumps(task))
+    code = (
+        "import pickle, sys, torch; from dwflow_lite import MLP, Zoo, predict\n"
+        "task, zoo = pickle.load(open('task.pickle', 'rb')), Zoo.load('zoo.safetensors', MLP([3, 4, 1]))\n"
+        "print(task.in_units(predict(zoo, task.prepare([[1.0, 20.0, 300.0]]))).flatten().tolist())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=ENVIRONMENT)
+    there = json.loads(done.stdout)
+    here = task.in_units(predict(zoo, task.prepare([[1.0, 20.0, 300.0]]))).flatten().tolist()
+    assert np.allclose(there, here)
+    assert not np.allclose(there, task.in_units(predict(zoo, torch.tensor([[1.0, 20.0, 300.0]]))).flatten())  # control
