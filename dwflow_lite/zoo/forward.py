@@ -12,7 +12,7 @@ from dwflow_lite.support.checks import whole
 from dwflow_lite.tasks.checks import require_task
 from dwflow_lite.tasks.task import Task
 from dwflow_lite.zoo.batching import State, copies, note_one_by_one, run_all, runs_batched
-from dwflow_lite.zoo.inputs import check_taken, note_other_preparation, note_unprepared, require_inputs
+from dwflow_lite.zoo.inputs import check_taken, note_other_preparation, note_unprepared, note_untaken, require_inputs
 from dwflow_lite.zoo.layout import Layout
 from dwflow_lite.zoo.zoo import Zoo
 
@@ -65,9 +65,9 @@ def predict(zoo: Zoo, x: Tensor, *, members_at_once: int | None = None, inputs_a
         (N, n, outputs), in the order of the members.
 
     Raises:
-        ValueError: a size that is no whole number >= 1, inputs that the networks do not take, or a network that returns
-            something else than one tensor.
+        ValueError: a size that is no whole number >= 1, or a network that returns something else than one tensor.
         TypeError: no zoo, or inputs that are no tensor.
+        Exception: of a network that does not take these inputs.
 
     Warns:
         UserWarning: inputs that look as if they had not been prepared.
@@ -82,9 +82,8 @@ def predict(zoo: Zoo, x: Tensor, *, members_at_once: int | None = None, inputs_a
     note_unprepared(zoo, x)
     try:
         return _predict(zoo, x, members_at_once, inputs_at_once)
-    except Exception:
-        what = f"{str(x.dtype).removeprefix('torch.')} inputs of shape {tuple(x.shape[1:])}"
-        check_taken(zoo, x, f"{what}: task.prepare(rows) makes what they take")
+    except Exception as error:  # the network's own, which stays: with what to do about it
+        note_untaken(zoo, x, error)
         raise
 
 

@@ -40,6 +40,15 @@ def check_taken(zoo: Zoo, x: Tensor, inputs: str) -> None:
         template_on(zoo.module(0), zoo.weights.device, zoo.weights.dtype)(x[:2].clone())
 
 
+def note_untaken(zoo: Zoo, x: Tensor, error: Exception) -> None:
+    """Add a note to an error if a network does not take these inputs (n, ...), not even two of them."""
+    kind = str(x.dtype).removeprefix("torch.")
+    try:
+        check_taken(zoo, x, f"{kind} inputs of shape {tuple(x.shape[1:])}: task.prepare(rows) makes what they take")
+    except ValueError as reason:
+        error.add_note(str(reason).removesuffix(f" ({error})"))
+
+
 def note_unprepared(zoo: Zoo, x: Tensor) -> None:
     """Warn of rows (n, ...) that lie where the reader's own do, while the zoo was trained on standardised ones.
 
