@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
+from torch import nn
 
 from dwflow_lite.networks import MLP
-from dwflow_lite.tasks import SPLITS, Task
+from dwflow_lite.tasks import SPLITS, Task, Vocabulary
 from dwflow_lite.training import Recipe, train_zoo
 from dwflow_lite.zoo import Zoo, evaluate, predict
 
@@ -27,6 +28,24 @@ RNG = np.random.default_rng(0)
 X = RNG.normal(size=(60, 3))
 Y = np.arange(60) % 3
 T = 100 + 10 * X[:, 0]
+
+
+class Frame:
+    """As much of a data frame as tables ask of one; the tests need no pandas."""
+
+    def __init__(self, **columns):
+        self.data = columns
+        self.columns = list(columns)
+        self.shape = (len(next(iter(columns.values()))), len(columns))
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __getitem__(self, name):
+        return self.data[name]
+
+    def to_numpy(self):
+        return np.stack(list(self.data.values()), 1)
 
 
 def trained_on(task, *sizes):
@@ -150,3 +169,103 @@ def test_a_pickled_task_prepares_new_rows_in_another_process(tmp_path):
     here = task.in_units(predict(zoo, task.prepare([[1.0, 20.0, 300.0]]))).flatten().tolist()
     assert np.allclose(there, here)
     assert not np.allclose(there, task.in_units(predict(zoo, torch.tensor([[1.0, 20.0, 300.0]]))).flatten())  # control
+
+
+# -- what newcomers bring ----------------------------------------------------------------------------------------------
+
+TEXTS = ["a good film", "a bad film"] * 30
+FIELDS = np.array([(1, 2.0)] * 60, dtype=[("age", int), ("size", float)])
+
+
+@pytest.mark.parametrize(
+    "changed, says",
+    [
+        ({"x": TEXTS}, r"x holds texts \('a good film'\), .*Vocabulary.*tokens=True"),
+        ({"x": TEXTS, "tokens": True}, r"x holds texts \('a good film'\)"),
+        ({"x": np.array(TEXTS, dtype=object)}, r"x holds texts"),
+        ({"x": "table.csv"}, "x is the text 'table.csv' and no array: if it names a file, read that first"),
+        ({"x": FIELDS}, r"x has named fields \(age, size\)"),
+        ({"y": np.array([None, *"ab" * 29, "a"], dtype=object)}, "1 of them are missing: leave these"),
+        ({"y": np.array([np.nan, np.nan, *"ab" * 29], dtype=object)}, "2 of them are missing: leave these"),
+        ({"y": np.array([*"ab" * 30], dtype=object)}, r"; np.unique\(y, return_inverse=True\)"),  # a control
+        ({"y": np.where(Y > 0, 1, -1)}, r"count the classes from 0 \(np.unique.*take kind='regression'"),
+        ({"y": np.arange(60)}, "are needed: bring more examples"),
+    ],
+)
+def test_arrays_of_newcomers_are_refused_with_what_to_do(changed, says):
+    with pytest.raises(ValueError, match=says) as error:
+        Task.from_arrays(**({"x": X, "y": Y} | changed))
+    assert "\n" not in str(error.value) and "np.str_" not in str(error.value)
+
+
+def test_what_an_error_says_to_do_works():
+    tokens = Vocabulary.of(TEXTS).encode(TEXTS, length=5)
+    assert Task.from_arrays(tokens, Y, tokens=True).input_shape == (5,)
+    names, labels = np.unique(np.where(Y > 0, 1, -1), return_inverse=True)
+    assert Task.from_arrays(X, labels).outputs == len(names) == 2
+    columns = np.stack([FIELDS[field] for field in FIELDS.dtype.names], 1)
+    assert Task.from_arrays(columns, Y).input_shape == (2,)
+    task = Task.from_arrays(X, Y)
+    assert torch.equal(task.prepare([X[7]]), task.prepare(X[7:8]))
+
+
+@pytest.mark.parametrize("unit", ["D", "us"])
+def test_times_in_a_column_are_named_as_what_they_are(unit):
+    times = np.arange(60).astype(f"timedelta64[{unit}]")
+    with pytest.raises(ValueError, match=r"column 'wait' holds datetime\.timedelta"):
+        Task.from_arrays(Frame(wait=times), Y)
+    assert Task.from_arrays(Frame(wait=times / np.timedelta64(1, unit)), Y).input_shape == (1,)  # the control
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 4, 4)])
+def test_one_row_alone_is_told_from_rows_of_another_shape(shape):
+    x = RNG.normal(size=(60, *shape))
+    task = Task.from_arrays(x, Y)
+    with pytest.raises(ValueError, match=r"this is one row alone, .*\[x\]"):
+        task.prepare(x[0])
+    with pytest.raises(ValueError, match="these rows have inputs of shape"):
+        task.prepare(x[:3, ..., :-1])  # the control
+
+
+@pytest.mark.parametrize(
+    "names, says",
+    [
+        ("bac", r"\['a', 'b', 'c'\]: order them alike$"),
+        ("abcy", ": order them alike, and leave the others out$"),
+        ("ab", r": \['c'\] is missing$"),
+        ("ay", r": \['b', 'c'\] are missing, and leave the others out$"),
+    ],
+)
+def test_columns_of_new_rows_are_told_apart(names, says):
+    task = Task.from_arrays(Frame(a=X[:, 0], b=X[:, 1], c=X[:, 2]), Y)
+    assert task.prepare(Frame(a=X[:, 0], b=X[:, 1], c=X[:, 2])).shape == (60, 3)
+    with pytest.raises(ValueError, match=says):
+        task.prepare(Frame(**{name: X[:, 0] for name in names}))
+
+
+def test_images_that_would_not_be_scaled_are_warned_of():
+    pixels = RNG.integers(0, 256, (60, 3, 4, 4))
+    for x in (pixels, pixels.astype(float), torch.tensor(pixels), pixels[:, 0]):
+        (warning,) = warnings_of(lambda x=x: Task.from_arrays(x, Y))
+        assert "x.astype(np.uint8)" in str(warning.message) and warning.filename == __file__
+    for x in (pixels.astype(np.uint8), pixels / 255, pixels % 100, pixels - 1, pixels.reshape(60, -1)):  # controls
+        assert not warnings_of(lambda x=x: Task.from_arrays(x, Y))
+    assert not warnings_of(lambda: Task.from_arrays(pixels, Y, standardise=True))
+
+
+@pytest.mark.parametrize(
+    "shape, says",
+    [((8, 8, 3), r"channels first: x.transpose\(0, 3, 1, 2\) \("), ((8, 8), r"here of one: x\[:, None\] \(")],
+)
+def test_a_convolution_says_where_its_channels_go(shape, says):
+    x = RNG.integers(0, 256, (60, *shape), dtype=np.uint8)
+    ready = x.transpose(0, 3, 1, 2) if len(shape) == 3 else x[:, None]
+    network = nn.Sequential(nn.Conv2d(ready.shape[1], 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 3))
+    task = Task.from_arrays(x, Y)
+    zoo = train_zoo(Task.from_arrays(ready, Y), network, members=2, recipe=Recipe(epochs=1))  # the control
+    with pytest.raises(ValueError, match=says):
+        train_zoo(task, network, members=2, recipe=Recipe(epochs=1))
+    with pytest.raises(ValueError, match=says):
+        evaluate(zoo, task)
+    with pytest.raises(ValueError, match=r"do not take inputs of shape \([^;]*$"):
+        evaluate(Zoo.from_modules([MLP([5, 3])]), task)  # a control: it has no channels

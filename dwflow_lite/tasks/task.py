@@ -24,9 +24,8 @@ from dwflow_lite.tasks.arrays import (
     cut,
     is_pixels,
     prepared,
-    read_inputs,
     read_npz,
-    read_tokens,
+    read_rows,
     standardised,
 )
 from dwflow_lite.tasks.measures import KINDS, MEASURES, SCORES
@@ -232,9 +231,7 @@ class Task:
         holds_tokens = not self.train.x.is_floating_point()
         if not holds_tokens and self.preparation.pixels != is_pixels(x):
             raise ValueError("of these rows and the task's one is bytes (divided by 255), one is not: bring alike")
-        inputs = read_tokens(x, "x") if holds_tokens else read_inputs(x, "x")
-        if inputs.shape[1:] != self.input_shape:
-            raise ValueError(f"these rows have inputs of shape {inputs.shape[1:]}, the task of {self.input_shape}")
+        inputs = read_rows(x, self.input_shape, holds_tokens)
         if not holds_tokens:
             inputs = prepared(inputs, self.preparation.inputs, "x", self.preparation.columns)
         return torch.from_numpy(np.ascontiguousarray(inputs))
