@@ -17,6 +17,7 @@ import torch
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
 from torch import nn
 
+from dwflow_lite.auditing import audit
 from dwflow_lite.networks import MLP
 from dwflow_lite.tasks import SPLITS, Task, Vocabulary
 from dwflow_lite.training import Recipe, train_zoo
@@ -269,3 +270,42 @@ def test_a_convolution_says_where_its_channels_go(shape, says):
         evaluate(zoo, task)
     with pytest.raises(ValueError, match=r"do not take inputs of shape \([^;]*$"):
         evaluate(Zoo.from_modules([MLP([5, 3])]), task)  # a control: it has no channels
+
+
+def test_tokens_and_embeddings_belong_together():
+    tokens = np.arange(300).reshape(60, 5) % 7
+    embeds = nn.Sequential(nn.Embedding(7, 2), nn.Flatten(), nn.Linear(10, 3))
+    as_tokens, as_amounts = Task.from_arrays(tokens, Y, tokens=True), Task.from_arrays(tokens, Y)
+    with pytest.raises(ValueError, match=r"takes whole numbers: .*tokens=True"):
+        train_zoo(as_amounts, embeds, members=1, recipe=Recipe(epochs=1))
+    with pytest.raises(ValueError, match=r"to be looked up in nn\.Embedding first"):
+        train_zoo(as_tokens, MLP([5, 3]), members=1, recipe=Recipe(epochs=1))
+    for task, network in ((as_tokens, embeds), (as_amounts, MLP([5, 3]))):  # the control
+        assert len(train_zoo(task, network, members=1, recipe=Recipe(epochs=1))) == 1
+
+
+@pytest.mark.parametrize(
+    "texts, says",
+    [
+        ("a good day", r"not one alone: \['a good day'\]"),
+        (["a good day", None], "text 1 is None, not a text"),
+        ([1, 2], "text 0 is 1, not a text"),
+        (["a", float("nan")], "text 1 is nan"),
+    ],
+)
+def test_one_text_is_not_taken_for_its_letters(texts, says):
+    words = Vocabulary.of(["a good day"])
+    for call in (Vocabulary.of, lambda texts: words.encode(texts, length=4)):
+        with pytest.raises(ValueError, match=says):
+            call(texts)
+    assert words.encode(["a good day"], length=4).tolist() == [[1, 3, 5, 4]]  # the control
+
+
+def test_an_audit_may_score_by_another_metric_than_training_did():
+    task = Task.from_arrays(X, T, **REGRESSION)
+    zoo = train_zoo(task, MLP([3, 4, 1]), members=4, recipe=Recipe(epochs=1))
+    by_rank = Task.from_arrays(X, T, metric="Spearman", **REGRESSION)
+    assert audit(zoo, zoo, by_rank, controls={}).score_name == "Spearman"
+    other_cut = Task.from_arrays(X, T, metric="Spearman", seed=1, **REGRESSION)
+    with pytest.raises(ValueError, match="another cut of 'arrays'"):  # the control
+        audit(zoo, zoo, other_cut, controls={})

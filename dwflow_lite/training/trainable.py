@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dwflow_lite.batchnorm import norms_with_statistics, without_statistics
-from dwflow_lite.networks.images import where_channels_go
 from dwflow_lite.networks.tensors import require_usual_tensors
+from dwflow_lite.networks.wishes import what_it_takes
 from dwflow_lite.support.checks import failing_as
 from dwflow_lite.tasks.task import Task
 from dwflow_lite.training.plan import Plan
@@ -45,7 +45,7 @@ def check_trainable(task: Task, network: nn.Module, batch_size: int) -> None:
 
 @torch.no_grad()
 def _check_outputs(task: Task, network: nn.Module, x: Tensor) -> None:
-    what = f"inputs of shape {task.input_shape}{_precision(network, x)}{where_channels_go(network, task.input_shape)}"
+    what = f"inputs of shape {task.input_shape}{_precision(network, x)}{what_it_takes(network, x)}"
     with failing_as(f"the network does not take {what}"):
         outputs = network(x.clone())  # it may write to them
     if not isinstance(outputs, Tensor):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dwflow_lite.networks.constants import template_on
-from dwflow_lite.networks.images import where_channels_go
+from dwflow_lite.networks.wishes import what_it_takes
 from dwflow_lite.support.checks import failing_as
 from dwflow_lite.tasks.task import Task
 from dwflow_lite.zoo.zoo import Zoo
@@ -37,7 +37,7 @@ def check_taken(zoo: Zoo, x: Tensor, inputs: str) -> None:
     """
     first = zoo.layout.entries[0]
     networks = f"the networks (first tensor: {first.name} {first.shape})"
-    with failing_as(f"{networks} do not take {inputs}{where_channels_go(zoo.network, x.shape[1:])}"), torch.no_grad():
+    with failing_as(f"{networks} do not take {inputs}{what_it_takes(zoo.network, x)}"), torch.no_grad():
         template_on(zoo.module(0), zoo.weights.device, zoo.weights.dtype)(x[:2].clone())
 
 
