@@ -222,7 +222,7 @@ def test_times_in_a_column_are_named_as_what_they_are(unit):
 def test_one_row_alone_is_told_from_rows_of_another_shape(shape):
     x = RNG.normal(size=(60, *shape))
     task = Task.from_arrays(x, Y)
-    with pytest.raises(ValueError, match=r"this is one row alone, .*\[x\]"):
+    with pytest.raises(ValueError, match=r"that of one row alone: .*\[x\]"):
         task.prepare(x[0])
     with pytest.raises(ValueError, match="these rows have inputs of shape"):
         task.prepare(x[:3, ..., :-1])  # the control

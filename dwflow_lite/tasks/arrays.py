@@ -164,7 +164,9 @@ def read_rows(x: Any, shape: tuple[int, ...], tokens: bool) -> np.ndarray:
     """New inputs (n, *shape), read as those of a task were."""
     alone = as_array(x, "x")
     if alone.shape == shape and alone.dtype.kind in NUMBERS:
-        raise ValueError(f"this is one row alone, of shape {shape}: pass a list of it, [x], which gives (1, …)")
+        raise ValueError(
+            f"x must have shape (examples, ...), and {shape} is that of one row alone: pass a list of it, [x]"
+        )
     inputs = read_tokens(x, "x") if tokens else read_inputs(x, "x")
     if inputs.shape[1:] != shape:
         raise ValueError(f"these rows have inputs of shape {inputs.shape[1:]}, the task of {shape}")
