@@ -95,7 +95,8 @@ def test_a_task_made_of_new_rows_is_not_the_one_that_the_zoo_was_trained_on():
     again = Task.from_arrays(x[first].tolist(), y[first], name="again")
     assert again.fingerprint == task.fingerprint
     assert not warnings_of(lambda: evaluate(zoo, again))
-    assert not warnings_of(lambda: evaluate(Zoo.from_modules([MLP([13, 4, 3])]), of_new_rows))
+    for record in ({}, {"task": {"name": "wine"}}):
+        assert not warnings_of(lambda r=record: evaluate(Zoo.from_modules([MLP([13, 4, 3])], record=r), of_new_rows))
 
 
 @pytest.mark.parametrize(

@@ -72,9 +72,11 @@ def note_unprepared(zoo: Zoo, x: Tensor) -> None:
 
 def note_other_preparation(zoo: Zoo, task: Task) -> None:
     """Warn of a task that is standardised by other numbers than the one that the zoo was trained on."""
-    if "task" not in zoo.record or _standardised(zoo) == task.preparation.to_json().get("standardised", {}):
+    trained_on = zoo.record.get("task", {})
+    if "fingerprint" not in trained_on:  # train_zoo has not written this: nothing is known
         return
-    trained_on = zoo.record["task"]
+    if _standardised(zoo) == task.preparation.to_json().get("standardised", {}):
+        return
     warnings.warn(
         f"the zoo was trained on task {trained_on.get('name')!r} (seed {trained_on.get('seed')}), whose numbers are "
         f"standardised otherwise than those of this task {task.name!r}: scores tell little; new rows are prepared by "
