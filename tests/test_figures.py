@@ -1,5 +1,6 @@
 """Figures and controls: every draw function gives a labelled picture and changes nothing; errors are not hidden."""
 
+import re
 from dataclasses import replace
 
 import matplotlib.pyplot as plt
@@ -21,6 +22,7 @@ from dwflow_lite import (
     train_zoo,
     widgets,
 )
+from dwflow_lite.auditing.table import Audit, Row
 from dwflow_lite.flow import FlowSettings
 from dwflow_lite.symmetry import coordinate_descent
 
@@ -301,3 +303,48 @@ def test_nothing_to_draw_is_said_in_one_sentence(regression, draw, says):
     with pytest.raises(ValueError, match=says) as error:
         draw(regression[1], regression[0])
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "draw, says",
+    [
+        (lambda report, c, t: figures.draw_audit(report), "{'name': audit}, not Audit alone"),
+        (lambda report, c, t: figures.draw_accuracy_dispersion(report), "{'name': audit}, not Audit alone"),
+        (lambda report, c, t: figures.draw_audit([report]), "{'name': audit}, not list alone"),
+        (lambda report, c, t: figures.draw_barriers(c), "{'name': curve}, not BarrierCurve alone"),
+        (lambda report, c, t: figures.draw_barrier_table(c), "{'name': curve}, not BarrierCurve alone"),
+        (lambda report, c, t: figures.draw_scores(t, "t"), "{'name': group}, not Tensor alone"),
+        (lambda report, c, t: figures.draw_distances(t, "x", "t"), "{'name': histogram}, not Tensor alone"),
+        (lambda report, c, t: figures.draw_matrices(t, "x", "y"), "{'name': matrix}, not Tensor alone"),
+        (lambda report, c, t: figures.draw_lines(([1], t), "x", "y", "t"), "{'name': line}, not tuple alone"),
+        (lambda report, c, t: figures.draw_clouds(t, t), "{'name': cloud}, not Tensor alone"),
+        (lambda report, c, t: figures.draw_trajectories(t, t), "{'name': set of trajectories}, not Tensor alone"),
+    ],
+)
+def test_what_a_figure_shows_has_a_name(regression, draw, says):
+    row = Row("zoo", 3, 0.5, 0.1, 1.0, None, None, 1.0, 0.5)
+    with pytest.raises(TypeError, match=re.escape(says)):
+        draw(Audit((row,), "R²", "test"), regression[1], torch.zeros(4, 2))
+    assert figures.draw_audit({"a title": Audit((row,), "R²", "test")})  # the control
+
+
+def test_scores_of_a_regression_are_not_drawn_as_accuracies():
+    scores = {"zoo": torch.tensor([0.5, -0.25])}
+    for options, label, values in (
+        ({"score_name": "R²"}, "R²", [0.5, -0.25]),
+        ({"score_name": "R²", "xlabel": "R², test"}, "R², test", [0.5, -0.25]),
+        ({}, "accuracy (%)", [50, -25]),  # the control
+    ):
+        (ax,) = figures.draw_scores(scores, "t", chance=0.1, **options).axes
+        assert ax.get_xlabel() == label
+        assert np.allclose(ax.collections[0].get_offsets()[:, 0], values)
+        assert np.allclose(ax.lines[-1].get_xdata(), 0.1 * values[0] / 0.5)
+
+
+def test_every_point_of_a_dispersion_figure_is_inside_and_its_legend_names_nothing_else():
+    rows = tuple(Row(name, 3, 0.5, 0.1, 1.0, None, None, spread, 0.5) for name, spread in (("zoo", 1), ("random", 1.9)))
+    for shown, named in ((rows, ["zoo", "random"]), ((replace(rows[0], name="h=8"),), ["flows, by width h"])):
+        (ax,) = figures.draw_accuracy_dispersion({"a": Audit(shown, "accuracy", "test")}).axes
+        assert [text.get_text() for text in ax.get_legend().get_texts()] == named
+        assert ax.get_xlim()[1] > max(row.dispersion for row in shown)
+    assert ax.get_xlim() == (0, 1.55)  # as in the course, where nothing lies farther

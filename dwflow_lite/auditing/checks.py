@@ -14,6 +14,7 @@ from dwflow_lite.networks import architecture_of
 from dwflow_lite.symmetry.basis import check_same_basis
 from dwflow_lite.symmetry.spec import PermutationSpec
 from dwflow_lite.tasks.checks import require_task
+from dwflow_lite.tasks.measures import SCORES
 from dwflow_lite.tasks.task import Task
 from dwflow_lite.zoo.storage import Shards
 from dwflow_lite.zoo.zoo import Zoo
@@ -91,11 +92,18 @@ def check_task(zoo: Zoo, task: Task, split: str) -> None:
     task.split(split)
     trained_on = zoo.record.get("task", {})
     is_same_task = trained_on.get("name") == task.name
-    if is_same_task and trained_on.get("fingerprint", task.fingerprint) != task.fingerprint:
+    if is_same_task and not _is_of_cut(task, trained_on.get("fingerprint", task.fingerprint)):
         raise ValueError(
             f"the zoo was trained on another cut of {task.name!r} (seed {trained_on.get('seed')}): its training "
             f"examples may be among the {split} examples of this task"
         )
+
+
+def _is_of_cut(task: Task, fingerprint: str) -> bool:
+    """Whether a fingerprint is that of this cut, by whichever metric its networks were scored."""
+    if fingerprint == task.fingerprint:
+        return True
+    return any(replace(task, metric=metric).fingerprint == fingerprint for metric in SCORES[task.kind])
 
 
 def as_numbers(zoo: Zoo, like: Zoo | None = None) -> Zoo:

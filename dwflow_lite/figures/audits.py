@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dwflow_lite.auditing.table import Audit, Row
-from dwflow_lite.figures.style import COLOURS, colour, finite_range, new_figure, require, score_axis
+from dwflow_lite.figures.style import COLOURS, colour, finite_range, new_figure, require, require_named, score_axis
 
 
 def draw_audit(audits: Mapping[str, Audit]) -> Figure:
@@ -61,22 +61,24 @@ def draw_accuracy_dispersion(audits: Mapping[str, Audit], flows: str = "h=") -> 
     lowest, _ = finite_range(unit * np.array([row.score for row in rows]))
     if unit == 100:
         lowest = 0
+    _, widest = finite_range(np.array([row.dispersion for row in rows]))
     figure, panels = new_figure(len(audits), width=5.6, height=4.4)
     for ax, (title, result) in zip(panels, audits.items(), strict=True):
         on_line = [row for row in result.rows if row.name.startswith(flows)]
         beside = [row for row in result.rows if not row.name.startswith(flows)]
-        ax.plot(
-            [row.dispersion for row in on_line],
-            [unit * row.score for row in on_line],
-            color=COLOURS["generated"],
-            marker="o",
-            label="flows, by width h",
-        )
+        if on_line:
+            ax.plot(
+                [row.dispersion for row in on_line],
+                [unit * row.score for row in on_line],
+                color=COLOURS["generated"],
+                marker="o",
+                label="flows, by width h",
+            )
         for i, row in enumerate(beside):
             shade = colour(row.name, i)
             ax.scatter(row.dispersion, unit * row.score, color=shade, marker="D", s=34, label=row.name, zorder=3)
         ax.set(xlabel="dispersion ratio (0: all at the mean, 1: as the zoo)", ylabel=_score_label(result), title=title)
-        ax.set(ylim=(lowest - 0.04 * unit, 1.06 * unit), xlim=(0, 1.55))
+        ax.set(ylim=(lowest - 0.04 * unit, 1.06 * unit), xlim=(0, max(1.55, 1.05 * widest)))
         _name_points(ax, [(row.name, row.dispersion, unit * row.score) for row in on_line], side=-1)
     panels[-1].legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
@@ -89,7 +91,7 @@ def _score_label(audit: Audit) -> str:
 
 def _unit_and_rows(audits: Mapping[str, Audit]) -> tuple[float, list[Row]]:
     """The factor from scores to the axis, and the rows of all audits; ValueError for none, or several scores."""
-    require(audits, "audit")
+    require_named(audits, "audit")
     names = {result.score_name for result in audits.values()}
     if len(names) > 1:
         raise ValueError(f"audits of one figure show one score, these show {' and '.join(sorted(names))}")

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from dwflow_lite.figures.style import COLOURS, finite_range, new_figure, require, score_axis
+from dwflow_lite.figures.style import COLOURS, finite_range, new_figure, require_named, score_axis
 from dwflow_lite.flow.watch import FlowTraining
 
 
@@ -100,7 +100,7 @@ def draw_clouds(clouds: Mapping[str, Tensor], reference: Tensor, arrows: Mapping
         reference: points (m, 2).
         arrows: name -> (n, 2), drawn from the points of that cloud instead of dots.
     """
-    require(clouds, "cloud")
+    require_named(clouds, "cloud")
     figure, panels = new_figure(len(clouds), width=3.4, height=3.5)
     everything = np.concatenate([np.asarray(points) for points in (reference, *clouds.values())])
     for ax, (name, points) in zip(panels, clouds.items(), strict=True):
@@ -121,7 +121,7 @@ def draw_trajectories(paths: Mapping[str, Tensor], reference: Tensor) -> Figure:
         paths: name -> points (T, n, 2).
         reference: points (m, 2).
     """
-    require(paths, "set of trajectories")
+    require_named(paths, "set of trajectories")
     figure, panels = new_figure(len(paths), width=3.8, height=3.7)
     for ax, (name, points) in zip(panels, paths.items(), strict=True):
         ax.scatter(*reference.T, s=6, color=COLOURS["zoo"], alpha=0.25, lw=0)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from dwflow_lite.figures.style import colour, finite_range, new_figure, require
+from dwflow_lite.figures.style import colour, finite_range, new_figure, require, require_named, score_axis
 
 
 def draw_images(images: Tensor, titles: Sequence[str], columns: int = 10, heading: str = "") -> Figure:
@@ -34,41 +34,47 @@ def draw_images(images: Tensor, titles: Sequence[str], columns: int = 10, headin
 
 
 def draw_scores(
-    groups: Mapping[str, Tensor], title: str, chance: float | None = None, xlabel: str = "accuracy (%)"
+    groups: Mapping[str, Tensor],
+    title: str,
+    chance: float | None = None,
+    xlabel: str | None = None,
+    score_name: str = "accuracy",
 ) -> Figure:
     """One row of dots for each group: the score of every network, and the group's mean as a bar.
 
     Args:
-        groups: name -> scores (networks,), from 0 to 1.
+        groups: name -> scores (networks,), as ``evaluate(zoo, task).score`` has them.
         title: of the figure.
-        chance: a score, from 0 to 1, to mark.
-        xlabel: what the scores are, in percent.
+        chance: a score to mark.
+        xlabel: what stands at the axis; None: the name of the score.
+        score_name: ``task.score_name``; accuracies, from 0 to 1, are drawn in percent, any other score as it is.
 
     Raises:
         ValueError: no group, or one without scores.
     """
-    require(groups, "group")
+    require_named(groups, "group")
     for name, scores in groups.items():
         require(scores, f"score of '{name}'")
+    label, unit = score_axis(score_name)
     figure, (ax,) = new_figure(1, width=7.5, height=0.55 * len(groups) + 1.1)
     rng = np.random.default_rng(0)
     for i, (name, scores) in enumerate(groups.items()):
-        values = 100 * np.asarray(scores)
+        values = unit * np.asarray(scores)
         heights = i + rng.uniform(-0.25, 0.25, len(values))
         ax.scatter(values, heights, s=10, alpha=0.5, color=colour(name, i))
         finite = values[np.isfinite(values)]  # of what diverged there is no score
         ax.plot([finite.mean() if len(finite) else np.nan] * 2, [i - 0.38, i + 0.38], color="black", lw=2)
     if chance is not None:
-        ax.axvline(100 * chance, color="gray", ls=":", label="chance")
+        ax.axvline(unit * chance, color="gray", ls=":", label="chance")
         ax.legend(frameon=False)
-    ax.set(yticks=range(len(groups)), yticklabels=list(groups), xlabel=xlabel, title=title)
+    ax.set(yticks=range(len(groups)), yticklabels=list(groups), xlabel=label if xlabel is None else xlabel, title=title)
     ax.invert_yaxis()
     return figure
 
 
 def draw_distances(distances: Mapping[str, Tensor], xlabel: str, title: str) -> Figure:
     """Histograms of distances (n,) on one axis, each in percent of its own number."""
-    require(distances, "histogram")
+    require_named(distances, "histogram")
     for name, values in distances.items():
         require(values, f"distance of '{name}'")
     figure, (ax,) = new_figure(1, width=7)
@@ -86,7 +92,7 @@ def draw_distances(distances: Mapping[str, Tensor], xlabel: str, title: str) -> 
 
 def draw_matrices(matrices: Mapping[str, Tensor], xlabel: str, ylabel: str, label: str = "weight") -> Figure:
     """Matrices side by side on one colour scale, which ``label`` names."""
-    require(matrices, "matrix")
+    require_named(matrices, "matrix")
     for name, matrix in matrices.items():
         require(matrix.flatten(), f"entry of '{name}'")
     figure, panels = new_figure(len(matrices), width=3.4, height=3.2)
@@ -123,7 +129,7 @@ def draw_lines(
         marker: of the points; None: none.
         bottom: where the y axis begins.
     """
-    require(lines, "line")
+    require_named(lines, "line")
     figure, (ax,) = new_figure(1, width=6.6)
     for i, (name, (x, y)) in enumerate(lines.items()):
         y = np.asarray(y, dtype=float)

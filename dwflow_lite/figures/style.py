@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sized
+from collections.abc import Mapping, Sized
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -60,6 +60,13 @@ def require(things: Sized, what: str) -> None:
     """``ValueError`` if there is nothing to draw."""
     if len(things) == 0:
         raise ValueError(f"there is nothing to draw: give at least one {what}")
+
+
+def require_named(things: Mapping[str, object], what: str) -> None:
+    """``ValueError`` if there is nothing to draw, ``TypeError`` for things that have no names."""
+    if not isinstance(things, Mapping):
+        raise TypeError(f"a figure names what it shows: give {{'name': {what}}}, not {type(things).__name__} alone")
+    require(things, what)
 
 
 def finite_range(values: np.ndarray) -> tuple[float, float]:

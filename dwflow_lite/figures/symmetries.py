@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from dwflow_lite.figures.style import COLOURS, colour, finite_range, loss_axis, new_figure, require, score_axis
+from dwflow_lite.figures.style import COLOURS, colour, finite_range, loss_axis, new_figure, require_named, score_axis
 from dwflow_lite.symmetry.barrier import BarrierCurve
 
 
@@ -44,7 +44,7 @@ def draw_barriers(curves: Mapping[str, BarrierCurve], pair: int | None = None, s
 
 def _score_name(curves: Mapping[str, BarrierCurve]) -> str:
     """The score that all these curves show; ValueError if there is none, or more than one."""
-    require(curves, "curve")
+    require_named(curves, "curve")
     names = {curve.score_name for curve in curves.values()}
     if len(names) > 1:
         raise ValueError(f"curves of one figure show one score, these show {' and '.join(sorted(names))}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,16 +16,20 @@ from dwflow_lite.tasks.measures import KINDS
 from dwflow_lite.tasks.scaling import Preparation, Scale
 from dwflow_lite.tasks.splits import Split, check_fractions, deal_rows
 from dwflow_lite.tasks.tables import (
+    NUMBERS,
     as_array,
     as_float32,
     check_finite,
+    check_no_text,
     check_numbers,
     check_same_columns,
     check_same_index,
     column_names,
     in_columns,
+    missing_among,
 )
 
+BRIGHT = 127  # of pixels, which go to 255; where none is brighter, whole numbers may be amounts
 LARGEST = 2**63 - 1  # of int64, which holds labels and tokens
 
 
@@ -128,6 +133,7 @@ def read_npz(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
 def read_tokens(x: Any, name: str) -> np.ndarray:
     """Whole numbers >= 0 of shape (texts, length), as int64."""
     x = as_array(x, name)
+    check_no_text(x, name)
     if x.ndim != 2 or x.size == 0 or x.dtype.kind not in "iu" or x.min() < 0:
         raise ValueError(f"{name} must be whole numbers >= 0 of shape (texts, length), got {x.dtype} of {x.shape}")
     if int(x.max()) > LARGEST:
@@ -139,6 +145,7 @@ def read_inputs(x: Any, name: str) -> np.ndarray:
     """Finite numbers of shape (n, ...), as they came, or as float32 where they are pixels: bytes divided by 255."""
     columns = column_names(x)
     x = as_array(x, name)
+    check_no_text(x, name)
     if x.ndim < 2 or x.size == 0:
         raise ValueError(
             f"{name} must have shape (examples, ...) with at least one example and one number in each, got {x.shape}"
@@ -151,6 +158,19 @@ def read_inputs(x: Any, name: str) -> np.ndarray:
         return x.astype(np.float32)
     check_finite(x, name, columns)
     return x
+
+
+def read_rows(x: Any, shape: tuple[int, ...], tokens: bool) -> np.ndarray:
+    """New inputs (n, *shape), read as those of a task were."""
+    alone = as_array(x, "x")
+    if alone.shape == shape and alone.dtype.kind in NUMBERS:
+        raise ValueError(
+            f"x must have shape (examples, ...), and {shape} is that of one row alone: pass a list of it, [x]"
+        )
+    inputs = read_tokens(x, "x") if tokens else read_inputs(x, "x")
+    if inputs.shape[1:] != shape:
+        raise ValueError(f"these rows have inputs of shape {inputs.shape[1:]}, the task of {shape}")
+    return inputs
 
 
 def read_targets(y: Any, name: str) -> np.ndarray:
@@ -181,7 +201,11 @@ def read_labels(y: Any, classes: int | None, name: str) -> np.ndarray:
     lowest, highest = int(y.min()), int(y.max())
     top = highest if classes is None else int(classes) - 1
     if lowest < 0 or highest > top:
-        raise ValueError(f"{name} has labels from {lowest} to {highest}, outside 0 … {top}; count the classes from 0")
+        how = f" (np.unique({name}, return_inverse=True)); amounts to be predicted take kind='regression'"
+        raise ValueError(
+            f"{name} has labels from {lowest} to {highest}, outside 0 … {top}; count the classes from 0"
+            + (how if classes is None else "")
+        )
     if highest > LARGEST:
         raise ValueError(f"{name} has labels up to {highest:g}, beyond int64; count the classes from 0")
     return y.astype(np.int64)
@@ -191,6 +215,8 @@ def _how_to_label(y: np.ndarray, name: str) -> str:
     """What to do with labels that are none, in words."""
     if y.ndim == 2 and y.dtype.kind in "biuf":
         return f"; of one row for each example, with a 1 at its class, {name}.argmax(1) makes labels"
+    if y.ndim == 1 and y.dtype == object and missing_among(y):
+        return f"; {missing_among(y)} of them are missing: leave these examples out"
     if y.ndim == 1 and y.dtype.kind in "OUST":
         return f"; np.unique({name}, return_inverse=True) gives the names of the classes, and labels"
     if y.ndim == 1 and y.dtype.kind == "f":
@@ -311,6 +337,7 @@ def standardised(
         The same, scaled; and what was done.
     """
     train = parts["train"]
+    _note_whole_pixels(train.x, reading)
     inputs = targets = None
     if reading.scales_inputs(train.x):
         inputs = Scale.of(train.x, "x", train.columns)
@@ -323,6 +350,18 @@ def standardised(
         y = prepared(part.y, targets, "y") if reading.kind == "regression" else part.y
         scaled[split] = Examples(x, y, part.columns)
     return scaled, done
+
+
+def _note_whole_pixels(x: np.ndarray, reading: Reading) -> None:
+    """Warn of images (n, ...) that hold what bytes do, 0 … 255, and are no bytes: nothing scales them."""
+    if x.ndim < 3 or x.dtype == np.uint8 or reading.tokens or reading.scales_inputs(x):
+        return
+    if x.min() >= 0 and BRIGHT < x.max() <= 255 and (x == np.round(x)).all():
+        warnings.warn(
+            f"x holds whole numbers up to {x.max():g} as {x.dtype}, and stays as it is: pixels are divided by 255 as "
+            "bytes, x.astype(np.uint8)",
+            stacklevel=4,
+        )
 
 
 def prepared(values: np.ndarray, scale: Scale | None, name: str, columns: Sequence[str] = ()) -> np.ndarray:

@@ -114,7 +114,10 @@ def check_not_empty(name: str, splits: Mapping[str, Sized]) -> None:
     """Raise ``ValueError`` unless each split of the task of this name has an example."""
     missing = [split for split in SPLITS if split not in splits or len(splits[split]) == 0]
     if missing:
-        raise ValueError(f"task {name!r}: split(s) {missing} are empty or missing; all of {SPLITS} are needed")
+        raise ValueError(
+            f"task {name!r}: split(s) {missing} are empty or missing; all of {SPLITS} are needed: "
+            "bring more examples (a class of few goes to train first), or give those splits a larger share in fractions"
+        )
 
 
 def what_is_missing(kind: str, y_of: Mapping[str, np.ndarray], outputs: int) -> str:

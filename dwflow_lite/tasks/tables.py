@@ -13,6 +13,8 @@ from torch import Tensor
 from dwflow_lite.support.checks import failing_as, plain
 
 NUMBERS = "biuf"  # kinds of dtype that are real numbers: bool, signed, unsigned, float
+GAPS = ("NAType", "NaTType")  # of pandas
+LONGEST_SHOWN = 40  # characters of a text
 NAMED_AT_MOST = 5  # of many columns, an error names so many
 
 
@@ -66,7 +68,10 @@ def check_same_columns(names: Sequence[str], known: Sequence[str], name: str) ->
         name: what the table at hand is called.
     """
     if names and known and tuple(names) != tuple(known):
-        raise ValueError(f"the columns of {name} are {list(names)}, those of x {list(known)}: order them alike")
+        missing = [column for column in known if column not in names]
+        lacking = f"{missing} {'are' if len(missing) > 1 else 'is'} missing" if missing else "order them alike"
+        others = "" if set(names) <= set(known) else ", and leave the others out"
+        raise ValueError(f"the columns of {name} are {list(names)}, those of x {list(known)}: {lacking}{others}")
 
 
 def check_same_index(x: Any, y: Any, names: str) -> None:
@@ -126,6 +131,34 @@ def in_columns(which: np.ndarray, columns: Sequence[str] = ()) -> str:
     return f" in column{'s' if len(positions) > 1 else ''} {', '.join(titles)}{more}"
 
 
+def check_no_text(array: np.ndarray, name: str) -> None:
+    """Raise ``ValueError`` that says what to do with texts, a path, or the named fields of a record array."""
+    if array.dtype.names:
+        raise ValueError(
+            f"{name} has named fields ({', '.join(array.dtype.names)}): make columns of them, "
+            f"np.stack([{name}[field] for field in {name}.dtype.names], 1)"
+        )
+    first = next((value for value in array.reshape(-1)[:1] if isinstance(value, str)), None)
+    if first is None or array.ndim > 1:
+        return
+    first = str(first)  # not NumPy's
+    shown = repr(first if len(first) <= LONGEST_SHOWN else first[:LONGEST_SHOWN] + "…")
+    if array.ndim == 0:
+        raise ValueError(f"{name} is the text {shown} and no array: if it names a file, read that first")
+    raise ValueError(
+        f"{name} holds texts ({shown}), and networks take numbers: dwflow_lite.tasks.Vocabulary.of(texts) encodes "
+        "them, and tokens=True keeps them whole"
+    )
+
+
+def missing_among(values: np.ndarray) -> int:
+    """How many of these objects are gaps: None, NaN, or what pandas writes instead."""
+    return sum(
+        value is None or type(value).__name__ in GAPS or (isinstance(value, float) and value != value)
+        for value in values
+    )
+
+
 def _strange(position: int, columns: Sequence[str], value: object) -> str:
     """What is wrong with a column, in words."""
     return f": column {_title(position, columns)} holds {plain(value)!r}, to be encoded as numbers"
@@ -163,7 +196,9 @@ def _array_of_frame(frame: Any, name: str) -> np.ndarray:
         if array.dtype == object and all(value is None or isinstance(value, Real) for value in array):
             array = array.astype(np.float64)
         if array.dtype.kind not in NUMBERS:
-            strange = next((value for value in array if value is not None and not isinstance(value, Real)), None)
+            strange = array[0]
+            if array.dtype == object:
+                strange = next(value for value in array if value is not None and not isinstance(value, Real))
             raise ValueError(
                 f"{name} must hold real numbers, got dtype {array.dtype}{_strange(position, names, strange)}"
             )

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dwflow_lite.support.checks import check_file_name, is_whole
+from dwflow_lite.support.checks import check_file_name, failing_as, is_whole
 from dwflow_lite.tasks.arrays import (
     Reading,
     check_cut,
@@ -24,9 +24,8 @@ from dwflow_lite.tasks.arrays import (
     cut,
     is_pixels,
     prepared,
-    read_inputs,
     read_npz,
-    read_tokens,
+    read_rows,
     standardised,
 )
 from dwflow_lite.tasks.measures import KINDS, MEASURES, SCORES
@@ -89,6 +88,12 @@ class Task:
         positions = np.concatenate([np.asarray(self.indices[s]) for s in SPLITS])
         if len(np.unique(positions)) != len(positions):
             raise ValueError(f"task {self.name!r}: the splits overlap; every example belongs to one split only")
+
+    def __repr__(self) -> str:
+        """In one line, without the data."""
+        sizes = ", ".join(f"{name} {len(split)}" for name, split in self.splits.items())
+        what = "classes" if self.kind == "classification" else "targets"
+        return f"Task({self.name!r}: {self.kind}, inputs {self.input_shape}, {self.outputs} {what}; {sizes})"
 
     # -- data ---------------------------------------------------------------------------------------------
 
@@ -226,18 +231,16 @@ class Task:
         holds_tokens = not self.train.x.is_floating_point()
         if not holds_tokens and self.preparation.pixels != is_pixels(x):
             raise ValueError("of these rows and the task's one is bytes (divided by 255), one is not: bring alike")
-        inputs = read_tokens(x, "x") if holds_tokens else read_inputs(x, "x")
-        if inputs.shape[1:] != self.input_shape:
-            raise ValueError(f"these rows have inputs of shape {inputs.shape[1:]}, the task of {self.input_shape}")
+        inputs = read_rows(x, self.input_shape, holds_tokens)
         if not holds_tokens:
             inputs = prepared(inputs, self.preparation.inputs, "x", self.preparation.columns)
         return torch.from_numpy(np.ascontiguousarray(inputs))
 
-    def in_units(self, values: Tensor) -> Tensor:
+    def in_units(self, values: Any) -> Tensor:
         """What networks of a regression return, or the targets of a split, in the reader's units.
 
         Args:
-            values: (..., outputs), as ``predict`` returns them and as ``task.test.y`` is.
+            values: (..., outputs), as ``predict`` returns them and as ``task.test.y`` is: a tensor, array or list.
 
         Returns:
             (..., outputs), float64 where targets were standardised; as they are where not.
@@ -252,6 +255,8 @@ class Task:
             >>> np.allclose(task.in_units(task.test.y)[:, 0], price[rows])
             True
         """
+        with failing_as(f"values are numbers (..., {self.outputs}), as predict returns them"):
+            values = torch.as_tensor(values)
         if self.kind != "regression" or values.shape[-1:] != (self.outputs,):
             raise ValueError(
                 f"units are those of the {self.outputs} target(s) of a regression, (..., {self.outputs}); got "

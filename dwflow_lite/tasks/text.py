@@ -143,6 +143,15 @@ def words_of(text: str) -> list[str]:
     return re.findall(r"\w+(?:'\w+)?|[^\w\s]", text.lower())
 
 
+def _check_texts(texts: Sequence[str]) -> None:
+    """Raise ``ValueError`` for one text alone, whose letters would pass for texts, and for what is no text."""
+    if isinstance(texts, str):
+        raise ValueError(f"texts are a list of them, not one alone: [{texts[:40]!r}]")
+    for position, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(f"text {position} is {text!r}, not a text: leave it out")
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """Words as whole numbers: 0 fills up, 1 starts every text, 2 is any other word; ``words`` follow, from 3 on."""
@@ -154,7 +163,12 @@ class Vocabulary:
 
     @classmethod
     def of(cls, texts: Sequence[str], size: int | None = None) -> Vocabulary:
-        """The words of these texts, most frequent first (ties: by the alphabet), at most ``size`` tokens in all."""
+        """The words of these texts, most frequent first (ties: by the alphabet), at most ``size`` tokens in all.
+
+        Raises:
+            ValueError: a size that leaves no token for a word, or texts that are none.
+        """
+        _check_texts(texts)
         if size is not None and not is_whole(size, len(SPECIAL)):
             raise ValueError(
                 f"a vocabulary is a whole number of tokens, 3 of which are no words, so a size of {size!r} is too small"
@@ -178,7 +192,7 @@ class Vocabulary:
             Tokens (n, length), int64. Each text starts with the token 1.
 
         Raises:
-            ValueError: ``length`` below 1.
+            ValueError: ``length`` below 1, or texts that are none.
 
         Example:
             >>> Vocabulary(("good", "room")).encode(["A good room"], length=6)
@@ -187,6 +201,7 @@ class Vocabulary:
         if not is_whole(length, 1):
             raise ValueError(f"a text has a length of at least 1 token, got {length!r}")
         length = int(length)
+        _check_texts(texts)
         token_of = {word: token for token, word in enumerate(self.words, len(SPECIAL))}
         tokens = np.full((len(texts), length), PADDING)
         for row, text in zip(tokens, texts, strict=True):

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from dwflow_lite.batchnorm import norms_with_statistics, without_statistics
 from dwflow_lite.networks.tensors import require_usual_tensors
+from dwflow_lite.networks.wishes import what_it_takes
 from dwflow_lite.support.checks import failing_as
 from dwflow_lite.tasks.task import Task
 from dwflow_lite.training.plan import Plan
@@ -44,7 +45,8 @@ def check_trainable(task: Task, network: nn.Module, batch_size: int) -> None:
 
 @torch.no_grad()
 def _check_outputs(task: Task, network: nn.Module, x: Tensor) -> None:
-    with failing_as(f"the network does not take inputs of shape {task.input_shape}{_precision(network, x)}"):
+    what = f"inputs of shape {task.input_shape}{_precision(network, x)}{what_it_takes(network, x)}"
+    with failing_as(f"the network does not take {what}"):
         outputs = network(x.clone())  # it may write to them
     if not isinstance(outputs, Tensor):
         raise ValueError(f"the network returns a {type(outputs).__name__}: return one tensor (n, {task.outputs})")

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from dwflow_lite.networks.constants import template_on
-from dwflow_lite.support.checks import failing_as, whole
+from dwflow_lite.support.checks import whole
+from dwflow_lite.tasks.checks import require_task
 from dwflow_lite.tasks.task import Task
 from dwflow_lite.zoo.batching import State, copies, note_one_by_one, run_all, runs_batched
+from dwflow_lite.zoo.inputs import check_taken, note_other_preparation, note_unprepared, note_untaken, require_inputs
 from dwflow_lite.zoo.layout import Layout
 from dwflow_lite.zoo.zoo import Zoo
 
@@ -47,7 +49,6 @@ def together(layout: Layout, at_most: int = 64) -> int:
     return max(1, min(at_most, fitting))
 
 
-@torch.no_grad()
 def predict(zoo: Zoo, x: Tensor, *, members_at_once: int | None = None, inputs_at_once: int | None = None) -> Tensor:
     """Outputs of every member, in eval mode; in one batched pass, or one by one with networks that do not run at once.
 
@@ -56,7 +57,7 @@ def predict(zoo: Zoo, x: Tensor, *, members_at_once: int | None = None, inputs_a
 
     Args:
         zoo: N networks, in memory or on disk.
-        x: inputs (n, ...), the same for all.
+        x: inputs (n, ...), the same for all; of a reader's rows ``task.prepare(rows)`` makes them.
         members_at_once: bounds the memory of weights, not the result; None: as :func:`together` says.
         inputs_at_once: bounds the memory of activations, not the result; None: 1024, or 128 for large networks.
 
@@ -65,6 +66,11 @@ def predict(zoo: Zoo, x: Tensor, *, members_at_once: int | None = None, inputs_a
 
     Raises:
         ValueError: a size that is no whole number >= 1, or a network that returns something else than one tensor.
+        TypeError: no zoo, or inputs that are no tensor.
+        Exception: of a network that does not take these inputs.
+
+    Warns:
+        UserWarning: inputs that look as if they had not been prepared.
 
     Example:
         >>> from dwflow_lite.networks import MLP
@@ -72,6 +78,18 @@ def predict(zoo: Zoo, x: Tensor, *, members_at_once: int | None = None, inputs_a
         >>> predict(zoo, torch.zeros(10, 4)).shape
         torch.Size([5, 10, 3])
     """
+    require_inputs(zoo, x)
+    note_unprepared(zoo, x)
+    try:
+        return _predict(zoo, x, members_at_once, inputs_at_once)
+    except Exception as error:  # the network's own, which stays: with what to do about it
+        note_untaken(zoo, x, error)
+        raise
+
+
+@torch.no_grad()
+def _predict(zoo: Zoo, x: Tensor, members_at_once: int | None = None, inputs_at_once: int | None = None) -> Tensor:
+    """:func:`predict`, of inputs that are known to be some."""
     members_at_once = whole(together(zoo.layout) if members_at_once is None else members_at_once, "members_at_once", 1)
     inputs_at_once = inputs_at_once if inputs_at_once is not None else 1024 if zoo.layout.size < LARGE else 128
     inputs_at_once = whole(inputs_at_once, "inputs_at_once", 1)
@@ -114,6 +132,10 @@ def evaluate(zoo: Zoo, task: Task, split: str = "validation") -> Evaluation:
 
     Raises:
         ValueError: the networks do not take the inputs of the task, or return another number of outputs.
+        TypeError: a zoo or a task that is none.
+
+    Warns:
+        UserWarning: the task is standardised by other numbers than the one that the zoo was trained on.
 
     Example:
         >>> from dwflow_lite.networks import MLP
@@ -122,12 +144,15 @@ def evaluate(zoo: Zoo, task: Task, split: str = "validation") -> Evaluation:
         >>> evaluate(zoo, task).score.shape
         torch.Size([5])
     """
+    require_task(task)
     examples = task.split(split)
+    require_inputs(zoo, examples.x)
+    note_other_preparation(zoo, task)
     x = examples.inputs(zoo.weights)  # (n, ...)
     try:
-        outputs = predict(zoo, x)  # (N, n, outputs)
+        outputs = _predict(zoo, x)  # (N, n, outputs)
     except Exception:
-        _check_inputs(zoo, task, x)
+        check_taken(zoo, x, f"inputs of shape {task.input_shape} of task {task.name!r}")
         raise
     if outputs.ndim != 3:
         shape = tuple(outputs.shape[1:])
@@ -139,12 +164,3 @@ def evaluate(zoo: Zoo, task: Task, split: str = "validation") -> Evaluation:
     if task.kind == "classification":
         wrong = outputs.argmax(-1) != y  # (N, n)
     return Evaluation(split, task.loss(outputs, y), task.score(outputs, y), wrong)
-
-
-def _check_inputs(zoo: Zoo, task: Task, x: Tensor) -> None:
-    """``ValueError`` if a network does not take the inputs of a task: one of them, on two examples, will say."""
-    first = zoo.layout.entries[0]
-    networks = f"the networks (first tensor: {first.name} {first.shape})"
-    inputs = f"inputs of shape {task.input_shape} of task {task.name!r}"
-    with failing_as(f"{networks} do not take {inputs}"), torch.no_grad():
-        template_on(zoo.module(0), zoo.weights.device, zoo.weights.dtype)(x[:2].clone())
