@@ -27,6 +27,7 @@ State = dict[str, Tensor]  # the tensors of N networks in float64, (N, *shape), 
 
 LARGEST_CHANGE = 1e-7  # of outputs, relative to the largest: what rounding makes of a symmetry
 PROBES = 4  # examples
+WRITERS = 8  # layers, at most, that are tried as the one that a norm reads
 FARTHER = 30.0  # times the examples, that bounds such as ReLU6's are met
 TOLERANCE, MAX_SWEEPS = 1e-6, 200  # of balancing: the largest |log c| that may be left
 
@@ -76,9 +77,9 @@ class HiddenScales:
             fold_statistics(state, norm, eps)
         for norm, writer in self.writers.items():
             fold_gain(state, norm, writer)
+        balance(state, self.scaled)  # first: which sign a sum has hangs on scales, and no norm hangs on signs
         for sides in self.signed:  # in the order of the layers: the signs of one are summed in the next
             scale_units(state, sides, choose_signs(state, sides))
-        balance(state, self.scaled)
         fixed = self.layout.flatten(state)
         rounded = fixed.to(weights.dtype)
         return rounded if rounded.isfinite().all() else fixed  # scales may be too large for single precision
@@ -135,10 +136,13 @@ def scale_units(state: State, sides: Sides, c: Tensor) -> None:
 def choose_signs(state: State, sides: Sides) -> Tensor:
     """Of each unit the sign (N, units) that makes the sum of cubes of the weights into it positive.
 
-    (Of cubes: where a norm takes the mean away, weights may have the sum zero.)
+    (Of cubes: where a norm takes the mean away, weights may have the sum zero.) The first layer decides, where it has
+    a say: others that write to a stream read units whose signs are chosen later.
     """
-    total = sum(part_of_units(state, use).flatten(2).pow(3).sum(-1) for use in sides.inward)
-    return torch.where(total < 0, -1.0, 1.0)
+    cubes = [part_of_units(state, use).flatten(2).pow(3).sum(-1) for use in sides.inward]  # (N, units) each
+    first = sides.inward[0].name.rpartition(".")[0]
+    of_first = sum(part for part, use in zip(cubes, sides.inward, strict=True) if use.name.rpartition(".")[0] == first)
+    return torch.where(torch.where(of_first == 0, sum(cubes), of_first) < 0, -1.0, 1.0)
 
 
 def balance(state: State, groups: Iterable[Sides]) -> None:
@@ -175,27 +179,33 @@ def find_scales(network: nn.Module, spec: PermutationSpec, x: Tensor) -> HiddenS
     trial = _Trial.of(network, layout, x)
     if trial is None:
         return HiddenScales(layout, {}, {})
-    pairs = _layers_before(network, norms)
     if not all(trial.stays(lambda state, norm=norm: fold_statistics(state, norm, norms[norm])) for norm in norms):
-        norms, pairs = {}, {}
+        norms = {}
     for norm, eps in norms.items():
         fold_statistics(trial.state, norm, eps)
     writers = {}
-    for norm, writer in pairs.items():
-        if trial.stays(lambda state, norm=norm, writer=writer: fold_gain(state, norm, writer)):
-            writers[norm] = writer
-            fold_gain(trial.state, norm, writer)
+    for norm, candidates in _layers_before(network, norms, layout).items():
+        left = [candidate for candidate in candidates if candidate not in writers.values()]
+        for writer in left[:WRITERS]:
+            if trial.stays(lambda state, norm=norm, writer=writer: fold_gain(state, norm, writer)):
+                writers[norm] = writer
+                fold_gain(trial.state, norm, writer)
+                break
 
     fixed = {f"{norm}.{part}" for norm in norms for part in ("running_mean", "running_var")}
     fixed |= {f"{norm}.weight" for norm in writers}
     scaled, signed = [], []
     for group in _in_order_of_layers(spec):
+        found = False
         for sides in _possible_sides(spec, group, fixed):
-            has_scale, has_sign = trial.has_scale(sides), trial.has_sign(sides)
-            scaled += [sides] if has_scale else []
-            signed += [sides] if has_sign else []
-            if has_scale or has_sign:
-                break
+            if not found:
+                has_scale, has_sign = trial.has_scale(sides), trial.has_sign(sides)
+                scaled += [sides] if has_scale else []
+                signed += [sides] if has_sign else []
+                found = has_scale or has_sign
+        for sides in [] if found else _sides_of_factors(spec, group, fixed):  # several may hold
+            scaled += [sides] if trial.has_scale(sides) else []
+            signed += [sides] if trial.has_sign(sides) else []
     return HiddenScales(layout, norms, writers, tuple(scaled), tuple(signed))
 
 
@@ -209,19 +219,24 @@ def _norms(network: nn.Module, layout: Layout) -> dict[str, float]:
     return norms
 
 
-def _layers_before(network: nn.Module, norms: Iterable[str]) -> dict[str, str]:
-    """For each norm the layer that was made before it, if it has as many outputs."""
-    pairs = {}
-    before, outputs = "", 0
-    for name, module in network.named_modules():
-        weight = getattr(module, "weight", None)
-        if isinstance(module, _BatchNorm):
-            if name in norms and before and outputs == module.num_features:
-                pairs[name] = before
+def _layers_before(network: nn.Module, norms: Iterable[str], layout: Layout) -> dict[str, list[str]]:
+    """For each norm the layers that it may read, of as many outputs: the one made before it, then all, in their order.
+
+    (A module may make its norms after all of its layers.)
+    """
+    matrices = {entry.name: entry.shape[0] for entry in layout.entries if len(entry.shape) >= 2}
+    modules = dict(network.named_modules())
+    layers = {name: matrices[f"{name}.weight"] for name in modules if f"{name}.weight" in matrices}
+    candidates = {}
+    before = ""
+    for name, module in modules.items():
+        if name in layers:
+            before = name
+        elif isinstance(module, _BatchNorm) and name in norms:
+            in_order = [before, *(layer for layer in layers if layer != before)]
+            candidates[name] = [layer for layer in in_order if layers.get(layer) == module.num_features]
             before = ""
-        elif isinstance(weight, Tensor) and weight.ndim >= 2:
-            before, outputs = name, len(weight)
-    return pairs
+    return candidates
 
 
 def _in_order_of_layers(spec: PermutationSpec) -> list[str]:
@@ -244,9 +259,30 @@ def _possible_sides(spec: PermutationSpec, group: str, fixed: set[str]) -> list[
     guesses = [
         Sides(rows + vectors, columns),  # layers of PyTorch: weights (outputs, inputs)
         Sides(of_norms, columns),  # a norm that hides the scale of the layer before it, and has one of its own
-        Sides(columns + vectors, rows),  # x @ weight, weights (inputs, outputs)
+        Sides(columns + vectors if columns else (), rows),  # x @ weight, weights (inputs, outputs)
     ]
     return [sides for sides in guesses if sides.inward and sides.outward]
+
+
+def _sides_of_factors(spec: PermutationSpec, group: str, fixed: set[str]) -> list[Sides]:
+    """Each layer that writes to a group, alone: a factor of a gated unit, or what is before a slope of each unit's own.
+
+    It is read by the columns; where there are none (queries and keys, which meet in a product), by the other layer.
+    """
+    uses = [use for use in spec.uses[group] if use.name not in fixed]
+    columns = tuple(use for use in uses if use.axis > 0)
+    written: dict[tuple[str, int], tuple[Use, ...]] = {}  # (layer, where its units begin) -> matrix, and bias
+    for use in uses:
+        if use.axis == 0 and len(spec.layout[use.name].shape) > 1:
+            written[use.name.rpartition(".")[0], use.start] = (use,)
+    for use in uses:
+        layer = use.name.rpartition(".")[0], use.start
+        if len(spec.layout[use.name].shape) == 1 and layer in written:
+            written[layer] += (use,)
+    factors = list(written.values())
+    if columns:
+        return [Sides(factor, columns) for factor in factors]
+    return [Sides(*factors)] if len(factors) == 2 else []
 
 
 @dataclass
