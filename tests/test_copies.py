@@ -149,6 +149,33 @@ def test_copies_of_networks_of_any_class_are_copies(task, name):
     assert audit(kinds, zoo, task, controls={}, gauge=False)["copies"].rematched > 0.1  # control
 
 
+def test_copies_with_units_that_do_nothing_are_copies(task):
+    def idle(change):
+        networks = members(lambda: chain(nn.ReLU, nn.ReLU), 6, seed=0)
+        for network in networks:
+            state = dict(network.named_parameters())
+            for tensor in ("0.weight", "0.bias"):  # the first unit reads nothing
+                state[tensor].data[0] = 0.0
+            state["2.weight"].data[:, 1] = 0.0  # nobody reads the second
+            change(state)
+        return networks
+
+    def otherwise(state):
+        state["2.weight"].data[:, 0] = 3.0
+        state["0.weight"].data[1], state["0.bias"].data[1] = -2.0, 4.0
+
+    def awake(state):
+        otherwise(state)
+        state["0.bias"].data[0] = 1.0
+
+    zoo, copies, others = (Zoo.from_modules(idle(change)) for change in (lambda state: None, otherwise, awake))
+    x = task.validation.x
+    torch.testing.assert_close(copies.module(0)(x), zoo.module(0)(x))
+    found = audit({"copies": copies, "others": others}, zoo, task, controls={})
+    assert found["copies"].rematched < 0.01 and found["copies"].nearest > 0.1
+    assert found["others"].rematched > 0.1  # control
+
+
 def test_norms_after_layers_of_two_tensors_are_audited(task):
     zoo = Zoo.from_modules(members(weight_normed, 5, seed=0))
     kinds = {"copies": zoo.take([0, 1]), "strangers": Zoo.from_modules(members(weight_normed, 3, seed=1))}

@@ -146,15 +146,23 @@ def choose_signs(state: State, sides: Sides) -> Tensor:
 
 
 def balance(state: State, groups: Iterable[Sides]) -> None:
-    """Scale units, in place, until both sides of each have the same norm; dead and unused ones keep their scale."""
+    """Scale units, in place, until both sides of each have the same norm.
+
+    Of a unit that reads nothing, or that nobody reads, one side is zero, and no output sees any scale of the other: nor
+    whether it is there at all, since scales may be as small as one likes. It becomes zero too.
+    """
     for _ in range(MAX_SWEEPS):
         largest = 0.0
         for sides in groups:
             inward, outward = (
                 sum(part_of_units(state, use).flatten(2).square().sum(-1) for use in uses) for uses in sides
             )  # (N, units) each, squares of norms
-            c = torch.where((inward > 0) & (outward > 0), outward / inward, 1.0) ** 0.25
+            is_used = (inward > 0) & (outward > 0)
+            c = torch.where(is_used, outward / inward, 1.0) ** 0.25
             scale_units(state, sides, c)
+            for use in (*sides.inward, *sides.outward):
+                part = part_of_units(state, use)
+                part.masked_fill_(~is_used.reshape(*is_used.shape, *[1] * (part.ndim - 2)), 0.0)
             largest = max(largest, float(c.log().abs().max()))
         if largest < TOLERANCE:
             return
