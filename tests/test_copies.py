@@ -34,6 +34,10 @@ def normed(m, x):
     return m.c(m.n2(m.b(m.n1(m.a(x)).relu())).relu())
 
 
+def up(m, x):
+    return m.c(m.n2(m.b(m.n1(m.a(x[..., None, None])).relu())).relu().mean((2, 3)))
+
+
 def gated(m, x):
     return m.c(m.gate(x).sigmoid() * m.a(x))
 
@@ -57,6 +61,8 @@ def weight_normed():
 NETWORKS = {
     "norms last": lambda: Of(normed, a=nn.Linear(4, 6), b=nn.Linear(6, 5), c=nn.Linear(5, 3), n1=nn.BatchNorm1d(6),
                              n2=nn.BatchNorm1d(5)),
+    "up-convolution": lambda: Of(up, a=nn.ConvTranspose2d(4, 6, 2), n1=nn.BatchNorm2d(6),
+                                 b=nn.ConvTranspose2d(6, 6, 2), n2=nn.BatchNorm2d(6), c=nn.Linear(6, 3)),
     "gated": lambda: Of(gated, gate=nn.Linear(4, 6), a=nn.Linear(4, 6), c=nn.Linear(6, 3)),
     "bilinear": lambda: Of(lambda m, x: m.c(m.gate(x) * m.a(x)), gate=nn.Linear(4, 6), a=nn.Linear(4, 6),
                            c=nn.Linear(6, 3)),
@@ -111,10 +117,11 @@ def copy_of(network, name, generator, wrong=False):
     """The same function by other weights; ``wrong``: one side only, so that it is another function."""
     copy = deepcopy(network)
     state = dict(copy.named_parameters()) | dict(copy.named_buffers())
-    if name == "norms last":
+    if hasattr(copy, "n1"):
         for layer, norm in (("a", copy.n1), ("b", copy.n2)):
             c, shift = factors(norm.num_features, ANY, generator), torch.randn(norm.num_features, generator=generator)
-            times(state, f"{layer}.weight", c)
+            weight = state[f"{layer}.weight"]
+            times({"": weight.transpose(0, 1) if weight.ndim == 4 else weight}, "", c)
             state[f"{layer}.bias"].mul_(c).add_(shift)
             before = norm.running_var.clone()
             norm.running_mean.mul_(c).add_(0 if wrong else shift)

@@ -11,12 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvTransposeNd
 
 from dwflow_lite.batchnorm import norms_with_statistics
 from dwflow_lite.symmetry.axes import Use, stretches
@@ -47,6 +49,7 @@ class HiddenScales:
         layout: of the networks.
         norms: BatchNorms that keep statistics, by name, with their eps.
         writers: of those that can pass their scale on: the layer that takes it over.
+        transposed: those of these layers whose units are on the second axis: transposed convolutions.
         scaled: groups of units that have a scale.
         signed: groups of units that have a sign.
     """
@@ -54,6 +57,7 @@ class HiddenScales:
     layout: Layout
     norms: dict[str, float]
     writers: dict[str, str]
+    transposed: frozenset[str] = frozenset()
     scaled: tuple[Sides, ...] = ()
     signed: tuple[Sides, ...] = ()
 
@@ -76,7 +80,7 @@ class HiddenScales:
         for norm, eps in self.norms.items():
             fold_statistics(state, norm, eps)
         for norm, writer in self.writers.items():
-            fold_gain(state, norm, writer)
+            fold_gain(state, norm, writer, writer in self.transposed)
         balance(state, self.scaled)  # first: which sign a sum has hangs on scales, and no norm hangs on signs
         for sides in self.signed:  # in the order of the layers: the signs of one are summed in the next
             scale_units(state, sides, choose_signs(state, sides))
@@ -104,7 +108,7 @@ def fold_statistics(state: State, norm: str, eps: float) -> None:
     variance.masked_fill_(is_variance, 1.0 - eps)
 
 
-def fold_gain(state: State, norm: str, writer: str) -> None:
+def fold_gain(state: State, norm: str, writer: str, transposed: bool = False) -> None:
     """Move the gain of a BatchNorm (mean 0, variance 1) into the layer before it, whose bias moves into the offset."""
     gain, offset, mean = (state[f"{norm}.{part}"] for part in ("weight", "bias", "running_mean"))
     bias = state.get(f"{writer}.bias")
@@ -112,8 +116,9 @@ def fold_gain(state: State, norm: str, writer: str) -> None:
     if bias is not None:
         offset += torch.where(mean == 0, factor * bias, 0.0)
         bias.masked_fill_(mean == 0, 0.0)
-    weight = state[f"{writer}.weight"]  # (N, channels, ...)
-    weight *= factor.reshape(*factor.shape, *[1] * (weight.ndim - 2))
+    weight = state[f"{writer}.weight"]  # (N, channels, ...), of a transposed convolution (N, inputs, channels, ...)
+    channels = weight.transpose(1, 2) if transposed else weight  # a view
+    channels *= factor.reshape(*factor.shape, *[1] * (weight.ndim - 2))
     gain /= torch.where(factor == 0, 1.0, factor)
     gain.masked_fill_((mean == 0) & (factor == 0), 1.0)
 
@@ -191,13 +196,14 @@ def find_scales(network: nn.Module, spec: PermutationSpec, x: Tensor) -> HiddenS
         norms = {}
     for norm, eps in norms.items():
         fold_statistics(trial.state, norm, eps)
-    writers = {}
+    writers, transposed = {}, _transposed(network)
     for norm, candidates in _layers_before(network, norms, layout).items():
         left = [candidate for candidate in candidates if candidate not in writers.values()]
         for writer in left[:WRITERS]:
-            if trial.stays(lambda state, norm=norm, writer=writer: fold_gain(state, norm, writer)):
+            fold = partial(fold_gain, norm=norm, writer=writer, transposed=writer in transposed)
+            if trial.stays(fold):
                 writers[norm] = writer
-                fold_gain(trial.state, norm, writer)
+                fold(trial.state)
                 break
 
     fixed = {f"{norm}.{part}" for norm in norms for part in ("running_mean", "running_var")}
@@ -214,7 +220,7 @@ def find_scales(network: nn.Module, spec: PermutationSpec, x: Tensor) -> HiddenS
         for sides in [] if found else _sides_of_factors(spec, group, fixed):  # several may hold
             scaled += [sides] if trial.has_scale(sides) else []
             signed += [sides] if trial.has_sign(sides) else []
-    return HiddenScales(layout, norms, writers, tuple(scaled), tuple(signed))
+    return HiddenScales(layout, norms, writers, transposed, tuple(scaled), tuple(signed))
 
 
 def _norms(network: nn.Module, layout: Layout) -> dict[str, float]:
@@ -232,9 +238,9 @@ def _layers_before(network: nn.Module, norms: Iterable[str], layout: Layout) -> 
 
     (A module may make its norms after all of its layers.)
     """
-    matrices = {entry.name: entry.shape[0] for entry in layout.entries if len(entry.shape) >= 2}
-    modules = dict(network.named_modules())
-    layers = {name: matrices[f"{name}.weight"] for name in modules if f"{name}.weight" in matrices}
+    shapes = {entry.name: entry.shape for entry in layout.entries if len(entry.shape) >= 2}
+    modules, transposed = dict(network.named_modules()), _transposed(network)
+    layers = {n: shapes[f"{n}.weight"][1 if n in transposed else 0] for n in modules if f"{n}.weight" in shapes}
     candidates = {}
     before = ""
     for name, module in modules.items():
@@ -245,6 +251,11 @@ def _layers_before(network: nn.Module, norms: Iterable[str], layout: Layout) -> 
             candidates[name] = [layer for layer in in_order if layers.get(layer) == module.num_features]
             before = ""
     return candidates
+
+
+def _transposed(network: nn.Module) -> frozenset[str]:
+    """Transposed convolutions, by name: their weights are (inputs, outputs, …)."""
+    return frozenset(name for name, module in network.named_modules() if isinstance(module, _ConvTransposeNd))
 
 
 def _in_order_of_layers(spec: PermutationSpec) -> list[str]:
