@@ -258,6 +258,46 @@ def test_what_tells_units_apart_is_refused_by_name_or_sound(name):
     assert derive_spec(Between(torch.tanh), x).groups == {"first": 6}  # control
 
 
+class Hidden(nn.Module):
+    """Differences from one example to the next, which count only where they are large: at no random weights."""
+
+    def __init__(self, shared):
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(4, 6), nn.Linear(4, 6), nn.Linear(6, 2)
+        self.shared = shared
+
+    def forward(self, x):
+        y = self.first(x)
+        before = (y if self.shared else self.second(x))[:1]
+        steps = self.last(y.diff(dim=0, prepend=before))
+        return self.last(y.relu()) + self.last.bias * self.second(x).mean() + (steps.square() - 1e4).relu()
+
+
+def test_what_is_put_before_differences_has_the_same_units_also_where_no_output_shows_it():
+    x = torch.randn(4, 4, generator=rng(0))
+    network = Hidden(shared=False)
+    spec = derive_spec(network, x)
+    assert spec.groups == {"first": 6} and spec.axes["second.bias"] == ("first",)
+    weights = 9 * torch.randn(spec.layout.size, generator=rng(1))  # here it shows
+    spec.verify(network, weights, x)
+    assert set(derive_spec(Hidden(shared=True), x).groups) == {"first", "second"}  # control
+    alone = derive_spec(Hidden(shared=True), x)
+    with pytest.raises(ValueError, match="changes outputs"):
+        alone.verify(network, weights, x)
+
+
+def test_an_operator_that_has_no_form_but_in_place_is_named():
+    def of_others(y):
+        return (y.T @ y).fill_diagonal_(0.0).sum(0) * y
+
+    x = torch.randn(VECTORS, generator=rng(0))
+    with pytest.raises(ValueError, match="fill_diagonal in forward is not known"):
+        derive_spec(Between(of_others), x)
+    with pytest.warns(UserWarning, match="fill_diagonal in forward is not known"):
+        assert derive_spec(Between(of_others), x, unknown="fix").groups == {}
+    assert derive_spec(Between(lambda y: (y.T @ y).sum(0) * y), x).groups == {"first": 6}  # control
+
+
 RECURRENT = {
     "lstm": nn.LSTM(4, 6, batch_first=True),
     "gru": nn.GRU(4, 3, 2, batch_first=True, bidirectional=True),

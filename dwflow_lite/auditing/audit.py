@@ -27,7 +27,7 @@ from dwflow_lite.auditing.measures import (
     rematched_distance,
     wrong_set_overlap,
 )
-from dwflow_lite.auditing.symmetries import Symmetries
+from dwflow_lite.auditing.symmetries import Symmetries, check_symmetry
 from dwflow_lite.auditing.table import Audit, Row
 from dwflow_lite.flow.watch import dispersion_ratio
 from dwflow_lite.generate.generator import Generator
@@ -79,7 +79,7 @@ def audit(  # noqa: PLR0913 - a public door
         A table with one row for each kind of network.
 
     Raises:
-        ValueError: networks, zoo and task that cannot be compared, or two rows of one name.
+        ValueError: networks, zoo and task that cannot be compared, two rows of one name, or a spec that is no symmetry.
         TypeError: a control that is no generator, or makes no zoo; a zoo or a task that is none.
 
     Warns:
@@ -102,7 +102,10 @@ def audit(  # noqa: PLR0913 - a public door
     fitted = zoo.fitted
     symmetries = None
     if rematch:
-        symmetries = Symmetries.of(fitted.network, spec, task.split(split).inputs(fitted.weights), gauge)
+        x = task.split(split).inputs(fitted.weights)
+        if spec is not None:
+            check_symmetry(fitted, spec, x)
+        symmetries = Symmetries.of(fitted.network, spec, x, gauge)
     yardstick = Yardstick.of(fitted, task, split, symmetries, seed)
 
     # One row for each kind of network.

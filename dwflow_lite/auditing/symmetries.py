@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from dwflow_lite.networks import BERT, ViT
 from dwflow_lite.symmetry.gauge import fix_circuits
+from dwflow_lite.symmetry.probing import Probe, in_double, known_state
 from dwflow_lite.symmetry.scales import HiddenScales, find_scales
 from dwflow_lite.symmetry.spec import PermutationSpec
 from dwflow_lite.symmetry.stream import fold_norms
 from dwflow_lite.symmetry.tracing import derive_spec
 from dwflow_lite.zoo.layout import Layout
 from dwflow_lite.zoo.zoo import Zoo
+
+EXAMPLES = 8  # on which a reader's spec is tried
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,32 @@ class Symmetries:
         fixed_weights = self.scales.fix(fixed.weights)
         is_rough = self.has_circuits or self.scales.signed
         return [networks.weights, fixed_weights] if is_rough else [fixed_weights]
+
+
+def check_symmetry(zoo: Zoo, spec: PermutationSpec, x: Tensor) -> None:
+    """``ValueError`` if permuting units by a reader's spec changes what a member computes.
+
+    By such a spec networks that compute something else would read as copies. A network that does not run in float64
+    is taken at the reader's word.
+
+    Args:
+        zoo: of which the first member is tried.
+        spec: of its networks.
+        x: some inputs (n, ...) that they take.
+    """
+    x = x[:EXAMPLES].detach().cpu()
+    try:
+        network = in_double(zoo.network)
+        probe = Probe.of(network, known_state(zoo.layout, zoo.weights[0]), x.double() if x.is_floating_point() else x)
+        moved = spec.permute(probe.state, spec.random(torch.Generator().manual_seed(0)))
+        change = probe.change(network, moved) if probe.is_useful else 0.0
+    except Exception:  # whatever a reader's own code raises
+        return
+    if change > probe.tolerance:
+        raise ValueError(
+            f"the spec is no symmetry of this {type(network).__name__}: permuting units by it changes outputs by "
+            f"{change:.2g} of the largest one; derive one (symmetry.derive_spec), or audit with rematch=False"
+        )
 
 
 def _own_spec(network: nn.Module, x: Tensor) -> PermutationSpec | None:

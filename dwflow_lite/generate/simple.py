@@ -22,7 +22,7 @@ from dwflow_lite.generate.generator import Generator, check_number_of_networks, 
 from dwflow_lite.support.checks import is_number, is_whole
 from dwflow_lite.support.devices import generator_from
 from dwflow_lite.symmetry.barrier import interpolate
-from dwflow_lite.symmetry.basis import basis_of
+from dwflow_lite.symmetry.basis import basis_of, says_nothing
 from dwflow_lite.zoo.storage import Shards
 from dwflow_lite.zoo.zoo import Zoo
 
@@ -311,6 +311,6 @@ def different_rows(members: int, size: int, n: int, generator: torch.Generator) 
 def as_zoo(weights: Tensor, members: Zoo, name: str) -> Zoo:
     """Networks (n, d) of the architecture of ``members``, with a record that names who made them."""
     record = {key: members.record[key] for key in ("architecture", "task") if key in members.record}
-    if basis_of(members):
+    if not says_nothing(members):  # also of a zoo as it was trained: it is in no basis of an aligned one
         record["basis"] = basis_of(members)
     return Zoo(weights, members.layout, members.network, record | {"generated": {"by": name}})

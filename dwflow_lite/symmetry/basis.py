@@ -139,14 +139,14 @@ def check_same_basis(first: Zoo, second: Zoo, what: str, remedy: str) -> None:
     Raises:
         ValueError: the bases differ; it says in what.
     """
-    if _says_nothing(first) or _says_nothing(second):
+    if says_nothing(first) or says_nothing(second):
         return
     difference = difference_of(basis_of(first), basis_of(second))
     if difference:
         raise ValueError(f"{what} ({difference}): {remedy}")
 
 
-def _says_nothing(zoo: Zoo) -> bool:
+def says_nothing(zoo: Zoo) -> bool:
     """Whether a record tells neither a basis, nor that the zoo is as it was trained."""
     is_trained = "recipe" in zoo.record or "identity" in zoo.record
     return "basis" not in zoo.record and not basis_of(zoo) and not is_trained

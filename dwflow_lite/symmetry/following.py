@@ -194,8 +194,12 @@ def labels_by_parts(call: Call) -> list[TensorLabels] | None:
 def parts_of_operator(node: Node) -> GraphModule | None:
     """An operator as a graph of simpler ones, by PyTorch's own table and code; None if it is not made of others."""
     in_place, overload = node.target._schema.name.endswith("_"), node.target._overloadname
-    target = getattr(getattr(torch.ops.aten, name_of_operator(node)), overload, None) if in_place else node.target
+    # Some operators exist only in place, without a name for the form that is not (fill_diagonal_).
+    plain = getattr(torch.ops.aten, name_of_operator(node), None) if in_place else None
+    target = getattr(plain, overload, None) if in_place else node.target
     table = torch.export.default_decompositions()
+    if target is None:
+        return None
     function = table[target] if target in table else target  # which may be made of others in C++
     sources: list[Node] = []
     map_arg((node.args, node.kwargs), sources.append)

@@ -145,7 +145,15 @@ def gather(call: Call) -> list[TensorLabels]:
 
 
 def ordered(call: Call) -> list[TensorLabels]:
-    """What asks who comes after whom along ``dim`` (``flip``, ``cumsum``, ``sort``): these axes are fixed."""
+    """What asks who comes after whom along ``dim`` (``flip``, ``cumsum``, ``sort``): these axes are fixed.
+
+    ``diff`` also takes what is put before and after; on all other axes it meets the tensor itself.
+    """
+    x, *put = call.tensors
+    for other in put:
+        for number in set(range(len(x))) - set(call.dims):
+            call.labelling.unify(x[number], other[number])
+    call.labelling.refuse([other[dim] for other in put for dim in call.dims], "depends on the order of units")
     return [ordered_along(call, call.dims, shape) for shape in call.shapes]
 
 

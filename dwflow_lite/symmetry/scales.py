@@ -11,12 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvTransposeNd
 
 from dwflow_lite.batchnorm import norms_with_statistics
 from dwflow_lite.symmetry.axes import Use, stretches
@@ -27,6 +29,7 @@ State = dict[str, Tensor]  # the tensors of N networks in float64, (N, *shape), 
 
 LARGEST_CHANGE = 1e-7  # of outputs, relative to the largest: what rounding makes of a symmetry
 PROBES = 4  # examples
+WRITERS = 8  # layers, at most, that are tried as the one that a norm reads
 FARTHER = 30.0  # times the examples, that bounds such as ReLU6's are met
 TOLERANCE, MAX_SWEEPS = 1e-6, 200  # of balancing: the largest |log c| that may be left
 
@@ -46,6 +49,7 @@ class HiddenScales:
         layout: of the networks.
         norms: BatchNorms that keep statistics, by name, with their eps.
         writers: of those that can pass their scale on: the layer that takes it over.
+        transposed: those of these layers whose units are on the second axis: transposed convolutions.
         scaled: groups of units that have a scale.
         signed: groups of units that have a sign.
     """
@@ -53,6 +57,7 @@ class HiddenScales:
     layout: Layout
     norms: dict[str, float]
     writers: dict[str, str]
+    transposed: frozenset[str] = frozenset()
     scaled: tuple[Sides, ...] = ()
     signed: tuple[Sides, ...] = ()
 
@@ -75,10 +80,10 @@ class HiddenScales:
         for norm, eps in self.norms.items():
             fold_statistics(state, norm, eps)
         for norm, writer in self.writers.items():
-            fold_gain(state, norm, writer)
+            fold_gain(state, norm, writer, writer in self.transposed)
+        balance(state, self.scaled)  # first: which sign a sum has hangs on scales, and no norm hangs on signs
         for sides in self.signed:  # in the order of the layers: the signs of one are summed in the next
             scale_units(state, sides, choose_signs(state, sides))
-        balance(state, self.scaled)
         fixed = self.layout.flatten(state)
         rounded = fixed.to(weights.dtype)
         return rounded if rounded.isfinite().all() else fixed  # scales may be too large for single precision
@@ -103,7 +108,7 @@ def fold_statistics(state: State, norm: str, eps: float) -> None:
     variance.masked_fill_(is_variance, 1.0 - eps)
 
 
-def fold_gain(state: State, norm: str, writer: str) -> None:
+def fold_gain(state: State, norm: str, writer: str, transposed: bool = False) -> None:
     """Move the gain of a BatchNorm (mean 0, variance 1) into the layer before it, whose bias moves into the offset."""
     gain, offset, mean = (state[f"{norm}.{part}"] for part in ("weight", "bias", "running_mean"))
     bias = state.get(f"{writer}.bias")
@@ -111,8 +116,9 @@ def fold_gain(state: State, norm: str, writer: str) -> None:
     if bias is not None:
         offset += torch.where(mean == 0, factor * bias, 0.0)
         bias.masked_fill_(mean == 0, 0.0)
-    weight = state[f"{writer}.weight"]  # (N, channels, ...)
-    weight *= factor.reshape(*factor.shape, *[1] * (weight.ndim - 2))
+    weight = state[f"{writer}.weight"]  # (N, channels, ...), of a transposed convolution (N, inputs, channels, ...)
+    channels = weight.transpose(1, 2) if transposed else weight  # a view
+    channels *= factor.reshape(*factor.shape, *[1] * (weight.ndim - 2))
     gain /= torch.where(factor == 0, 1.0, factor)
     gain.masked_fill_((mean == 0) & (factor == 0), 1.0)
 
@@ -135,22 +141,33 @@ def scale_units(state: State, sides: Sides, c: Tensor) -> None:
 def choose_signs(state: State, sides: Sides) -> Tensor:
     """Of each unit the sign (N, units) that makes the sum of cubes of the weights into it positive.
 
-    (Of cubes: where a norm takes the mean away, weights may have the sum zero.)
+    (Of cubes: where a norm takes the mean away, weights may have the sum zero.) The first layer decides, where it has
+    a say: others that write to a stream read units whose signs are chosen later.
     """
-    total = sum(part_of_units(state, use).flatten(2).pow(3).sum(-1) for use in sides.inward)
-    return torch.where(total < 0, -1.0, 1.0)
+    cubes = [part_of_units(state, use).flatten(2).pow(3).sum(-1) for use in sides.inward]  # (N, units) each
+    first = sides.inward[0].name.rpartition(".")[0]
+    of_first = sum(part for part, use in zip(cubes, sides.inward, strict=True) if use.name.rpartition(".")[0] == first)
+    return torch.where(torch.where(of_first == 0, sum(cubes), of_first) < 0, -1.0, 1.0)
 
 
 def balance(state: State, groups: Iterable[Sides]) -> None:
-    """Scale units, in place, until both sides of each have the same norm; dead and unused ones keep their scale."""
+    """Scale units, in place, until both sides of each have the same norm.
+
+    Of a unit that reads nothing, or that nobody reads, one side is zero, and no output sees any scale of the other: nor
+    whether it is there at all, since scales may be as small as one likes. It becomes zero too.
+    """
     for _ in range(MAX_SWEEPS):
         largest = 0.0
         for sides in groups:
             inward, outward = (
                 sum(part_of_units(state, use).flatten(2).square().sum(-1) for use in uses) for uses in sides
             )  # (N, units) each, squares of norms
-            c = torch.where((inward > 0) & (outward > 0), outward / inward, 1.0) ** 0.25
+            is_used = (inward > 0) & (outward > 0)
+            c = torch.where(is_used, outward / inward, 1.0) ** 0.25
             scale_units(state, sides, c)
+            for use in (*sides.inward, *sides.outward):
+                part = part_of_units(state, use)
+                part.masked_fill_(~is_used.reshape(*is_used.shape, *[1] * (part.ndim - 2)), 0.0)
             largest = max(largest, float(c.log().abs().max()))
         if largest < TOLERANCE:
             return
@@ -175,28 +192,35 @@ def find_scales(network: nn.Module, spec: PermutationSpec, x: Tensor) -> HiddenS
     trial = _Trial.of(network, layout, x)
     if trial is None:
         return HiddenScales(layout, {}, {})
-    pairs = _layers_before(network, norms)
     if not all(trial.stays(lambda state, norm=norm: fold_statistics(state, norm, norms[norm])) for norm in norms):
-        norms, pairs = {}, {}
+        norms = {}
     for norm, eps in norms.items():
         fold_statistics(trial.state, norm, eps)
-    writers = {}
-    for norm, writer in pairs.items():
-        if trial.stays(lambda state, norm=norm, writer=writer: fold_gain(state, norm, writer)):
-            writers[norm] = writer
-            fold_gain(trial.state, norm, writer)
+    writers, transposed = {}, _transposed(network)
+    for norm, candidates in _layers_before(network, norms, layout).items():
+        left = [candidate for candidate in candidates if candidate not in writers.values()]
+        for writer in left[:WRITERS]:
+            fold = partial(fold_gain, norm=norm, writer=writer, transposed=writer in transposed)
+            if trial.stays(fold):
+                writers[norm] = writer
+                fold(trial.state)
+                break
 
     fixed = {f"{norm}.{part}" for norm in norms for part in ("running_mean", "running_var")}
     fixed |= {f"{norm}.weight" for norm in writers}
     scaled, signed = [], []
     for group in _in_order_of_layers(spec):
+        found = False
         for sides in _possible_sides(spec, group, fixed):
-            has_scale, has_sign = trial.has_scale(sides), trial.has_sign(sides)
-            scaled += [sides] if has_scale else []
-            signed += [sides] if has_sign else []
-            if has_scale or has_sign:
-                break
-    return HiddenScales(layout, norms, writers, tuple(scaled), tuple(signed))
+            if not found:
+                has_scale, has_sign = trial.has_scale(sides), trial.has_sign(sides)
+                scaled += [sides] if has_scale else []
+                signed += [sides] if has_sign else []
+                found = has_scale or has_sign
+        for sides in [] if found else _sides_of_factors(spec, group, fixed):  # several may hold
+            scaled += [sides] if trial.has_scale(sides) else []
+            signed += [sides] if trial.has_sign(sides) else []
+    return HiddenScales(layout, norms, writers, transposed, tuple(scaled), tuple(signed))
 
 
 def _norms(network: nn.Module, layout: Layout) -> dict[str, float]:
@@ -209,19 +233,29 @@ def _norms(network: nn.Module, layout: Layout) -> dict[str, float]:
     return norms
 
 
-def _layers_before(network: nn.Module, norms: Iterable[str]) -> dict[str, str]:
-    """For each norm the layer that was made before it, if it has as many outputs."""
-    pairs = {}
-    before, outputs = "", 0
-    for name, module in network.named_modules():
-        weight = getattr(module, "weight", None)
-        if isinstance(module, _BatchNorm):
-            if name in norms and before and outputs == module.num_features:
-                pairs[name] = before
+def _layers_before(network: nn.Module, norms: Iterable[str], layout: Layout) -> dict[str, list[str]]:
+    """For each norm the layers that it may read, of as many outputs: the one made before it, then all, in their order.
+
+    (A module may make its norms after all of its layers.)
+    """
+    shapes = {entry.name: entry.shape for entry in layout.entries if len(entry.shape) >= 2}
+    modules, transposed = dict(network.named_modules()), _transposed(network)
+    layers = {n: shapes[f"{n}.weight"][1 if n in transposed else 0] for n in modules if f"{n}.weight" in shapes}
+    candidates = {}
+    before = ""
+    for name, module in modules.items():
+        if name in layers:
+            before = name
+        elif isinstance(module, _BatchNorm) and name in norms:
+            in_order = [before, *(layer for layer in layers if layer != before)]
+            candidates[name] = [layer for layer in in_order if layers.get(layer) == module.num_features]
             before = ""
-        elif isinstance(weight, Tensor) and weight.ndim >= 2:
-            before, outputs = name, len(weight)
-    return pairs
+    return candidates
+
+
+def _transposed(network: nn.Module) -> frozenset[str]:
+    """Transposed convolutions, by name: their weights are (inputs, outputs, …)."""
+    return frozenset(name for name, module in network.named_modules() if isinstance(module, _ConvTransposeNd))
 
 
 def _in_order_of_layers(spec: PermutationSpec) -> list[str]:
@@ -244,9 +278,30 @@ def _possible_sides(spec: PermutationSpec, group: str, fixed: set[str]) -> list[
     guesses = [
         Sides(rows + vectors, columns),  # layers of PyTorch: weights (outputs, inputs)
         Sides(of_norms, columns),  # a norm that hides the scale of the layer before it, and has one of its own
-        Sides(columns + vectors, rows),  # x @ weight, weights (inputs, outputs)
+        Sides(columns + vectors if columns else (), rows),  # x @ weight, weights (inputs, outputs)
     ]
     return [sides for sides in guesses if sides.inward and sides.outward]
+
+
+def _sides_of_factors(spec: PermutationSpec, group: str, fixed: set[str]) -> list[Sides]:
+    """Each layer that writes to a group, alone: a factor of a gated unit, or what is before a slope of each unit's own.
+
+    It is read by the columns; where there are none (queries and keys, which meet in a product), by the other layer.
+    """
+    uses = [use for use in spec.uses[group] if use.name not in fixed]
+    columns = tuple(use for use in uses if use.axis > 0)
+    written: dict[tuple[str, int], tuple[Use, ...]] = {}  # (layer, where its units begin) -> matrix, and bias
+    for use in uses:
+        if use.axis == 0 and len(spec.layout[use.name].shape) > 1:
+            written[use.name.rpartition(".")[0], use.start] = (use,)
+    for use in uses:
+        layer = use.name.rpartition(".")[0], use.start
+        if len(spec.layout[use.name].shape) == 1 and layer in written:
+            written[layer] += (use,)
+    factors = list(written.values())
+    if columns:
+        return [Sides(factor, columns) for factor in factors]
+    return [Sides(*factors)] if len(factors) == 2 else []
 
 
 @dataclass
