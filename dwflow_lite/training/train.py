@@ -19,7 +19,7 @@ from dwflow_lite.networks import architecture_of, behaviour_of
 from dwflow_lite.networks.constants import constants_of, keys_of
 from dwflow_lite.support.checkpoints import Checkpoint
 from dwflow_lite.support.checks import COUNT, WHOLE, check_ranges, failing_as, is_choice
-from dwflow_lite.support.files import json_hash
+from dwflow_lite.support.files import json_hash, understood
 from dwflow_lite.support.jobs import run_jobs, runs
 from dwflow_lite.support.paths import as_path
 from dwflow_lite.support.versions import versions
@@ -238,7 +238,8 @@ def _read(store: Checkpoint, network: nn.Module, sizes: Mapping[str, int]) -> Zo
     zoo = Zoo.load(store.file, network)
     if zoo.record.get("identity") != store.identity:
         raise ValueError(f"{store.file} holds another zoo ({zoo}): name another file, or a folder, or delete it")
-    made = _made_of_it(zoo, sizes)
+    with understood(store.file):
+        made = _made_of_it(zoo, sizes)
     if made:
         raise ValueError(
             f"{store.file} does not hold the zoo as it was trained, but {made} ({zoo}): name another file, or move it"
