@@ -20,6 +20,7 @@ from dwflow_lite.zoo.forward import together
 from dwflow_lite.zoo.zoo import Zoo
 
 BATCH = 256  # examples
+STATISTICS = "recalibrate"  # name of the stage
 
 
 def norms_with_statistics(network: nn.Module) -> dict[str, _NormBase]:
@@ -129,4 +130,4 @@ def _measured(zoo: Zoo, batches: Sequence[Tensor], members_at_once: int) -> Iter
 
 def statistics_stage(split: str, examples: int, batch_size: int = BATCH) -> dict[str, Any]:
     """What the record of a zoo says of its statistics."""
-    return {"stage": "recalibrate", "split": split, "examples": examples, "batch_size": batch_size}
+    return {"stage": STATISTICS, "split": split, "examples": examples, "batch_size": batch_size}

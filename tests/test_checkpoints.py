@@ -110,6 +110,23 @@ def test_damage_and_foreign_trainings_are_refused(tmp_path, half_done):
     assert store.load()["step"] == 3  # control: the whole one serves
 
 
+def test_a_state_that_another_process_replaces_as_it_is_read_is_read(tmp_path, monkeypatch):
+    store = checkpoint(tmp_path / "flow.pt")
+    store.save(STATE)
+    real = checkpoints._check_hash
+
+    def replaced(file, path):
+        checkpoint(tmp_path / "flow.pt").save(STATE | {"more": torch.ones(100)})  # open is what was there before
+        real(file, path)
+
+    monkeypatch.setattr(checkpoints, "_check_hash", replaced)
+    assert "more" not in store.load() and "more" in checkpoint(tmp_path / "flow.pt").load()
+    store.partial.write_bytes(store.partial.read_bytes()[:-1])  # control: a damaged one is still seen
+    monkeypatch.setattr(checkpoints, "_check_hash", real)
+    with pytest.raises(ValueError, match="is truncated or was altered"):
+        store.load()
+
+
 def test_other_formats_are_refused_with_the_version_that_wrote_them(tmp_path):
     store = checkpoint(tmp_path)
     store.save(STATE)

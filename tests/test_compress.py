@@ -361,7 +361,7 @@ sys.path.insert(0, sys.argv[1])
 import torch
 from test_compress import on_disk
 from dwflow_lite.compress import DualPCA
-from dwflow_lite.zoo.storage import append, read_folder, rows_of_columns, start_folder
+from dwflow_lite.zoo import append, read_folder, rows_of_columns, start_folder
 
 def status(name):
     return int(next(l for l in Path("/proc/self/status").open() if l.startswith(name)).split()[1]) << 10

@@ -342,6 +342,22 @@ def test_a_file_that_is_replaced_after_a_zoo_was_opened_is_refused(home):
     assert torch.equal(zoo.weights[1], before)  # control: it is read whole once more
 
 
+@pytest.mark.parametrize("change", ["another copied over it", "cut"])
+def test_a_zoo_and_a_generator_in_memory_are_not_their_files(home, tmp_path, change):
+    """What safetensors gives of a file is the file: whoever writes into that changes it, after it was verified."""
+    shutil.copy(home / "zoo.safetensors", tmp_path / "zoo.safetensors")
+    shutil.copy(home / "model.safetensors", tmp_path / "model.safetensors")
+    zoo, plain = Zoo.load(tmp_path / "zoo.safetensors"), load_file(tmp_path / "zoo.safetensors")["weights"]
+    model = DeepWeightFlow.load(tmp_path / "model.safetensors")
+    before, sampled = zoo.weights.clone(), model.sample(2, seed=0).weights
+    for name in ("zoo.safetensors", "model.safetensors"):
+        size = (tmp_path / name).stat().st_size
+        with (tmp_path / name).open("r+b") as file:
+            file.write(b"\1" * size) if change != "cut" else file.truncate(size // 4096 * 4096 + 8)
+    assert torch.equal(zoo.weights, before) and torch.equal(model.sample(2, seed=0).weights, sampled)
+    assert not torch.equal(plain, before)  # control: a plain reader's are others now
+
+
 # -- what is crafted: a right hash, and nonsense -----------------------------------------------------------------
 
 

@@ -114,7 +114,18 @@ def test_bfloat16_halves_the_files(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "which", [slice(None), slice(1, 5, 2), [4, 0, -1], range(2), torch.tensor([3, 3]), np.array([5, 1])]
+    "which",
+    [
+        slice(None),
+        slice(1, 5, 2),
+        [4, 0, -1],
+        range(2),
+        torch.tensor([3, 3]),
+        np.array([5, 1]),
+        [False, True, True, False, False, True],  # a mask chooses as it does of a tensor, and is not rows 0 and 1
+        torch.tensor([False, False, True, False, True, False]),
+        np.array([True, False, False, False, False, True]),
+    ],
 )
 def test_rows_are_a_view_that_reads_nothing(tmp_path, which):
     zoo = random_zoo()
@@ -126,6 +137,68 @@ def test_rows_are_a_view_that_reads_nothing(tmp_path, which):
     again = shards[which]  # nothing is read
     with pytest.raises(ZooFileError, match=r"cannot read .*members-0000000.\.safetensors"):
         again.columns(slice(1))
+
+
+@pytest.mark.parametrize(
+    ("which", "error", "message"),
+    [
+        (
+            (0, 1),
+            TypeError,
+            r"weights on disk are read by rows, not by \(0, 1\): \.columns\(slice\) reads some columns",
+        ),
+        ((slice(None), 3), TypeError, r"read by rows, not by \(slice\(None, None, None\), 3\)"),
+        ((..., slice(2)), TypeError, "read by rows, not by"),
+        (True, TypeError, "read by rows, not by True"),
+        (np.True_, TypeError, "read by rows, not by True"),
+        (None, TypeError, "read by rows, not by None"),
+        (1.0, TypeError, "read by rows, not by 1.0"),
+        ([True, False], ValueError, r"read members by whole-number positions or by 6 booleans, got \[True, False\]"),
+        ([0.0, 1.0], ValueError, "read members by whole-number positions or by 6 booleans"),
+        ([[0, 1]], ValueError, "read members by whole-number positions or by 6 booleans"),
+        ([0, 6], ValueError, r"cannot read members \[0, 6\] of a zoo of 6"),
+        (6, IndexError, r"no row 6 of weights \(6, 51\) on disk"),
+        (-7, IndexError, r"no row -7 of weights"),
+    ],
+)
+def test_what_is_no_row_is_not_taken_for_one(tmp_path, which, error, message):
+    zoo = random_zoo()
+    shards = on_disk(zoo, tmp_path / "zoo").weights
+    with pytest.raises(error, match=message):
+        shards[which]
+    assert torch.equal(torch.stack(list(shards)), zoo.weights)  # control: a loop over rows ends
+
+
+@pytest.mark.parametrize("columns", [slice(0, 8, 2), slice(None, None, -1), 3, [1, 2]])
+def test_columns_are_neighbours(tmp_path, columns):
+    zoo = random_zoo()
+    shards = on_disk(zoo, tmp_path / "zoo").weights
+    with pytest.raises(ValueError, match=r"columns of weights on disk are neighbours, as slice\(2, 5\); got "):
+        shards.columns(columns)
+    for some in (slice(2, 5), slice(-3, None), slice(5, 3)):  # control
+        assert torch.equal(shards.columns(some), zoo.weights[:, some])
+
+
+def test_what_a_folder_rounds_is_said(tmp_path):
+    networks = [MLP([4, 6, 3]).double() for _ in range(3)]
+    zoo = Zoo.from_modules(networks)
+    zoo = replace(zoo, weights=zoo.weights + 1e-10 * torch.rand(zoo.weights.shape, dtype=torch.float64))
+    said = r"keeps float32, to which these weights in float64 are rounded; a file, a name with a suffix, keeps them as"
+    with pytest.warns(RuntimeWarning, match=f"saved {said}"):
+        zoo.save(tmp_path / "saved")
+    with pytest.warns(RuntimeWarning, match=f"stage {said}"):
+        zoo.with_weights(iter(zoo.weights.split(2)), {}, folder=tmp_path / "stage")
+    with pytest.warns(RuntimeWarning, match=f"columns {said}"):
+        blocks = ((part, zoo.weights[:, part]) for part in (slice(0, 20), slice(20, 51)))
+        write_zoo(tmp_path / "columns", blocks, zoo.layout, zoo.network, zoo.record, zoo.held_out, "float32")
+    for name in ("saved", "stage", "columns"):
+        assert torch.equal(Zoo.load(tmp_path / name).in_memory().weights, zoo.weights.float())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # control: whoever asks for bfloat16 knows, and these lose nothing
+        zoo.save(tmp_path / "asked", "bfloat16")
+        assert torch.equal(Zoo.load(zoo.save(tmp_path / "zoo.safetensors")).weights, zoo.weights)
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            replace(zoo, weights=zoo.weights.to(dtype)).save(tmp_path / str(dtype).removeprefix("torch."))
 
 
 @pytest.mark.parametrize("row", [2, -1, np.int64(3), torch.tensor(1)])

@@ -16,8 +16,11 @@ import pytest
 import torch
 from torch import nn
 
+from dwflow_lite.flow import FlowSettings
+from dwflow_lite.generate import DeepWeightFlow
 from dwflow_lite.networks import MLP, ResNet, behaviour_of, initialise
 from dwflow_lite.support.devices import out_of_memory_as
+from dwflow_lite.symmetry import canonicalise
 from dwflow_lite.tasks import Task, load_task
 from dwflow_lite.training import DivergedError, Recipe, batched, loop, plan, randomness, train_zoo, trainable
 from dwflow_lite.training import members as members_module
@@ -698,6 +701,50 @@ def test_another_recipe_in_the_named_file_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"mine\.safetensors does not fit the network"):
         train_zoo(TASK, MLP([4, 7, 3]), checkpoint=file, **FAST)
     assert file.read_bytes() == old
+
+
+MADE_OF_A_ZOO = {
+    "aligned": (lambda zoo: canonicalise(zoo), "what later stages made of it, canonicalise"),
+    "some": (lambda zoo: zoo.take([0, 1]), "some of its members"),
+    "reordered": (lambda zoo: zoo.take([1, 0, 2, 3]), "some of its members"),
+    "held out otherwise": (lambda zoo: replace(zoo, held_out=(True, False, False, False)), "some of its members"),
+    "generated": (lambda zoo: generated(zoo), "networks that a generator made"),
+}
+
+
+def generated(zoo):
+    flow = FlowSettings(hidden=4, time_dim=2, steps=2, solver_steps=2)
+    return DeepWeightFlow(align=False, flow=flow).fit(zoo).sample(4, seed=0)
+
+
+@pytest.mark.parametrize("what", MADE_OF_A_ZOO)
+def test_what_was_made_of_a_zoo_is_not_taken_for_it(tmp_path, what):
+    make, message = MADE_OF_A_ZOO[what]
+    asked = {"members": 3, "held_out": 1, "recipe": QUICK, "checkpoint": tmp_path / "mine.safetensors"}
+    zoo = train_zoo(TASK, mlp(), **asked)
+    make(zoo).save(tmp_path / "mine.safetensors")
+    message = rf"mine\.safetensors does not hold the zoo as it was trained, but {message} \("
+    with pytest.raises(ValueError, match=message):
+        train_zoo(TASK, mlp(), **asked)
+    zoo.save(tmp_path / "mine.safetensors")
+    assert same(train_zoo(TASK, mlp(), **asked), zoo)  # control
+
+
+def test_a_zoo_of_a_folder_is_a_finished_zoo_once_it_is_in_a_file(tmp_path):
+    asked = {"members": 3, "held_out": 1, "recipe": QUICK}
+    zoo = train_zoo(TASK, mlp(), folder=tmp_path / "zoo", **asked)
+    file = Zoo.load(tmp_path / "zoo").save(tmp_path / "zoo.safetensors")
+    assert same(train_zoo(TASK, mlp(), checkpoint=file, **asked), zoo.in_memory())
+
+
+def test_a_zoo_of_a_folder_says_what_the_folder_says(tmp_path):
+    asked = {"members": 3, "recipe": QUICK, "folder": tmp_path / "zoo"}
+    train_zoo(TASK, mlp(), **asked)
+    (tmp_path / "zoo" / "members-00000001.safetensors").unlink()
+    zoo = train_zoo(TASK, mlp(), method="loop", **asked)
+    assert zoo.record["method"] == Zoo.load(tmp_path / "zoo").record["method"] == "batched"
+    alone = train_zoo(TASK, mlp(), method="loop", members=3, recipe=QUICK, folder=tmp_path / "loop")
+    assert alone.record["method"] == "loop"  # control
 
 
 def test_a_folder_with_a_dot_in_its_name_is_a_folder(tmp_path):

@@ -749,6 +749,31 @@ def test_altered_constants_are_seen(tmp_path, name):
     assert len(Zoo.load(path, Masked())) == 2  # control
 
 
+@pytest.mark.parametrize("loss", ["gone", "altered"])
+def test_constants_that_were_lost_are_written_by_who_goes_on(tmp_path, loss):
+    def train(seed):
+        return train_zoo(IRIS, Masked(seed=seed), members=3, recipe=Recipe(epochs=1), folder=tmp_path / "trained")
+
+    zoo = train(seed=1)
+    zoo.in_memory().save(tmp_path / "saved")
+    for folder, go_on in (("trained", lambda: train(seed=1)), ("saved", lambda: zoo.save(tmp_path / "saved"))):
+        file = tmp_path / folder / "constants.safetensors"
+        content = file.read_bytes()
+        file.unlink() if loss == "gone" else file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        with pytest.raises(ZooFileError, match=r"constants\.safetensors is damaged or not there"):
+            Zoo.load(tmp_path / folder, Masked(seed=2))
+        (tmp_path / folder / "members-00000001.safetensors").unlink()
+        go_on()
+        loaded = Zoo.load(tmp_path / folder, Masked(seed=2), verify=True)
+        assert torch.equal(predict(loaded, INPUTS), predict(zoo, INPUTS))
+        content = file.read_bytes()
+        go_on()
+        assert file.read_bytes() == content  # control: those that are there stay
+    with pytest.raises(ValueError, match="holds another zoo"):  # control: others are not written
+        train(seed=2)
+    assert torch.equal(Zoo.load(tmp_path / "trained", Masked()).constants["position"], Masked(seed=1).position)
+
+
 def test_constants_go_with_a_generator(tmp_path):
     model = DeepWeightFlow(align=None, flow=FlowSettings(hidden=8, steps=5)).fit(make_zoo(4, Masked(seed=1)))
     loaded = DeepWeightFlow.load(model.save(tmp_path / "model.safetensors"), Masked(seed=2, mask=0.0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -203,7 +204,7 @@ def _read_state(path: Path, identity: str, device: torch.device | str, *, finish
 
 def _check_hash(file: BinaryIO, path: Path) -> None:
     """``ValueError`` unless an open file ends in the hash of all that stands before; leaves it at its beginning."""
-    left = path.stat().st_size - DIGEST_BYTES
+    left = os.fstat(file.fileno()).st_size - DIGEST_BYTES  # of this file, not of one that just took its name
     whole = hashlib.sha256()
     while left > 0 and (part := file.read(min(left, READ_AT_ONCE))):
         whole.update(part)

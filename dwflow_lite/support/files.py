@@ -94,7 +94,10 @@ def write_safetensors(
 
 
 def read_safetensors(path: str | Path, expected: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a file.
+    """Tensors and metadata of a file; what happens to the file afterwards does not reach the tensors.
+
+    (Those of safetensors are the file itself, mapped into memory: somebody who copies another file over it, or cuts it,
+    changes them, long after they were verified.)
 
     Args:
         path: of the file.
@@ -105,7 +108,7 @@ def read_safetensors(path: str | Path, expected: str) -> tuple[dict[str, Tensor]
         ZooFileError: truncated, or of another format.
     """
     with opened_safetensors(path, expected) as (file, metadata):
-        return {name: file.get_tensor(name) for name in file.keys()}, metadata
+        return {name: file.get_tensor(name).clone() for name in file.keys()}, metadata
 
 
 class Outline(NamedTuple):

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dwflow_lite.batchnorm import norms_with_statistics, statistics_stage
+from dwflow_lite.batchnorm import STATISTICS, norms_with_statistics, statistics_stage
 from dwflow_lite.networks import architecture_of, behaviour_of
 from dwflow_lite.networks.constants import constants_of, keys_of
 from dwflow_lite.support.checkpoints import Checkpoint
 from dwflow_lite.support.checks import COUNT, WHOLE, check_ranges, failing_as, is_choice
-from dwflow_lite.support.files import json_hash
+from dwflow_lite.support.files import json_hash, understood
 from dwflow_lite.support.jobs import run_jobs, runs
 from dwflow_lite.support.paths import as_path
 from dwflow_lite.support.versions import versions
@@ -114,7 +114,7 @@ def train_zoo(  # noqa: PLR0913 - the door of this room: what, how many, how, wh
     Raises:
         ValueError: an unknown name, a number out of range, a network that does not fit the task, or does not train, or
             changes buffers or frozen parameters as it trains that are not the running statistics of BatchNorm; a
-            checkpoint or a folder that holds another zoo.
+            checkpoint or a folder that holds another zoo, or what was made of this one (aligned, some of its members).
         DivergedError: see ``on_diverged``.
         MemoryError: too many members at once.
         OSError: the checkpoint cannot be written; found out before anything is trained.
@@ -135,7 +135,7 @@ def train_zoo(  # noqa: PLR0913 - the door of this room: what, how many, how, wh
     identity_hash = json_hash(identity)[:16]
     store = Checkpoint(checkpoint, name=f"zoo-{task.name}-{identity_hash}.safetensors", identity=identity_hash)
     if store.finished:
-        return _without_diverged(_read(store, network), on_diverged)
+        return _without_diverged(_read(store, network, sizes), on_diverged)
     store.check_writable()
 
     plan = Plan(
@@ -155,7 +155,7 @@ def train_zoo(  # noqa: PLR0913 - the door of this room: what, how many, how, wh
     record = _common_record(plan, identity, identity_hash)
     started = time.perf_counter()
     if folder is not None:
-        weights, notes = _train_into_folder(plan, record, storage, at_once, executor, progress)
+        record, weights, notes = _train_into_folder(plan, record, storage, at_once, executor, progress)
     elif executor is not None:
         weights, notes = _train_in_jobs(plan, at_once, executor, progress)
     else:
@@ -233,12 +233,42 @@ def _identity(task: Task, network: nn.Module, recipe: Recipe, seed: int, sizes: 
     }
 
 
-def _read(store: Checkpoint, network: nn.Module) -> Zoo:
-    """The finished zoo, if it is the one that was asked for."""
+def _read(store: Checkpoint, network: nn.Module, sizes: Mapping[str, int]) -> Zoo:
+    """The finished zoo, if it is the one that was asked for, and not one that was made of it."""
     zoo = Zoo.load(store.file, network)
     if zoo.record.get("identity") != store.identity:
         raise ValueError(f"{store.file} holds another zoo ({zoo}): name another file, or a folder, or delete it")
+    with understood(store.file):
+        made = _made_of_it(zoo, sizes)
+    if made:
+        raise ValueError(
+            f"{store.file} does not hold the zoo as it was trained, but {made} ({zoo}): name another file, or move it"
+        )
     return zoo
+
+
+def _made_of_it(zoo: Zoo, sizes: Mapping[str, int]) -> str:
+    """What a zoo is that keeps the identity of the one it was made of; nothing if it is that zoo."""
+    if "generated" in zoo.record or "members" not in zoo.record:
+        return "networks that a generator made"
+    stages = [stage.get("stage") for stage in zoo.record.get("stages", [])]
+    if stages not in ([], [STATISTICS]):  # training measures them
+        return f"what later stages made of it, {', '.join(map(str, stages))}"
+    total = sum(sizes.values())
+    in_order = [about.get("member") for about in zoo.record["members"]] == list(range(total))
+    if not in_order or zoo.held_out != _held_out(sizes["members"], total):
+        return "some of its members"
+    return ""
+
+
+def _held_out(fitted: int, total: int) -> tuple[bool, ...]:
+    """The last members are held out."""
+    return tuple(member >= fitted for member in range(total))
+
+
+def _diverged(record: Mapping[str, Any]) -> list[int]:
+    """Positions of members that diverged, of which a folder says nothing but what it says of each."""
+    return [member for member, about in enumerate(record["members"]) if about.get("diverged")]
 
 
 # -- train -------------------------------------------------------------------------------------------------------
@@ -254,8 +284,8 @@ def _train_in_jobs(plan: Plan, at_once: int, executor: Executor, progress: bool)
 
 def _train_into_folder(
     plan: Plan, record: Mapping[str, Any], storage: str, at_once: int, executor: Executor | None, progress: bool
-) -> tuple[Shards, list[dict[str, Any]]]:
-    """Train the members that are not in the folder yet, and write them there: weights (N, d) and notes of all.
+) -> tuple[dict[str, Any], Shards, list[dict[str, Any]]]:
+    """Train the members that are not in the folder yet, and write them there.
 
     Args:
         plan: what to train; names the folder.
@@ -264,6 +294,9 @@ def _train_into_folder(
         at_once: members that are trained, and written to one file, together.
         executor: where jobs run; None: here.
         progress: show a bar of jobs.
+
+    Returns:
+        What the folder says of all members, as whoever began it did; weights (N, d); and notes of each.
     """
     constants = constants_of(plan.network)
     header = folder_header(Layout.of(plan.network), record, plan.total, constants)
@@ -273,10 +306,10 @@ def _train_into_folder(
         missing = [member for member in range(plan.total) if member not in notes]
         _results_of_jobs(plan, missing, at_once, executor, progress)
         sweep_folder(plan.folder)  # half-written files of jobs that died
-        _, weights, notes = read_folder(plan.folder)
+        header, weights, notes = read_folder(plan.folder)
     if len(notes) < plan.total:
         raise OSError(f"workers did not write to {plan.folder}: it must be a folder that they and this process share")
-    return weights, [notes[member] for member in range(plan.total)]
+    return header["record"], weights, [notes[member] for member in range(plan.total)]
 
 
 def _results_of_jobs(
@@ -320,8 +353,8 @@ def _assemble(
 ) -> Zoo:
     """The zoo of these weights (N, d); the record says who diverged."""
     record = join_record(common, notes)
-    record["diverged"] = [member for member, about in enumerate(record["members"]) if about.get("diverged")]
-    held_out = tuple(member >= plan.fitted for member in range(plan.total))
+    record["diverged"] = _diverged(record)
+    held_out = _held_out(plan.fitted, plan.total)
     return Zoo(weights, Layout.of(plan.network), deepcopy(plan.network).cpu(), record, held_out)
 
 
@@ -335,7 +368,7 @@ def _save(zoo: Zoo, store: Checkpoint) -> None:
 
 def _without_diverged(zoo: Zoo, on_diverged: str) -> Zoo:
     """The zoo without its diverged members, or an error that names them."""
-    diverged = zoo.record["diverged"]
+    diverged = zoo.record.get("diverged", _diverged(zoo.record))
     if not diverged:
         return zoo
     if on_diverged == "raise" or len(diverged) == len(zoo):

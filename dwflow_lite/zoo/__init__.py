@@ -2,11 +2,12 @@
 
 from dwflow_lite.support.files import ZooFileError
 from dwflow_lite.zoo.batching import batched_forward, run_all, runs_batched
+from dwflow_lite.zoo.columns import rows_of_columns
 from dwflow_lite.zoo.forward import Evaluation, evaluate, forward_all, predict, together
 from dwflow_lite.zoo.header import FOLDER, read_header
 from dwflow_lite.zoo.layout import Entry, Layout
 from dwflow_lite.zoo.record import folder_header, join_record, record_of_members, split_record
-from dwflow_lite.zoo.storage import Shards, append, read_folder, rows_of_columns, start_folder
+from dwflow_lite.zoo.storage import Shards, append, read_folder, start_folder
 from dwflow_lite.zoo.zoo import Zoo, write_zoo
 
 __all__ = [

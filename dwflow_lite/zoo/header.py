@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dwflow_lite.networks.constants import packed, unpacked
+from dwflow_lite.networks.constants import keys_of, packed, unpacked
 from dwflow_lite.support.checks import failing_as, is_choice, is_whole
 from dwflow_lite.support.files import (
     ZooFileError,
@@ -85,6 +85,23 @@ def _check_header(header: Mapping[str, Any]) -> None:
 def write_constants(folder: Path, constants: Mapping[str, Tensor]) -> None:
     """Write the constants that a header names, before it; errors as of :func:`write_safetensors`."""
     write_safetensors(packed(constants), folder / CONSTANTS_FILE, {"format": CONSTANTS})
+
+
+def keep_constants(folder: Path, header: Mapping[str, Any], constants: Mapping[str, Tensor]) -> None:
+    """Write once more the constants that a header names, where they are lost or damaged and whoever writes has them.
+
+    Without them no member of the folder could be read, those that are yet to be written neither.
+
+    Raises:
+        ZooFileError: they are lost, and these are others.
+        OSError: they cannot be written.
+    """
+    try:
+        read_constants(folder, header)
+    except ZooFileError:
+        if keys_of(constants) != header["constants"]:
+            raise
+        write_constants(folder, constants)
 
 
 def read_constants(folder: str | Path, header: Mapping[str, Any]) -> dict[str, Tensor]:

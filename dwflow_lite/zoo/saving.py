@@ -21,6 +21,7 @@ from dwflow_lite.networks.constants import keys_of, packed, unpacked
 from dwflow_lite.support.checks import failing_as, is_whole
 from dwflow_lite.support.files import ZooFileError, digest, read_safetensors, understood, write_safetensors
 from dwflow_lite.support.paths import check_writable
+from dwflow_lite.zoo.columns import rows_of_columns
 from dwflow_lite.zoo.header import read_constants
 from dwflow_lite.zoo.layout import Layout
 from dwflow_lite.zoo.record import cut_stages, folder_header, join_record, record_text, split_record
@@ -31,7 +32,6 @@ from dwflow_lite.zoo.storage import (
     check_finite,
     check_storage,
     read_folder,
-    rows_of_columns,
     start_folder,
     writing,
 )
@@ -152,7 +152,7 @@ def write_folder(
         start_folder(folder, header, storage, constants=constants)
         before = read_folder(folder)
         kept_rows = {position: row for row, position in enumerate(before.notes)}
-        rows = _rows_of(weights, folder, members)
+        rows = _rows_of(weights, folder, members, storage)
         for position, (row, note, held) in enumerate(zip(rows, notes, held_out, strict=True)):
             note["held_out"] = bool(held)
             if position not in kept_rows:
@@ -167,9 +167,10 @@ def write_folder(
         return read_folder(folder).weights
 
 
-def _rows_of(weights: Writable, folder: str | Path, members: int) -> Iterator[Tensor]:
+def _rows_of(weights: Writable, folder: str | Path, members: int, storage: str) -> Iterator[Tensor]:
     """Rows in order, each (1, d), of weights in any of the forms that can be written."""
     if isinstance(weights, Tensor | Shards):
+        _warn_of_rounding(weights.dtype, folder, storage)
         yield from weights.split(1)
         return
     parts = iter(weights)
@@ -177,10 +178,23 @@ def _rows_of(weights: Writable, folder: str | Path, members: int) -> Iterator[Te
     if first is None:
         return
     parts = chain([first], parts)
+    _warn_of_rounding((first[1] if isinstance(first, tuple) else first).dtype, folder, storage)
     if isinstance(first, tuple):
         parts = rows_of_columns(folder, members, parts)
     for part in parts:  # (some rows, d)
         yield from part.split(1)
+
+
+def _warn_of_rounding(dtype: torch.dtype, folder: str | Path, storage: str) -> None:
+    """Say that a folder keeps less of weights than they are; whoever names bfloat16 knows."""
+    if storage == "float32" and torch.finfo(dtype).eps < torch.finfo(torch.float32).eps:
+        name = str(dtype).removeprefix("torch.")
+        warnings.warn(
+            f"{folder} keeps float32, to which these weights in {name} are rounded; a file, a name with a suffix, "
+            "keeps them as they are",
+            RuntimeWarning,
+            stacklevel=5,
+        )
 
 
 def _same_note(note: Mapping[str, Any], kept: Mapping[str, Any]) -> bool:

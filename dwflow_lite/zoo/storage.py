@@ -14,17 +14,14 @@ positions, which names of files must agree with. A row is checked against its ha
 from __future__ import annotations
 
 import secrets
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from io import FileIO
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,7 +29,8 @@ from dwflow_lite.support.checks import failing_as, is_choice
 from dwflow_lite.support.files import ZooFileError, json_hash, opened_safetensors
 from dwflow_lite.support.locks import one_writer
 from dwflow_lite.support.paths import as_path, check_writable, sweep
-from dwflow_lite.zoo.header import CONSTANTS_FILE, read_header, write_constants, write_header
+from dwflow_lite.zoo.header import CONSTANTS_FILE, keep_constants, read_header, write_constants, write_header
+from dwflow_lite.zoo.members import positions_of
 from dwflow_lite.zoo.shards import (
     SHARD,
     STORAGE,
@@ -52,7 +50,8 @@ class Shards:
     """A matrix (N, d) on disk, read by rows or by columns and never whole: the ``weights`` of a zoo that is too large.
 
     ``shards[3]`` reads a row, ``split(n)`` reads n rows at a time, ``columns(s)`` some columns of all rows; a slice
-    or list of rows is a view that reads nothing. What is read is float32, on ``device``, and the caller's own.
+    or list of rows (positions, or a boolean each) is a view that reads nothing. What is read is float32, on ``device``,
+    and the caller's own.
 
     Attributes:
         folder: where the files are.
@@ -82,12 +81,16 @@ class Shards:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, which: int | slice | Sequence[int]) -> Tensor | Shards:
+    def __getitem__(self, which: int | slice | Sequence[int] | Sequence[bool]) -> Tensor | Shards:
         if hasattr(which, "tolist"):  # of NumPy or torch: a number, or an array of them
             which = which.tolist()
-        if isinstance(which, int):
+        if isinstance(which, int) and not isinstance(which, bool):
+            if not -len(self) <= which < len(self):  # an IndexError ends loops over rows
+                raise IndexError(f"no row {which} of weights {self.shape} on disk")
             return self._read([self.rows[which]], slice(0, self.size))[0]  # (d,)
-        rows = self.rows[which] if isinstance(which, slice) else tuple(self.rows[row] for row in which)
+        if not isinstance(which, slice | Sequence) or isinstance(which, tuple):
+            raise TypeError(f"weights on disk are read by rows, not by {which!r}: .columns(slice) reads some columns")
+        rows = tuple(self.rows[position] for position in positions_of(which, len(self), "read"))
         hashes = {name: self.hashes[name] for name, _ in rows}  # a view of few rows travels light
         return replace(self, rows=rows, hashes=hashes)
 
@@ -104,7 +107,9 @@ class Shards:
             yield self._read(self.rows[start : start + at_once], slice(0, self.size))
 
     def columns(self, columns: slice, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Neighbouring columns of all rows: (N, columns)."""
+        """Neighbouring columns of all rows: (N, columns); ``ValueError`` for any others."""
+        if not isinstance(columns, slice) or columns.step not in (None, 1):
+            raise ValueError(f"columns of weights on disk are neighbours, as slice(2, 5); got {columns!r}")
         return self._read(self.rows, columns, dtype)
 
     def to(self, device: torch.device | str) -> Shards:
@@ -114,6 +119,7 @@ class Shards:
     def _read(self, rows: Sequence[tuple[str, int]], columns: slice, dtype: torch.dtype = torch.float32) -> Tensor:
         """These rows and columns as a tensor (rows, columns); a file is opened once for neighbours in it."""
         start, stop, _ = columns.indices(self.size)
+        stop = max(start, stop)
         block = torch.empty(len(rows), stop - start, dtype=dtype, device=self.device)
         next_row = 0
         for name, rows_of_file in groupby(rows, key=itemgetter(0)):
@@ -229,9 +235,10 @@ def start_folder(
         header["identity"] = f"{zoo}-{secrets.token_hex(4)}"  # shards of another folder do not belong here
         write_header(folder, header)
     else:
-        written = read_header(folder)["identity"]
-        if zoo not in (written, written.rpartition("-")[0]):  # older versions named the zoo only
+        written = read_header(folder)
+        if zoo not in (written["identity"], written["identity"].rpartition("-")[0]):  # older versions named no folder
             raise ValueError(f"{folder} holds another zoo: name another folder, or delete it")
+        keep_constants(folder, written, constants or {})
     sweep_folder(folder)
 
 
@@ -341,54 +348,3 @@ def rows_of_files(folder: str | Path, rows: Sequence[tuple[str, int]], size: int
             raise ZooFileError(f"{shard.path} holds {shard.shape} weights, and no row {at} of {size}")
     hashes = {name: shard.sha256 for name, shard in shards.items()}
     return Shards(folder, tuple(rows), size, storage, hashes, Verified(secrets.token_hex(8)))
-
-
-# -- columns to rows ---------------------------------------------------------------------------------------------
-
-
-def rows_of_columns(folder: str | Path, members: int, blocks: Iterable[tuple[slice, Tensor]]) -> Iterator[Tensor]:
-    """Members, one at a time as (1, d), that come as blocks of columns (slice, (members, columns)), in any order.
-
-    Columns of many rows are far apart in files of rows; they pass through one scratch file of the whole matrix, which
-    has no name, and so is gone whatever happens.
-
-    Args:
-        folder: begun by :func:`start_folder`; the scratch file lies on its disk.
-        members: number of rows N.
-        blocks: all columns, each once.
-
-    Raises:
-        OSError: the disk is full.
-    """
-    header = read_header(folder)
-    dtype = STORAGE[header["storage"]]
-    row_bytes = dtype.itemsize * header["size"]
-    full = f"cannot write {members} members to {folder}"
-    with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
-        with failing_as(full, OSError):
-            file.truncate(members * row_bytes)
-        for columns, block in blocks:
-            numbers = block.to("cpu", dtype).contiguous()  # (N, columns)
-            with failing_as(full, OSError):
-                for member in range(len(numbers)):
-                    file.seek(member * row_bytes + columns.start * dtype.itemsize)
-                    _write_all(file, numbers[member].view(torch.uint8).numpy())
-        for member in range(members):
-            weights = torch.empty(1, header["size"], dtype=dtype)
-            file.seek(member * row_bytes)
-            _read_all(file, weights[0].view(torch.uint8).numpy())
-            yield weights
-
-
-def _write_all(file: FileIO, content: np.ndarray) -> None:
-    """Write all bytes: a disk that is nearly full takes a part of them, and refuses the rest."""
-    written = 0
-    while written < len(content):
-        written += file.write(content[written:])
-
-
-def _read_all(file: FileIO, buffer: np.ndarray) -> None:
-    """Fill a buffer with the bytes that come next, which may arrive in parts."""
-    filled = 0
-    while filled < len(buffer):
-        filled += file.readinto(buffer[filled:])

@@ -275,7 +275,8 @@ class Zoo:
         Args:
             path: a name with a suffix is a safetensors file, one without a suffix a folder.
             storage: ``"float32"``, or ``"bfloat16"`` (half the size, three digits), which is read as float32 again.
-                A file keeps a zoo of another precision as it is, unless it is told ``"bfloat16"``.
+                A file keeps a zoo of another precision as it is, unless it is told ``"bfloat16"``; a folder rounds
+                float64 to float32, and a warning says so.
 
         Returns:
             The path, for :meth:`load`.
