@@ -587,3 +587,14 @@ def test_a_control_that_aligns_an_aligned_zoo_anew_stays_in_its_basis(zoo, task)
     assert "flow" in audit(aligned.unseen, aligned, task, controls={"flow": flow}, rematch=False).names
     with pytest.raises(ValueError, match="'flow' is in another basis"):  # control: this zoo is not aligned
         audit(zoo.unseen, replace(zoo, record={"recipe": {}}), task, controls={"flow": flow}, rematch=False)
+
+
+def test_a_generated_zoo_in_the_place_of_the_trained_one_is_refused(zoo, task):
+    generated = GaussianWeights().fit(zoo).sample(4, seed=0)
+    with pytest.raises(ValueError, match=r"the zoo was generated: audit\(generated, zoo, task\) is the order"):
+        audit(zoo, generated, task, controls={}, rematch=False)
+    assert audit(
+        generated, zoo, task, controls={}, rematch=False
+    ).names  # controls: the right order, and a second round
+    second = GaussianWeights().fit(generated).sample(4, seed=0)
+    assert audit(second, generated, task, controls={}, rematch=False).names

@@ -872,3 +872,14 @@ def test_files_of_another_kind_are_told_who_reads_them(tmp_path, zoo, model):
         DeepWeightFlow.load(zoo.save(tmp_path / "zoo.safetensors"))
     with pytest.raises(ZooFileError, match=r"format 'dwflow_lite\.model/1', .*: DeepWeightFlow\.load reads it"):
         Zoo.load(model.save(tmp_path / "model.safetensors"))
+
+
+def test_a_generator_of_a_readers_own_networks_asks_for_one_by_the_argument_it_has(tmp_path):
+    zoo = Zoo.from_modules([nn.Sequential(nn.Linear(3, 2)) for _ in range(4)])
+    path = DeepWeightFlow(align=None, flow=FlowSettings(hidden=8, steps=4)).fit(zoo).save(tmp_path / "own.safetensors")
+    with pytest.raises(
+        ZooFileError, match=r"'Sequential' network from its record; pass it: .* to other readers likewise"
+    ):
+        DeepWeightFlow.load(path)
+    assert len(DeepWeightFlow.load(path, network=zoo.network).sample(2, seed=0)) == 2  # control
+    assert repr(Zoo(zoo.weights, zoo.layout, zoo.network)) == repr(zoo)  # named without a record, too

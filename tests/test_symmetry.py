@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 from itertools import permutations
 from math import factorial, log10
 
@@ -20,6 +21,7 @@ from dwflow_lite.symmetry import (
     basis_of,
     canonicalise,
     coordinate_descent,
+    derive_spec,
     fix_gauge,
     identity_matching,
     interpolate,
@@ -827,3 +829,65 @@ def test_lines_between_zoos_run_in_one_basis(trained, digits):
     for pair in ((2, 0), (0, 3), (-1, 0)):
         with pytest.raises(ValueError, match="no pair"):
             linear_barrier(first, [pair], digits, other=second)
+
+
+def test_wrong_arguments_of_alignment_and_lines_are_said(trained, digits):
+    spec, other = PermutationSpec.of(trained.network), nn.Sequential(nn.Linear(64, 5), nn.Tanh(), nn.Linear(5, 10))
+    x = digits.train.x[:4]
+    stranger = Zoo.from_modules([other, deepcopy(other)])
+    for call, kind, message in (
+        (lambda: canonicalise(spec, trained), TypeError, "a zoo is made by .* got PermutationSpec"),
+        (lambda: canonicalise([trained], spec), TypeError, "a zoo is made by"),
+        (lambda: canonicalise(trained, trained.network), TypeError, "spec must be a PermutationSpec .* not MLP"),
+        (lambda: canonicalise(trained, spec, probe=digits), TypeError, "inputs of networks are a tensor"),
+        (lambda: canonicalise(trained, spec, probe=x[..., :5]), ValueError, "do not take a probe .* of shape"),
+        (lambda: canonicalise(trained, reference=trained.network), ValueError, "got a value of class MLP$"),
+        (lambda: derive_spec(x, other), TypeError, "a network is a module"),
+        (lambda: derive_spec(other, x.numpy()), TypeError, "inputs of networks are a tensor"),
+        (lambda: linear_barrier([trained], [(0, 1)], digits), TypeError, "a zoo is made by"),
+        (lambda: linear_barrier(trained, digits, [(0, 1)]), TypeError, "a task is made by"),
+        (
+            lambda: linear_barrier(trained, (0, 1), digits),
+            TypeError,
+            r"at least one pair .* as \[\(0, 1\)\].*; got \(0, 1\)",
+        ),
+        (lambda: linear_barrier(trained, [(0, 1.5)], digits), TypeError, "at least one pair"),
+        (lambda: linear_barrier(trained, [(0, 1)], digits, spec=other), TypeError, "spec must be"),
+        (lambda: linear_barrier(trained, [(0, 1)], digits, other=[trained]), TypeError, "a zoo is made by"),
+        (lambda: canonicalise(stranger), ValueError, "no permutation spec is known for Sequential"),
+    ):
+        with pytest.raises(kind, match=message) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+    curve = linear_barrier(trained, np.array([[0, 1]]), digits, points=3, repaired=False)  # control
+    assert curve.loss.shape == (1, 3) and len(canonicalise(trained, spec, probe=x)) == len(trained)
+
+
+def test_a_line_that_cannot_be_repaired_says_how_to_measure_it_as_it_is(digits):
+    class Reading(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.read, self.head = nn.GRU(8, 4, batch_first=True), nn.Linear(4, 10)
+
+        def forward(self, x):
+            return self.head(self.read(x.flatten(0, 1))[0][:, -1])
+
+    zoo = Zoo.from_modules([Reading(), Reading()])
+    with pytest.warns(UserWarning, match="recurrent"):
+        spec = derive_spec(Reading(), digits.train.x[:4], unknown="fix")
+    for of in (None, spec):
+        with pytest.raises(ValueError, match=r"cannot be repaired \(no .*\); repaired=False measures them as they are"):
+            linear_barrier(zoo, [(0, 1)], digits, points=3, spec=of)
+    assert linear_barrier(zoo, [(0, 1)], digits, points=3, repaired=False).loss.isfinite().all()  # control
+
+
+def test_held_out_networks_alone_are_aligned_to_given_weights(trained):
+    some = trained.take([0, 1, 5])
+    unseen = replace(some, held_out=(True,) * 3)
+    alone = canonicalise(unseen, reference=trained.weights[2])
+    assert torch.equal(alone.weights, canonicalise(some, reference=trained.weights[2]).weights)  # control: seen ones
+    assert alone.record["stages"][-1]["spread"] == [0.0]
+    with pytest.raises(
+        ValueError, match=r"rounds match to the mean of members that generators may see, and .* has none"
+    ):
+        canonicalise(unseen, reference=trained.weights[2], rounds=1)

@@ -476,3 +476,35 @@ def test_units_inside_heads_in_two_axes_have_no_word_and_heads_still_move():
         spec = derive_spec(heads(3, 3, squared), x)
     assert spec.axes["q.bias"] == ((Stretch("q", 3, 4),),)
     assert derive_spec(heads(3, 3, lambda m, q, k, v: (q, k, v)), x).axes["q.bias"] == ("q",)  # control
+
+
+def test_pytorch_prints_and_warns_of_nothing_while_a_network_is_traced(capfd):
+    class Picked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 5), nn.Linear(5, 2)
+
+        def forward(self, x):
+            h = self.first(x)
+            rows = torch.where(h[:, 0] > 0)[0]
+            return self.last(h.index_add(0, rows, h[rows]) if len(rows) else h)
+
+    class Reading(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.read, self.last = nn.LSTM(4, 3, batch_first=True), nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.last(self.read(x)[0][:, -1])
+
+    x = torch.randn(4, 4, generator=rng(0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ValueError, match="branches, or has sizes, by the numbers in a tensor"):
+            derive_spec(Picked(), x)
+        with pytest.raises(ValueError, match="recurrent"):
+            derive_spec(Reading(), x[None].expand(2, 4, 4))
+    assert "aten" not in "".join(capfd.readouterr())
+    with pytest.raises(Exception, match="data-dependent"):  # control: PyTorch does print
+        torch.export.export(Picked(), (x,), strict=False)
+    assert "aten" in "".join(capfd.readouterr())

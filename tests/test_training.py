@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import threading
+import warnings
 import weakref
 from copy import deepcopy
 from dataclasses import replace
@@ -1119,3 +1120,26 @@ def test_what_is_recomputed_on_the_way_back_is_trained():
     with pytest.warns(UserWarning):
         zoo = train_zoo(TASK, network, **FAST)
     torch.testing.assert_close(zoo.weights, train_zoo(TASK, Inner(torch.tanh), method="loop", **FAST).weights)
+
+
+def test_a_softmax_before_the_loss_that_takes_its_own_is_named():
+    for last in (nn.Softmax(-1), nn.Sequential(nn.ReLU(), nn.Softmax(-1))):
+        with pytest.warns(RuntimeWarning, match="returns probabilities, .* take off the last one"):
+            train_zoo(TASK, nn.Sequential(nn.Linear(4, 3), last), **FAST)
+    with warnings.catch_warnings():  # control
+        warnings.simplefilter("error")
+        for last in (nn.LogSoftmax(-1), nn.Sigmoid(), nn.ReLU()):
+            train_zoo(TASK, nn.Sequential(nn.Linear(4, 3), last), **FAST)
+        train_zoo(CURVE, nn.Sequential(nn.Linear(4, 2), nn.Softmax(-1)), **FAST)
+
+
+def test_precision_is_blamed_only_where_it_is_the_reason():
+    class Inside(nn.Linear):
+        def forward(self, x):
+            return super().forward(x.double())
+
+    for network in (Inside(5, 3).double(), nn.Linear(5, 3).double()):  # too wide, in any precision
+        with pytest.raises(ValueError, match=r"does not take inputs of shape \(4,\) \(mat1"):
+            train_zoo(TASK, network, **FAST)
+    with pytest.raises(ValueError, match=r"float32, as its weights are float64: train network.float\(\)"):  # control
+        train_zoo(TASK, nn.Linear(4, 3).double(), **FAST)

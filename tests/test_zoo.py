@@ -23,6 +23,7 @@ from dwflow_lite.generate import DeepWeightFlow, GaussianWeights, MemberNoise, R
 from dwflow_lite.generate import files as generator_files
 from dwflow_lite.networks import MLP, initialise
 from dwflow_lite.support import files as files_module
+from dwflow_lite.symmetry import linear_barrier
 from dwflow_lite.tasks import load_task
 from dwflow_lite.training import Recipe, train_zoo
 from dwflow_lite.zoo import Entry, Layout, Zoo, ZooFileError, batched_forward, evaluate, predict, saving
@@ -912,3 +913,63 @@ def test_a_file_whose_constants_are_weights_is_read_without_them(tmp_path):
     saving.write_file(path, old, Layout(tuple(entries)), {}, zoo.record, zoo.held_out, "float32")
     with pytest.raises(ZooFileError, match=r"before 0\.2\.0, .* constant 'mask' as .* members differ in it"):
         Zoo.load(path, other)
+
+
+def test_what_is_no_zoo_and_no_task_is_said_in_one_line():
+    zoo, task = make_zoo(2, MLP([4, 6, 3])), load_task("iris")
+    for call, kind, message in (
+        (lambda: predict([zoo, zoo], INPUTS), TypeError, "outputs are those of a Zoo; got list"),
+        (lambda: evaluate(task, zoo), TypeError, "a task is made by .* got Zoo"),
+        (lambda: evaluate(zoo, "iris"), TypeError, "a task is made by load_task .* got 'iris'"),
+        (lambda: Zoo.load(zoo.network), TypeError, "a path is text or a Path, got a value of class MLP$"),
+        (lambda: Layout.of(torch.jit.script(nn.Linear(4, 3))), TypeError, "take the module that it was made of"),
+    ):
+        with pytest.raises(kind, match=message) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+    assert predict(zoo, INPUTS).shape == (2, 7, 3) and len(evaluate(zoo, task).score) == 2  # control
+
+
+def test_a_mask_of_zeros_and_ones_is_not_read_as_positions():
+    modules = [nn.Linear(3, 2) for _ in range(4)]
+    for mask in ([0, 1, 0, 1], np.array([0, 0, 0, 1]), [1, -3]):
+        with pytest.raises(ValueError, match=r"held_out names a module twice: .* give True and False"):
+            Zoo.from_modules(modules, held_out=mask)
+    control = Zoo.from_modules(modules, held_out=[False, True, False, True])
+    assert control.held_out == Zoo.from_modules(modules, held_out=[3, 1]).held_out
+
+
+def test_modules_that_differ_are_told_apart_in_one_line():
+    def local():
+        class Local(nn.Linear):
+            pass
+
+        return Local(3, 2)
+
+    def with_dropout(share):
+        return nn.Sequential(*(nn.Linear(4, 4) for _ in range(9)), nn.Dropout(share))
+
+    for modules, message in (
+        ([with_dropout(0.1), with_dropout(0.2)], r"9 is Dropout\(p=0.2, .*\), not Dropout\(p=0.1, .*\)$"),
+        ([nn.Sequential(nn.Linear(3, 2)), nn.Sequential(nn.Linear(3, 2), nn.ReLU())], r"1 is ReLU\(\), not missing$"),
+        ([local(), local()], r"class .*Local, not the one of this name: define it once, not per call$"),
+    ):
+        with pytest.raises(ValueError, match=f"module 1 differs from module 0: {message}"):
+            Zoo.from_modules(modules)
+    assert len(Zoo.from_modules([with_dropout(0.1), with_dropout(0.1)])) == 2  # control
+
+
+def test_scores_on_another_cut_of_the_task_carry_a_warning():
+    task, other = load_task("iris"), load_task("iris", seed=1)
+    zoo = train_zoo(task, MLP([4, 5, 3]), members=2, recipe=Recipe(epochs=1))
+    seen = {tuple(row) for row in task.train.x.tolist()} & {tuple(row) for row in task.test.x.tolist()}
+    assert len(seen) < 3  # but for twins, nothing of this cut was trained on
+    for split in ("validation", "test"):
+        with pytest.warns(RuntimeWarning, match=rf"another cut of 'iris' \(seed 0\): .* among the {split} examples"):
+            evaluate(zoo, other, split)
+    with pytest.warns(RuntimeWarning, match="another cut of 'iris'"):
+        linear_barrier(zoo, [(0, 1)], other, points=3, repaired=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        evaluate(zoo, task, "test")  # control
+        linear_barrier(zoo, [(0, 1)], task, points=3, repaired=False)

@@ -16,6 +16,7 @@ from dwflow_lite.auditing.checks import (
     check_kind,
     check_kinds,
     check_names,
+    check_order,
     check_symmetries,
     check_task,
     check_zoo,
@@ -79,7 +80,8 @@ def audit(  # noqa: PLR0913 - a public door
         A table with one row for each kind of network.
 
     Raises:
-        ValueError: networks, zoo and task that cannot be compared, two rows of one name, or a spec that is no symmetry.
+        ValueError: networks, zoo and task that cannot be compared, or the first two of them in each other's place; two
+            rows of one name, or a spec that is no symmetry.
         TypeError: a control that is no generator, or makes no zoo; a zoo or a task that is none.
 
     Warns:
@@ -89,6 +91,7 @@ def audit(  # noqa: PLR0913 - a public door
     kinds = {"generated": generated} if isinstance(generated, Zoo) else generated
     check_kinds(kinds)
     check_zoo(zoo)
+    check_order(kinds, zoo)
     controls = simple_generators(len(zoo.fitted)) if controls is None else controls
     check_controls(controls)
     check_names(["zoo", "held-out networks", *kinds, *controls])

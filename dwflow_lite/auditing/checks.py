@@ -12,10 +12,10 @@ import torch
 from dwflow_lite.generate.generator import Generator
 from dwflow_lite.networks import architecture_of
 from dwflow_lite.symmetry.basis import check_same_basis
-from dwflow_lite.symmetry.spec import PermutationSpec
+from dwflow_lite.symmetry.spec import PermutationSpec, require_spec
 from dwflow_lite.tasks.checks import require_task
-from dwflow_lite.tasks.measures import SCORES
 from dwflow_lite.tasks.task import Task
+from dwflow_lite.zoo.checks import other_cut
 from dwflow_lite.zoo.storage import Shards
 from dwflow_lite.zoo.zoo import Zoo
 
@@ -68,10 +68,15 @@ def check_symmetries(zoo: Zoo, spec: PermutationSpec | None, switches: Mapping[s
     for name, value in switches.items():
         if not isinstance(value, bool | np.bool_):
             raise ValueError(f"{name} must be True or False, got {value!r}")
-    if spec is not None and not isinstance(spec, PermutationSpec):
-        raise TypeError(f"spec must be a PermutationSpec (derive_spec makes one) or None, not {type(spec).__name__}")
+    require_spec(spec)
     if spec is not None and spec.layout != zoo.layout:
         raise ValueError("the spec belongs to another layout than the zoo's")
+
+
+def check_order(kinds: Mapping[str, Zoo], zoo: Zoo) -> None:
+    """``ValueError`` if the zoo was generated and nothing beside it was: the two are in each other's place."""
+    if "generated" in zoo.record and not any("generated" in networks.record for networks in kinds.values()):
+        raise ValueError("these were trained and the zoo was generated: audit(generated, zoo, task) is the order")
 
 
 def check_kind(name: str, networks: Zoo, zoo: Zoo) -> None:
@@ -90,20 +95,9 @@ def check_task(zoo: Zoo, task: Task, split: str) -> None:
     """Whether the zoo was trained on this cut of the task; of another, its training examples might be in the split."""
     require_task(task)
     task.split(split)
-    trained_on = zoo.record.get("task", {})
-    is_same_task = trained_on.get("name") == task.name
-    if is_same_task and not _is_of_cut(task, trained_on.get("fingerprint", task.fingerprint)):
-        raise ValueError(
-            f"the zoo was trained on another cut of {task.name!r} (seed {trained_on.get('seed')}): its training "
-            f"examples may be among the {split} examples of this task"
-        )
-
-
-def _is_of_cut(task: Task, fingerprint: str) -> bool:
-    """Whether a fingerprint is that of this cut, by whichever metric its networks were scored."""
-    if fingerprint == task.fingerprint:
-        return True
-    return any(replace(task, metric=metric).fingerprint == fingerprint for metric in SCORES[task.kind])
+    says = other_cut(zoo, task, split)
+    if says:
+        raise ValueError(says)
 
 
 def as_numbers(zoo: Zoo, like: Zoo | None = None) -> Zoo:

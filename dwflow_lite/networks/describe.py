@@ -38,7 +38,10 @@ def build(architecture: dict[str, Any]) -> nn.Module:
     options = dict(architecture)
     name = options.pop("class", None)
     if name not in NETWORKS or options.get("custom"):
-        raise ValueError(f"cannot rebuild a {name!r} network from its record; pass it: Zoo.load(path, network=...)")
+        raise ValueError(
+            f"cannot rebuild a {name!r} network from its record; pass it: Zoo.load(path, network=...), and to other "
+            "readers likewise"
+        )
     return NETWORKS[name](**options)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 LARGEST_SEED = 2**63 - 1
+LONGEST_SHOWN = 100  # characters of a value in an error
 
 
 def is_whole(value: object, least: int = 0) -> bool:
@@ -118,6 +119,17 @@ def plain(value: object) -> object:
     return value.item() if isinstance(value, np.generic | np.ndarray | torch.Tensor) and value.ndim == 0 else value
 
 
+def brief(value: object) -> str:
+    """A value as an error names it: as Python shows it if that is short, else by its class alone.
+
+    Example:
+        >>> brief("iris"), brief(torch.nn.Sequential(torch.nn.ReLU()))
+        ("'iris'", 'a value of class Sequential')
+    """
+    shown = repr(value)
+    return shown if len(shown) <= LONGEST_SHOWN and "\n" not in shown else f"a value of class {type(value).__name__}"
+
+
 @contextmanager
 def failing_as(message: str, kind: type[Exception] = ValueError) -> Iterator[None]:
     """Whatever fails in here fails as an error of this kind that says ``message``, and why."""
@@ -157,6 +169,6 @@ def check_ranges(values: Mapping[str, object], ranges: Mapping[str, Range]) -> N
     for name, value in values.items():
         if not ranges[name].allows(value):
             names.append(name)
-            reasons.append(f"{name} must be {ranges[name].words}, got {value!r}")
+            reasons.append(f"{name} must be {ranges[name].words}, got {brief(value)}")
     if names:
         raise ValueError(f"out of range: {', '.join(names)} ({'; '.join(reasons)})")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from dwflow_lite.support.checks import failing_as
+from dwflow_lite.support.checks import brief, failing_as
 
 LONGEST_STEM = 150  # bytes of a file's own name in the name of its half-written file; file systems allow 255 in all
 LEFT_OVER_AFTER = 24 * 3600.0  # seconds; of a process on another machine nobody here knows whether it lives
@@ -34,7 +34,7 @@ def as_path(path: str | Path) -> Path:
         ValueError: it is empty, or holds a zero byte.
     """
     if not isinstance(path, str | os.PathLike):
-        raise TypeError(f"a path is text or a Path, got {path!r}")
+        raise TypeError(f"a path is text or a Path, got {brief(path)}")
     if not os.fspath(path) or "\0" in str(path):
         raise ValueError(f"a path needs a name, got {str(path)!r}: '.' is the folder of now")
     return Path(path)

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import index
 
 import torch
 from torch import Tensor
 
 from dwflow_lite.batchnorm import norms_with_statistics, recalibrate
-from dwflow_lite.support.checks import is_whole
+from dwflow_lite.support.checks import brief, is_whole
 from dwflow_lite.symmetry.basis import joined, pairs_of_joined
 from dwflow_lite.symmetry.repairing import repair, unit_statistics
-from dwflow_lite.symmetry.spec import PermutationSpec
+from dwflow_lite.symmetry.spec import PermutationSpec, require_spec
+from dwflow_lite.tasks.checks import require_task
 from dwflow_lite.tasks.task import Task
+from dwflow_lite.zoo.checks import require_zoo, warn_of_other_cut
 from dwflow_lite.zoo.forward import evaluate
 from dwflow_lite.zoo.members import positions_of
 from dwflow_lite.zoo.zoo import Zoo
+
+NEEDS = "a barrier needs at least one pair of members, as [(0, 1)], and three points"
 
 
 @dataclass(frozen=True)
@@ -98,12 +103,20 @@ def linear_barrier(  # noqa: PLR0913 - a public door
         other: the zoo of the second networks, in the same basis; by default they are members of ``zoo`` too.
 
     Raises:
-        ValueError: zoos of two architectures or bases; no pair, members that are not there, or fewer than three points.
+        ValueError: zoos of two architectures or bases; no pair, members that are not there, or fewer than three points;
+            or lines that cannot be repaired.
+        TypeError: no zoo, no task, no spec, or pairs that are none.
     """
+    require_zoo(zoo)
+    require_task(task)
+    warn_of_other_cut(zoo, task, split)
+    if other is not None:
+        require_zoo(other)
+    require_spec(spec)
+    pairs = _as_pairs(pairs)
     if not is_whole(points, 3) or len(pairs) == 0 or any(len(pair) != 2 for pair in pairs):
-        raise ValueError("a barrier needs at least one pair of members, as [(0, 1)], and three points")
+        raise ValueError(NEEDS)
     points = int(points)
-    pairs = [(int(i), int(j)) for i, j in pairs]
     if other is not None:
         pairs = pairs_of_joined(zoo, other, pairs)
         zoo = joined(zoo, other)
@@ -118,13 +131,26 @@ def linear_barrier(  # noqa: PLR0913 - a public door
     if norms_with_statistics(zoo.network):
         repaired_line = recalibrate(line, task)
     else:
-        spec = PermutationSpec.of(zoo.network) if spec is None else spec
         ends = [Zoo(weights, zoo.layout, zoo.network) for weights in (first, second)]
-        targets = _statistics_between(*ends, t, task, spec)
+        try:
+            spec = PermutationSpec.of(zoo.network) if spec is None else spec
+            targets = _statistics_between(*ends, t, task, spec)
+        except ValueError as error:
+            raise ValueError(
+                f"the lines cannot be repaired ({error}); repaired=False measures them as they are"
+            ) from error
         repaired_line = repair(line, targets, task, spec)
     repaired_loss, repaired_score = _loss_and_score(repaired_line, task, split, points)
     repaired_curve = BarrierCurve(t, repaired_loss, repaired_score, score_name=task.score_name)
     return BarrierCurve(t, loss, score, repaired_curve, task.score_name)
+
+
+def _as_pairs(pairs: object) -> list[tuple[int, ...]]:
+    """Pairs of positions as Python's own numbers."""
+    try:
+        return [tuple(index(member) for member in pair) for pair in pairs]
+    except TypeError as error:
+        raise TypeError(f"{NEEDS}; got {brief(pairs)}") from error
 
 
 def _loss_and_score(line: Zoo, task: Task, split: str, points: int) -> tuple[Tensor, Tensor]:

@@ -12,13 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dwflow_lite.support.checks import is_whole, whole_seed
+from dwflow_lite.support.checks import brief, is_whole, whole_seed
 from dwflow_lite.support.jobs import run_jobs
 from dwflow_lite.symmetry.basis import facts_of_alignment
 from dwflow_lite.symmetry.many import match_each
 from dwflow_lite.symmetry.matching import Matching, default_restarts, inner_product, weight_matching
 from dwflow_lite.symmetry.permutation import Permutation
-from dwflow_lite.symmetry.spec import PermutationSpec
+from dwflow_lite.symmetry.spec import PermutationSpec, require_spec
+from dwflow_lite.zoo.checks import require_zoo
+from dwflow_lite.zoo.inputs import check_taken, require_tensor
 from dwflow_lite.zoo.layout import Layout
 from dwflow_lite.zoo.storage import Shards
 from dwflow_lite.zoo.zoo import Zoo
@@ -69,10 +71,13 @@ def canonicalise(  # noqa: PLR0913 - a public door
 
     Raises:
         ValueError: a spec of another layout or that is no symmetry, a reference that is no member that generators may
-            see, or a zoo on disk and no folder.
+            see, a probe that the networks do not take, or a zoo on disk and no folder.
+        TypeError: no zoo, no spec, or a probe that is no tensor.
     """
+    require_zoo(zoo)
     zoo.check_room(folder)
     seed = whole_seed(seed)
+    require_spec(spec)
     is_known_spec = spec is None
     spec = PermutationSpec.of(zoo.network) if spec is None else spec
     restarts = default_restarts(spec, restarts)
@@ -124,10 +129,17 @@ def canonicalise(  # noqa: PLR0913 - a public door
 def _check(zoo: Zoo, spec: PermutationSpec, rounds: int, probe: Tensor | None) -> None:
     if not is_whole(rounds):
         raise ValueError(f"rounds must be a whole number >= 0, got {rounds!r}")
+    if rounds and all(zoo.held_out):
+        raise ValueError(f"rounds match to the mean of members that generators may see, and {zoo!r} has none: rounds=0")
     if spec.layout != zoo.layout:
         raise ValueError("the spec belongs to another layout than the zoo's")
     if probe is not None:
-        spec.verify(zoo.network, zoo.weights[0], probe)
+        require_tensor(probe)
+        try:
+            spec.verify(zoo.network, zoo.weights[0], probe)
+        except Exception:
+            check_taken(zoo, probe, f"a probe (n, ...) of shape {tuple(probe.shape)}")
+            raise
 
 
 def _check_reference(zoo: Zoo, reference: int | Tensor) -> None:
@@ -137,7 +149,7 @@ def _check_reference(zoo: Zoo, reference: int | Tensor) -> None:
             raise ValueError(f"a reference is one finite weight vector (d,), got shape {tuple(reference.shape)}")
         return
     if isinstance(reference, bool) or not isinstance(reference, int | np.integer):
-        raise ValueError(f"reference is the position of a member or a weight vector, got {reference!r}")
+        raise ValueError(f"reference is the position of a member or a weight vector, got {brief(reference)}")
     if not 0 <= reference < len(zoo):
         raise ValueError(f"reference {reference} is not a member of a zoo of {len(zoo)}")
     if zoo.held_out[reference]:
@@ -217,4 +229,4 @@ def _mean_and_spread(members: Iterable[Tensor], columns: Tensor) -> tuple[Tensor
         difference = member - mean
         mean = mean + difference / count
         squares += inner_product({"": difference[columns]}, {"": (member - mean)[columns]})
-    return mean, squares / count
+    return mean, squares / max(count, 1)  # of nobody: 0

@@ -321,3 +321,9 @@ class PermutationSpec:
         """The tensors that matching compares: flat weights (..., d), named, without running statistics."""
         state = self.layout.unflatten(weights)
         return {name: tensor for name, tensor in state.items() if self.layout[name].role == "parameter"}
+
+
+def require_spec(spec: object) -> None:
+    """``TypeError`` for anything but a spec or None, such as the network it is to be of."""
+    if not isinstance(spec, PermutationSpec | None):
+        raise TypeError(f"spec must be a PermutationSpec (derive_spec makes one) or None, not {type(spec).__name__}")

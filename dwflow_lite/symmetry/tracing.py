@@ -71,7 +71,9 @@ of each row of a matrix from each row of another.)
 from __future__ import annotations
 
 import warnings
+from contextlib import redirect_stderr
 from copy import deepcopy
+from io import StringIO
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +84,8 @@ from dwflow_lite.symmetry.labelled_spec import write_spec
 from dwflow_lite.symmetry.labels import Labelling
 from dwflow_lite.symmetry.proving import Groups, failing_groups
 from dwflow_lite.symmetry.spec import PermutationSpec
-from dwflow_lite.zoo.layout import Layout
+from dwflow_lite.zoo.inputs import require_tensor
+from dwflow_lite.zoo.layout import Layout, require_module
 
 BY_HAND = "write the spec by hand (PermutationSpec(layout, axes)), or go on without alignment (align=None)"
 
@@ -114,9 +117,12 @@ def derive_spec(network: nn.Module, x: Tensor, *, unknown: str = "raise") -> Per
 
     Raises:
         ValueError: the network cannot be traced, or see ``unknown``.
+        TypeError: a network that is no module, or inputs that are no tensor.
     """
     if unknown not in ("raise", "fix"):
         raise ValueError(f"unknown must be 'raise' or 'fix', got {unknown!r}")
+    require_module(network)
+    require_tensor(x)
     name = type(network).__name__
     with torch.random.fork_rng(devices=[]):  # a forward pass may draw numbers
         network, x = checked_copy(network, x)
@@ -213,7 +219,10 @@ def trace(network: nn.Module, x: Tensor) -> ExportedProgram:
     """The forward pass as a graph of ``aten`` operators, for inputs ``x`` (n, ...)."""
     name = type(network).__name__
     try:
-        program = torch.export.export(network, (x,), strict=False)
+        # PyTorch prints half a graph as it fails, and warns of the list in which a recurrent layer keeps its weights.
+        with warnings.catch_warnings(), redirect_stderr(StringIO()):
+            warnings.filterwarnings("ignore", "The tensor attributes")
+            program = torch.export.export(network, (x,), strict=False)
     except Exception as error:  # whatever a reader's own code raises
         raise ValueError(f"{name} cannot be traced ({why_not_traced(error)}); {BY_HAND}") from error
     for node in program.graph.nodes:

@@ -119,6 +119,9 @@ def train_zoo(  # noqa: PLR0913 - the door of this room: what, how many, how, wh
         MemoryError: too many members at once.
         OSError: the checkpoint cannot be written; found out before anything is trained.
 
+    Warns:
+        RuntimeWarning: a classifier that returns probabilities, where the loss wants numbers before the softmax.
+
     Example:
         >>> from dwflow_lite import MLP, Recipe, load_task, train_zoo
         >>> zoo = train_zoo(load_task("iris"), MLP([4, 5, 3]), members=2, held_out=1, recipe=Recipe(epochs=1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from copy import deepcopy
 from dataclasses import replace
 
@@ -53,12 +54,24 @@ def _check_outputs(task: Task, network: nn.Module, x: Tensor) -> None:
     shape = tuple(outputs.shape)
     if shape != (len(x), task.outputs):
         raise ValueError(f"the network returns {shape} for two examples; task {task.name!r} wants (2, {task.outputs})")
+    sums = outputs.double().sum(-1)
+    if task.kind == "classification" and bool((outputs >= 0).all()) and torch.allclose(sums, torch.ones_like(sums)):
+        warnings.warn(
+            "the network returns probabilities, and the loss takes a softmax of its own: take off the last one, as two "
+            "of them train slowly and never to the end",
+            RuntimeWarning,
+            stacklevel=4,
+        )
 
 
 def _precision(network: nn.Module, x: Tensor) -> str:
     """What is to be said of a network whose weights are of another precision than the inputs."""
     weights = next(network.parameters())
     if not x.is_floating_point() or weights.dtype == x.dtype:
+        return ""
+    try:
+        deepcopy(network).to(x.dtype)(x.clone())
+    except Exception:  # whatever a reader's own code raises: then it is not the precision alone
         return ""
     ours, theirs = (str(tensor.dtype).removeprefix("torch.") for tensor in (x, weights))
     return f" and {ours}, as its weights are {theirs}: train network.float()"

@@ -11,6 +11,7 @@ from torch import nn
 
 from dwflow_lite.networks import architecture_of
 from dwflow_lite.networks.constants import constants_of, first_difference
+from dwflow_lite.support.checks import brief
 from dwflow_lite.zoo.layout import Layout
 
 SETTINGS = (bool, int, float, str, FunctionType, BuiltinFunctionType)  # types that can be compared
@@ -37,7 +38,7 @@ def check_alike(modules: Sequence[nn.Module], layout: Layout) -> None:
         if Layout.of(module) != layout:
             raise ValueError(f"module {i} differs from module 0: {layout.difference(module)}")
         if type(module) is not type(first) or architecture_of(module) != architecture:
-            raise ValueError(f"module {i} differs from module 0: {architecture_of(module)}, not {architecture}")
+            raise ValueError(f"module {i} differs from module 0: {_where_unlike(module, first)}")
         different = first_difference(constants_of(module), constants)
         if different is not None:
             raise ValueError(f"module {i} differs from module 0 in {different!r}, which {_what_to_do(different)}")
@@ -62,6 +63,24 @@ def settings_of(network: nn.Module) -> dict[str, Any]:
             if isinstance(value, SETTINGS) and name != "training" and not name.startswith("_"):
                 settings[f"{path}.{name}" if path else name] = value
     return settings
+
+
+def _where_unlike(module: nn.Module, first: nn.Module) -> str:
+    """The first part in which a module is unlike another of the same tensors, in one line."""
+    if type(module) is not type(first):
+        mine, theirs = (f"{kind.__module__}.{kind.__qualname__}" for kind in (type(module), type(first)))
+        return f"class {mine}, not {theirs if theirs != mine else 'the one of this name: define it once, not per call'}"
+    parts, others = (dict(each.named_modules()) for each in (module, first))
+    for name in [*parts, *(name for name in others if name not in parts)]:
+        mine, theirs = (_own_line(each.get(name)) for each in (parts, others))
+        if mine != theirs:
+            return f"{name or 'the whole'} is {mine}, not {theirs}"
+    return f"{brief(architecture_of(module))}, not {brief(architecture_of(first))}"
+
+
+def _own_line(module: nn.Module | None) -> str:
+    """A module without those in it, as PyTorch shows it."""
+    return "missing" if module is None else f"{type(module).__name__}({module.extra_repr()})"
 
 
 def _same(one: Any, other: Any) -> bool:

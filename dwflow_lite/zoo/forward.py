@@ -12,6 +12,7 @@ from dwflow_lite.support.checks import whole
 from dwflow_lite.tasks.checks import require_task
 from dwflow_lite.tasks.task import Task
 from dwflow_lite.zoo.batching import State, copies, note_one_by_one, run_all, runs_batched
+from dwflow_lite.zoo.checks import warn_of_other_cut
 from dwflow_lite.zoo.inputs import check_taken, note_other_preparation, note_unprepared, note_untaken, require_inputs
 from dwflow_lite.zoo.layout import Layout
 from dwflow_lite.zoo.zoo import Zoo
@@ -135,6 +136,7 @@ def evaluate(zoo: Zoo, task: Task, split: str = "validation") -> Evaluation:
         TypeError: a zoo or a task that is none.
 
     Warns:
+        RuntimeWarning: the zoo was trained on another cut of the task, and its training examples may be in the split.
         UserWarning: the task is standardised by other numbers than the one that the zoo was trained on.
 
     Example:
@@ -147,6 +149,7 @@ def evaluate(zoo: Zoo, task: Task, split: str = "validation") -> Evaluation:
     require_task(task)
     examples = task.split(split)
     require_inputs(zoo, examples.x)
+    warn_of_other_cut(zoo, task, split)
     note_other_preparation(zoo, task)
     x = examples.inputs(zoo.weights)  # (n, ...)
     try:

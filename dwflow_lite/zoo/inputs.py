@@ -21,6 +21,11 @@ def require_inputs(zoo: Zoo, x: Tensor) -> None:
     """``TypeError`` unless these are a zoo and a tensor, such as :meth:`Task.prepare` makes of a reader's rows."""
     if not isinstance(zoo, Zoo):
         raise TypeError(f"outputs are those of a Zoo; got {type(zoo).__name__} (of one module: Zoo.from_modules([it]))")
+    require_tensor(x)
+
+
+def require_tensor(x: object) -> None:
+    """``TypeError`` for inputs that are no tensor."""
     if not isinstance(x, Tensor):
         raise TypeError(
             f"inputs of networks are a tensor (n, ...), and task.prepare(rows) makes it; got {type(x).__name__}"

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dwflow_lite.networks.constants import buffers_of, running_statistics
 from dwflow_lite.networks.tensors import require_usual_tensors
+from dwflow_lite.support.checks import brief
 
 
 @dataclass(frozen=True)
@@ -197,6 +198,8 @@ class Layout:
 
 
 def require_module(network: object) -> None:
-    """``TypeError`` for anything but a module, such as its class."""
+    """``TypeError`` for anything but a module, such as its class; and for a scripted one, which takes no weights."""
     if not isinstance(network, nn.Module):
-        raise TypeError(f"a network is a module, such as nn.Linear(4, 3), not {network!r}")
+        raise TypeError(f"a network is a module, such as nn.Linear(4, 3), not {brief(network)}")
+    if isinstance(network, torch.jit.ScriptModule):
+        raise TypeError("a network of torch.jit cannot run with other weights: take the module that it was made of")

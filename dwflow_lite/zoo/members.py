@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
+from dwflow_lite.support.checks import brief
+
 
 def positions_of(members: Sequence[int] | Sequence[bool] | slice, total: int, verb: str) -> list[int]:
     """Members as positions from 0 to ``total`` - 1, in the order given.
@@ -30,7 +32,7 @@ def positions_of(members: Sequence[int] | Sequence[bool] | slice, total: int, ve
     is_mask = array.dtype == bool and array.shape == (total,)
     is_positions = array.dtype.kind in "iu" and array.ndim == 1
     if not (is_empty or is_mask or is_positions):
-        raise ValueError(f"{verb} members by whole-number positions or by {total} booleans, got {members!r}")
+        raise ValueError(f"{verb} members by whole-number positions or by {total} booleans, got {brief(members)}")
     positions = np.flatnonzero(array).tolist() if is_mask else array.tolist()
     if any(position >= total or position < -total for position in positions):
         raise ValueError(f"cannot {verb} members {positions} of a zoo of {total}")

@@ -94,7 +94,8 @@ class Zoo:
 
         Raises:
             ValueError: no module, modules that differ in more than their weights (say, in a buffer that is a constant),
-                tensors that a zoo cannot keep (see :meth:`Layout.of`), or ``held_out`` that names none.
+                tensors that a zoo cannot keep (see :meth:`Layout.of`), or ``held_out`` that names none, or one
+                twice.
 
         Example:
             >>> zoo = Zoo.from_modules([nn.Linear(3, 2) for _ in range(5)], held_out=[4])
@@ -110,7 +111,9 @@ class Zoo:
             raise ValueError("a zoo needs at least one module")
         layout = Layout.of(modules[0])
         check_alike(modules, layout)
-        held_out_positions = set(positions_of(held_out, len(modules), "hold out"))
+        held_out_positions = positions_of(held_out, len(modules), "hold out")
+        if len(set(held_out_positions)) < len(held_out_positions):
+            raise ValueError(f"held_out names a module twice: {held_out_positions}; of a mask, give True and False")
         rows = []
         for module in modules:
             state = dict(module.named_parameters()) | running_statistics(module)
@@ -127,7 +130,7 @@ class Zoo:
         return len(self.weights)
 
     def __repr__(self) -> str:
-        name = self.record.get("architecture", {}).get("class", "?")
+        name = self.record.get("architecture", {}).get("class", type(self.network).__name__)
         where = f", in {self.weights.folder}" if isinstance(self.weights, Shards) else ""
         held_out = sum(self.held_out)
         return f"Zoo({len(self)} {name} networks x {self.layout.size:,} weights, {held_out} held out{where})"
