@@ -246,6 +246,10 @@ def test_axes_carry_the_score_of_the_task(regression, world):
     assert control.axes[1].get_xlabel() == "accuracy (%)" and control.axes[0].get_ylabel() == "training loss (nats)"
     with pytest.raises(ValueError, match="show one score, these show R² and accuracy"):
         figures.draw_barriers({"a": curve, "b": replace(curve, score_name="accuracy")})
+    two = figures.draw_audit({"a": report, "b": replace(report, score_name="accuracy")})  # each score on its own axis
+    assert two.axes[0].get_ylim()[1] == pytest.approx(1.04) and two.axes[1].get_ylim()[1] == pytest.approx(104)
+    one = figures.draw_audit({"a": report, "b": report})  # control
+    assert one.axes[0].get_ylim() == one.axes[1].get_ylim()
 
 
 def test_what_is_not_finite_is_left_out_and_the_rest_is_drawn(world, regression):

@@ -19,15 +19,17 @@ def draw_audit(audits: Mapping[str, Audit]) -> Figure:
     zoo and the trivial generators, diamonds what is being audited.
 
     Args:
-        audits: title -> audit, one panel each, on the same axes.
+        audits: title -> audit, one panel each, on the same axes (of one score, where they measured several).
     """
-    unit, rows = _unit_and_rows(audits)
+    rows = _rows(audits)
     figure, panels = new_figure(len(audits), width=6.2, height=4.6)
     _, farthest = finite_range(np.array([row.nearest for row in rows]))
-    lowest, _ = finite_range(unit * np.array([row.score - row.score_std for row in rows]))
-    if unit == 100:
-        lowest = max(lowest, 0)
     for ax, (title, result) in zip(panels, audits.items(), strict=True):
+        unit = score_axis(result.score_name)[1]
+        rows = _rows(audits, result.score_name)
+        lowest, _ = finite_range(unit * np.array([row.score - row.score_std for row in rows]))
+        if unit == 100:
+            lowest = max(lowest, 0)
         for i, row in enumerate(result.rows):
             shade = colour(row.name, i)
             ax.errorbar(
@@ -57,13 +59,14 @@ def draw_accuracy_dispersion(audits: Mapping[str, Audit], flows: str = "h=") -> 
         audits: title -> audit.
         flows: how the names of the rows begin that belong on the line.
     """
-    unit, rows = _unit_and_rows(audits)
-    lowest, _ = finite_range(unit * np.array([row.score for row in rows]))
-    if unit == 100:
-        lowest = 0
+    rows = _rows(audits)
     _, widest = finite_range(np.array([row.dispersion for row in rows]))
     figure, panels = new_figure(len(audits), width=5.6, height=4.4)
     for ax, (title, result) in zip(panels, audits.items(), strict=True):
+        unit = score_axis(result.score_name)[1]
+        lowest, _ = finite_range(unit * np.array([row.score for row in _rows(audits, result.score_name)]))
+        if unit == 100:
+            lowest = 0
         on_line = [row for row in result.rows if row.name.startswith(flows)]
         beside = [row for row in result.rows if not row.name.startswith(flows)]
         if on_line:
@@ -89,15 +92,13 @@ def _score_label(audit: Audit) -> str:
     return f"{audit.score_name}, {audit.split}" + (" (%)" if audit.score_name == "accuracy" else "")
 
 
-def _unit_and_rows(audits: Mapping[str, Audit]) -> tuple[float, list[Row]]:
-    """The factor from scores to the axis, and the rows of all audits; ValueError for none, or several scores."""
+def _rows(audits: Mapping[str, Audit], score_name: str | None = None) -> list[Row]:
+    """The rows of all audits, or of those that measured one score; ``ValueError`` for none."""
     require_named(audits, "audit")
-    names = {result.score_name for result in audits.values()}
-    if len(names) > 1:
-        raise ValueError(f"audits of one figure show one score, these show {' and '.join(sorted(names))}")
-    rows = [row for result in audits.values() for row in result.rows]
+    measured = [result for result in audits.values() if score_name in (None, result.score_name)]
+    rows = [row for result in measured for row in result.rows]
     require(rows, "row")
-    return score_axis(names.pop())[1], rows
+    return rows
 
 
 def _name_points(ax: Axes, points: Sequence[tuple[str, float, float]], side: int = 1) -> None:

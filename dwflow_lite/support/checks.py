@@ -120,14 +120,18 @@ def plain(value: object) -> object:
 
 
 def brief(value: object) -> str:
-    """A value as an error names it: as Python shows it if that is short, else by its class alone.
+    """A value as an error names it: as Python shows it if that is short, else its beginning, or its class alone.
 
     Example:
         >>> brief("iris"), brief(torch.nn.Sequential(torch.nn.ReLU()))
         ("'iris'", 'a value of class Sequential')
     """
     shown = repr(value)
-    return shown if len(shown) <= LONGEST_SHOWN and "\n" not in shown else f"a value of class {type(value).__name__}"
+    if len(shown) <= LONGEST_SHOWN and "\n" not in shown:
+        return shown
+    if isinstance(value, int | float | str):
+        return shown[:LONGEST_SHOWN] + "…"
+    return f"a value of class {type(value).__name__}"
 
 
 @contextmanager
