@@ -4,6 +4,7 @@ from copy import deepcopy
 
 import pytest
 import torch
+from own_networks import Of
 from torch import nn
 
 from dwflow_lite import MLP, Zoo, audit, canonicalise, load_task
@@ -15,19 +16,6 @@ from dwflow_lite.zoo import Layout
 @pytest.fixture(scope="module")
 def task():
     return load_task("iris")
-
-
-class Of(nn.Module):
-    """A network of named modules, made in this order, and a forward pass given as a function."""
-
-    def __init__(self, forward, **modules):
-        super().__init__()
-        self.run = forward
-        for name, module in modules.items():
-            setattr(self, name, module)
-
-    def forward(self, x):
-        return self.run(self, x)
 
 
 def normed(m, x):

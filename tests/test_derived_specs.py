@@ -4,6 +4,7 @@ import warnings
 
 import pytest
 import torch
+from own_networks import Of
 from torch import nn
 from torch.nn import functional as F
 
@@ -14,19 +15,6 @@ from dwflow_lite.zoo import Layout
 
 def rng(seed):
     return torch.Generator().manual_seed(seed)
-
-
-class Of(nn.Module):
-    """A network of named modules and a forward pass given as a function."""
-
-    def __init__(self, forward, **modules):
-        super().__init__()
-        self.run = forward
-        for name, module in modules.items():
-            setattr(self, name, module)
-
-    def forward(self, x):
-        return self.run(self, x)
 
 
 def largest_change(network, spec, x, seed=3):

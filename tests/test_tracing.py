@@ -5,6 +5,7 @@ from math import log10
 
 import pytest
 import torch
+from own_networks import Of
 from torch import nn
 from torch.nn import functional as F
 
@@ -62,19 +63,6 @@ def test_the_derived_spec_is_the_written_one(name):
     assert without_names(derived) == without_names(written) and derived.layout == written.layout
     assert without_names(derived.fix(next(iter(derived.groups)))) != without_names(written)  # control
     assert all(torch.equal(p, k) for p, k in zip(network.parameters(), kept, strict=True))
-
-
-class Of(nn.Module):
-    """A network of named modules and a forward pass given as a function."""
-
-    def __init__(self, forward, **modules):
-        super().__init__()
-        self.run = forward
-        for name, module in modules.items():
-            setattr(self, name, module)
-
-    def forward(self, x):
-        return self.run(self, x)
 
 
 def vgg(m, x):
