@@ -148,7 +148,7 @@ def main() -> None:
     out = Path(args.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=1) + "\n")
-    note = f"{result['threads']} threads; seconds by the clock (beside whatever else ran), and of processor time."
+    note = f"{result['threads']} threads; seconds by the clock (on an idle machine), and of processor time."
     head = f"# Specs derived from networks that people use\n\n`{result['command']}`: {note}\n\n"
     out.with_suffix(".md").write_text(f"{head}{table_of(rows)}\n")
 
