@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
+UNBROKEN = "\N{NO-BREAK SPACE}"  # in a table, so that a narrow column breaks no number from its unit
+
 
 @dataclass(frozen=True)
 class Row:
@@ -113,9 +115,11 @@ class Audit:
 
     def markdown(self) -> str:
         """The table in Markdown."""
-        heading, *rows = ["| " + " | ".join(cells) + " |" for cells in self.cells()]
-        rule = "|" + "---|" * len(self.cells()[0])
-        return "\n".join([heading, rule, *rows])
+        heading, *rows = self.cells()
+        lines = [heading, ["---"] * len(heading)]
+        for name, *numbers in rows:
+            lines.append([name, *(number.replace(" ", UNBROKEN) for number in numbers)])
+        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
     def __str__(self) -> str:
         cells = self.cells()

@@ -130,5 +130,7 @@ def _name_points(ax: Axes, points: Sequence[tuple[str, float, float]], side: int
             fontsize=8,
             va="center",
             ha="left" if side > 0 else "right",
+            bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.75},
+            zorder=5,
             arrowprops={"arrowstyle": "-", "color": "gray", "lw": 0.5, "shrinkA": 0, "shrinkB": 2},
         )
