@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _NormBase  # BatchNorm, SyncBatchNorm and
 
 from dwflow_lite.networks.constants import template_on
 from dwflow_lite.support.checks import is_whole, whole
+from dwflow_lite.support.devices import out_of_memory_as
 from dwflow_lite.tasks.task import Task
 from dwflow_lite.zoo.batching import run_all, runs_batched
 from dwflow_lite.zoo.forward import together
@@ -98,10 +99,11 @@ def recalibrate(
         folder: where the result is written, member after member; needed for a zoo on disk.
 
     Returns:
-        The zoo with these statistics; what was measured is the last stage of its record.
+        The zoo with these statistics, on its device; what was measured is the last stage of its record.
 
     Raises:
         ValueError: another split, or batches of one example.
+        MemoryError: too many members at once, or too large batches.
     """
     if split not in ("calibration", "train"):
         raise ValueError(f"statistics are measured on 'calibration' or 'train', never on {split!r}")
@@ -121,11 +123,17 @@ def recalibrate(
 def _measured(zoo: Zoo, batches: Sequence[Tensor], members_at_once: int) -> Iterator[Tensor]:
     """The weights of a zoo with statistics measured on these batches, some members (m, d) at a time."""
     network = template_on(zoo.network, zoo.weights.device, zoo.weights.dtype)
+    message = (
+        f"no memory for {members_at_once} members with {len(batches[0])} examples at once: pass a smaller "
+        "members_at_once or batch_size"
+    )
     for weights in zoo.weights.split(members_at_once):  # (m, d)
-        state = zoo.layout.unflatten(weights)
-        measured = measure_statistics(network, state, batches)
-        statistics = {name: measured[name] for name in state if zoo.layout[name].role == "buffer"}
-        yield zoo.layout.flatten({**state, **statistics})
+        with out_of_memory_as(message):
+            state = zoo.layout.unflatten(weights)
+            measured = measure_statistics(network, state, batches)
+            statistics = {name: measured[name] for name in state if zoo.layout[name].role == "buffer"}
+            part = zoo.layout.flatten({**state, **statistics})
+        yield part
 
 
 def statistics_stage(split: str, examples: int, batch_size: int = BATCH) -> dict[str, Any]:

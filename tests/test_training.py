@@ -463,8 +463,8 @@ def test_a_parameter_without_a_start_is_refused():
         *[({"held_out": n}, "out of range: held_out") for n in (1.5, None, "1", True)],
         *[({"seed": s}, "out of range: seed") for s in (None, -1, 1.5, True)],
         *[({"members_at_once": n}, "out of range: members_at_once") for n in (0, -1, 1.5, "2", True)],
-        ({"device": "meta"}, "cannot train on device 'meta' here; choose another"),
-        ({"device": "abacus"}, "cannot train on device 'abacus' here"),
+        ({"device": "meta"}, "cannot run on device 'meta' here; choose another"),
+        ({"device": "abacus"}, "cannot run on device 'abacus' here"),
     ],
 )
 def test_bad_arguments(monkeypatch, options, message):
@@ -483,7 +483,7 @@ def test_a_recipe_is_a_recipe(monkeypatch, recipe):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there(monkeypatch):
     monkeypatch.setattr(plan, "initialise", None)
-    with pytest.raises(ValueError, match="cannot train on device 'cuda' here"):
+    with pytest.raises(ValueError, match="cannot run on device 'cuda' here"):
         train_zoo(TASK, mlp(), device="cuda", **FAST)
 
 

@@ -76,6 +76,23 @@ def set_constants(network: nn.Module, constants: Mapping[str, Tensor]) -> None:
                 setattr(module, attribute, value)
 
 
+def moved(network: nn.Module, device: torch.device | str) -> nn.Module:
+    """A copy of a network on a device: with its constants, of which ``network.to`` leaves plain attributes behind.
+
+    Args:
+        network: any module; not changed.
+        device: where the copy comes to lie.
+    """
+    network = deepcopy(network).to(device)
+    left_behind = {}
+    for name, constant in constants_of(network).items():
+        there = constant.to(device)
+        if there is not constant:
+            left_behind[name] = there
+    set_constants(network, left_behind)
+    return network
+
+
 def template_on(network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
     """A copy of a template, ready to run weights that lie on a device and may be of another precision than it is.
 

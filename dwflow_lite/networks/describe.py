@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dwflow_lite.networks.bert import BERT
+from dwflow_lite.networks.constants import moved
 from dwflow_lite.networks.mlp import MLP
 from dwflow_lite.networks.resnet import ResNet
 from dwflow_lite.networks.vit import ViT
@@ -133,7 +133,7 @@ def behaviour_of(network: nn.Module, input_shape: Sequence[int], training: bool 
     )
     for probe in probes:
         try:
-            copy = deepcopy(network).cpu().train(training)
+            copy = moved(network, "cpu").train(training)
             if probe.dtype == torch.float64:
                 copy = copy.double()  # complex constants stay complex, which .to(torch.float64) would make real
             outputs = probe.run(copy, input_shape)

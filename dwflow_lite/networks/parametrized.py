@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizations
 
-from dwflow_lite.networks.constants import constants_of, first_difference
+from dwflow_lite.networks.constants import constants_of, first_difference, moved
 
 
 @torch.no_grad()
 def without_parametrizations(network: nn.Module) -> nn.Module:
     """A copy on the CPU with plain weights in place of parametrized ones."""
-    network = deepcopy(network).cpu()
+    network = moved(network, "cpu")
     plain = {module: _plain(module) for module in network.modules() if is_parametrized(module)}
     for module in list(network.modules()):
         for name, child in list(module.named_children()):
@@ -43,7 +43,7 @@ def behind_parametrizations(network: nn.Module, plain: nn.Module) -> nn.Module:
     Raises:
         ValueError: a parametrization keeps a part of them in a constant, which all members share.
     """
-    network = deepcopy(network).cpu()
+    network = moved(network, "cpu")
     constants = {name: tensor.clone() for name, tensor in constants_of(network).items()}
     sources = dict(plain.named_modules())
     for path, module in list(network.named_modules()):

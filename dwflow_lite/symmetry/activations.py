@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dwflow_lite.networks.constants import template_on
 from dwflow_lite.support.checks import whole
+from dwflow_lite.support.devices import out_of_memory_as
 from dwflow_lite.symmetry.axes import Use
 from dwflow_lite.symmetry.listening import Watched, listening, output_axis, units_first, watchable
 from dwflow_lite.symmetry.matching import Matching, best_orders, checked_states
@@ -34,12 +35,15 @@ def activation_matching(
         x: inputs (n, ...) of the training or calibration split.
         batch_size: bounds memory.
 
+    Networks run, and correlations are summed, on the device of ``a``; assignments are solved on the CPU.
+
     Returns:
         A matching whose objective is the sum of the correlations of partners, before and after each group.
 
     Raises:
         ValueError: weights or inputs that are not finite, or a group to which no module writes that can be watched, so
             that nothing can be observed of it.
+        MemoryError: ``batch_size`` is too large.
     """
     checked_states(a, b, spec)
     if not isinstance(x, Tensor) or len(x) == 0 or not x.isfinite().all():
@@ -51,7 +55,8 @@ def activation_matching(
     network = template_on(network, a.device, a.dtype).eval()
     writers, watched = _writers(spec, network, x[:2])
     networks = [module_with(network, spec.layout.unflatten(weights.to(a))) for weights in (a, b)]
-    correlations = _correlations(*networks, x.split(batch_size), watched)
+    with out_of_memory_as(f"no memory for {batch_size} inputs at once: pass a smaller batch_size"):
+        correlations = _correlations(*networks, x.split(batch_size), watched)
     similarity = {}
     for group, uses in writers.items():
         similarity[group] = sum(_between_units(correlations[_module(use)], use) for use in uses).cpu()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dwflow_lite.batchnorm import norms_with_statistics, recalibrate
 from dwflow_lite.support.checks import brief, is_whole
+from dwflow_lite.support.devices import out_of_memory_as
 from dwflow_lite.symmetry.basis import joined, pairs_of_joined
 from dwflow_lite.symmetry.repairing import repair, unit_statistics
 from dwflow_lite.symmetry.spec import PermutationSpec, require_spec
@@ -102,10 +103,14 @@ def linear_barrier(  # noqa: PLR0913 - a public door
         spec: names the hidden units that :func:`repair` corrects; by default that of the zoo's network.
         other: the zoo of the second networks, in the same basis; by default they are members of ``zoo`` too.
 
+    Returns:
+        Loss and score, on the CPU; they are computed on the device of ``zoo``.
+
     Raises:
         ValueError: zoos of two architectures or bases; no pair, members that are not there, or fewer than three points;
             or lines that cannot be repaired.
         TypeError: no zoo, no task, no spec, or pairs that are none.
+        MemoryError: too many pairs and points.
     """
     require_zoo(zoo)
     require_task(task)
@@ -120,6 +125,16 @@ def linear_barrier(  # noqa: PLR0913 - a public door
     if other is not None:
         pairs = pairs_of_joined(zoo, other, pairs)
         zoo = joined(zoo, other)
+    message = f"no memory for {len(pairs)} lines of {points} networks: pass fewer points, or fewer pairs at a time"
+    with out_of_memory_as(message):
+        return _curve(zoo, pairs, task, split, points, repaired, spec)
+
+
+def _curve(
+    zoo: Zoo, pairs: list[tuple[int, int]], task: Task, split: str, points: int, repaired: bool,
+    spec: PermutationSpec | None,
+) -> BarrierCurve:  # fmt: skip
+    """:func:`linear_barrier`, of arguments that are known to be some; both ends are members of ``zoo``."""
     t = torch.linspace(0, 1, points)
     first, second = (zoo.weights[positions_of(members, len(zoo), "join")] for members in zip(*pairs, strict=True))
     weights = interpolate(first, second, t.to(zoo.weights)).flatten(0, 1)  # (pairs, T, d) -> (pairs T, d)

@@ -59,18 +59,18 @@ def balance_relu(zoo: Zoo, tolerance: float = 1e-9, max_sweeps: int = 1000) -> Z
     state = _state(zoo)
     largest = float("inf")
     for sweep in range(1, max_sweeps + 1):
-        largest = 0.0
+        changes = []
         for i in range(len(network.layers) - 1):
             weight, bias = state[f"layers.{i}.weight"], state[f"layers.{i}.bias"]
-            change = _balance_layer(weight, bias, state[f"layers.{i + 1}.weight"])
-            largest = max(largest, change)
+            changes.append(balance_layer(weight, bias, state[f"layers.{i + 1}.weight"]))
+        largest = max(torch.stack(changes).tolist(), default=0.0)  # read once a sweep: a GPU is waited for
         if largest < tolerance:
             return _fixed(zoo, state, "balance relu", {"tolerance": tolerance, "sweeps": sweep})
     raise RuntimeError(f"not balanced after {max_sweeps} sweeps: the last had |log c| up to {largest:.2g}")
 
 
-def _balance_layer(weight: Tensor, bias: Tensor, after: Tensor) -> float:
-    """Balance the units of one layer, in place: the largest |log c| by which one was scaled.
+def balance_layer(weight: Tensor, bias: Tensor, after: Tensor) -> Tensor:
+    """Balance the units of one layer, in place: the largest |log c| by which one was scaled, ().
 
     Args:
         weight: (N, units, inputs) of the layer.
@@ -84,7 +84,7 @@ def _balance_layer(weight: Tensor, bias: Tensor, after: Tensor) -> float:
     weight *= c[..., None]
     bias *= c
     after /= c[:, None]
-    return float(c.log().abs().max())
+    return c.log().abs().max()
 
 
 @torch.no_grad()
@@ -118,20 +118,33 @@ def normalise_filters(zoo: Zoo) -> Zoo:
         name = f"ResNet with norm={network.options['norm']!r}" if type(network) is ResNet else type(network).__name__
         raise ValueError(f"only a plain ResNet with BatchNorm (and its statistics) has free filters, not {name}")
     state = _state(zoo)
+    lowest = torch.stack([state[f"{norm}.running_var"].amin() for norm in norms]).tolist()
+    for norm, variance in zip(norms, lowest, strict=True):
+        if variance < 0:
+            raise ValueError(f"{norm} has running variances below zero: recalibrate(zoo, task) first")
+    normalise(state, norm_after, {name: norm.eps for name, norm in norms.items()})
+    return _fixed(zoo, state, "normalise filters")
+
+
+def normalise(state: dict[str, Tensor], norm_after: Mapping[str, str], eps_of: Mapping[str, float]) -> None:
+    """Give filters norm one and the sign that makes the gain after them positive, in place.
+
+    Args:
+        state: tensors (N, *shape) of N networks.
+        norm_after: convolution -> the norm that reads it.
+        eps_of: of each norm.
+    """
     for convolution, norm in norm_after.items():
         weight = state[f"{convolution}.weight"]  # (N, filters, inputs, k, k)
         gain, mean, variance = (state[f"{norm}.{part}"] for part in ("weight", "running_mean", "running_var"))
-        if (variance < 0).any():
-            raise ValueError(f"{norm} has running variances below zero: recalibrate(zoo, task) first")
         length = weight.flatten(2).norm(dim=-1)  # (N, filters)
         sign = torch.where(gain < 0, -1, 1)
         factor = torch.where(length > 0, sign / length, 1.0)
-        eps = norms[norm].eps  # the norm divides by √(variance + eps): the part that does not scale, the gain makes up
+        eps = eps_of[norm]  # the norm divides by √(variance + eps): the part that does not scale, the gain makes up
         gain *= ((variance * factor**2 + eps) / (variance + eps)).sqrt() / factor
         weight *= factor[..., None, None, None]
         mean *= factor
         variance *= factor**2
-    return _fixed(zoo, state, "normalise filters")
 
 
 def _norm_after(convolution: str) -> str:

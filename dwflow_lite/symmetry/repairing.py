@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from dwflow_lite.networks.constants import template_on
 from dwflow_lite.support.checks import is_whole
+from dwflow_lite.support.devices import out_of_memory_as
 from dwflow_lite.symmetry.listening import Watched, listening, output_axis, units_first, watchable
 from dwflow_lite.symmetry.spec import PermutationSpec
 from dwflow_lite.tasks.task import Task
 from dwflow_lite.zoo.batching import runs_batched
-from dwflow_lite.zoo.forward import forward_all
+from dwflow_lite.zoo.forward import forward_all, together
 from dwflow_lite.zoo.zoo import Zoo
 
 MEMBERS_AT_ONCE = 16
@@ -33,10 +34,11 @@ def unit_statistics(zoo: Zoo, task: Task, spec: PermutationSpec, *, examples: in
         examples: the first so many of the split.
 
     Returns:
-        (N, 2, units): means, then deviations; units in the order of the network's modules.
+        (N, 2, units), on the device of the zoo: means, then deviations; units in the order of the network's modules.
 
     Raises:
         ValueError: there are no such modules, or the networks do not take the inputs of the task.
+        MemoryError: too many examples.
     """
     x = _inputs(zoo, task, examples)
     return _statistics(zoo, x, _hidden_modules(zoo, spec, x), targets=None)
@@ -61,12 +63,14 @@ def repair(zoo: Zoo, targets: Tensor, task: Task, spec: PermutationSpec, *, exam
 
     Raises:
         ValueError: as :func:`unit_statistics`; or targets of another shape.
+        MemoryError: too many examples.
     """
     x = _inputs(zoo, task, examples)
     hidden = _hidden_modules(zoo, spec, x)
     shape = (len(zoo), 2, sum(module.units for module in hidden))
     if tuple(targets.shape) != shape:
         raise ValueError(f"targets must be of shape {shape} (members, 2, units), got {tuple(targets.shape)}")
+    targets = targets.to(zoo.device, zoo.weights.dtype)
     measured = _statistics(zoo, x, hidden, targets)
     state = dict(zoo.layout.unflatten(zoo.weights))
     start = 0
@@ -158,20 +162,22 @@ def _statistics(zoo: Zoo, x: Tensor, hidden: list[Watched], targets: Tensor | No
     measuring = _Measuring(network, hidden)
     running: nn.Module = measuring
     if targets is not None:
-        targets = targets.to(zoo.weights.device, zoo.weights.dtype)
         running = template_on(_Correcting(network, hidden), zoo.weights.device, zoo.weights.dtype)
     at_once = None
     start = 0
     statistics = []
-    for weights in zoo.weights.split(MEMBERS_AT_ONCE):  # (members, d)
-        state = {f"network.{name}": tensor for name, tensor in zoo.layout.unflatten(weights).items()}
-        if at_once is None:
-            at_once = runs_batched(measuring, state, x[:2], wraps=network)
-        if targets is not None:
-            state["targets"] = targets[start : start + len(weights)]
-        start += len(weights)
-        statistics.append(forward_all(running, state, x, at_once))
-    return torch.cat(statistics)
+    members_at_once = together(zoo.layout, MEMBERS_AT_ONCE)
+    message = f"no memory for {members_at_once} members with {len(x)} examples at once: pass fewer examples"
+    with out_of_memory_as(message):
+        for weights in zoo.weights.split(members_at_once):  # (members, d)
+            state = {f"network.{name}": tensor for name, tensor in zoo.layout.unflatten(weights).items()}
+            if at_once is None:
+                at_once = runs_batched(measuring, state, x[:2], wraps=network)
+            if targets is not None:
+                state["targets"] = targets[start : start + len(weights)]
+            start += len(weights)
+            statistics.append(forward_all(running, state, x, at_once))
+        return torch.cat(statistics)
 
 
 class _Measuring(nn.Module):

@@ -9,7 +9,6 @@ chosen among all that compute the same, so that distances between members count 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -21,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from dwflow_lite.batchnorm import norms_with_statistics
+from dwflow_lite.networks.constants import moved
 from dwflow_lite.symmetry.axes import Use, stretches
 from dwflow_lite.symmetry.spec import PermutationSpec
 from dwflow_lite.zoo.layout import Layout
@@ -156,21 +156,25 @@ def balance(state: State, groups: Iterable[Sides]) -> None:
     Of a unit that reads nothing, or that nobody reads, one side is zero, and no output sees any scale of the other: nor
     whether it is there at all, since scales may be as small as one likes. It becomes zero too.
     """
-    for _ in range(MAX_SWEEPS):
-        largest = 0.0
-        for sides in groups:
-            inward, outward = (
-                sum(part_of_units(state, use).flatten(2).square().sum(-1) for use in uses) for uses in sides
-            )  # (N, units) each, squares of norms
-            is_used = (inward > 0) & (outward > 0)
-            c = torch.where(is_used, outward / inward, 1.0) ** 0.25
-            scale_units(state, sides, c)
-            for use in (*sides.inward, *sides.outward):
-                part = part_of_units(state, use)
-                part.masked_fill_(~is_used.reshape(*is_used.shape, *[1] * (part.ndim - 2)), 0.0)
-            largest = max(largest, float(c.log().abs().max()))
-        if largest < TOLERANCE:
+    groups = list(groups)
+    for _ in range(MAX_SWEEPS if groups else 0):
+        changes = torch.stack([balance_group(state, sides) for sides in groups])
+        if float(changes.max()) < TOLERANCE:  # read once a sweep: a GPU is waited for
             return
+
+
+def balance_group(state: State, sides: Sides) -> Tensor:
+    """One step of :func:`balance` for one group of units, in place: the largest |log c| of its scales, ()."""
+    inward, outward = (
+        sum(part_of_units(state, use).flatten(2).square().sum(-1) for use in uses) for uses in sides
+    )  # (N, units) each, squares of norms
+    is_used = (inward > 0) & (outward > 0)
+    c = torch.where(is_used, outward / inward, 1.0) ** 0.25
+    scale_units(state, sides, c)
+    for use in (*sides.inward, *sides.outward):
+        part = part_of_units(state, use)
+        part.masked_fill_(~is_used.reshape(*is_used.shape, *[1] * (part.ndim - 2)), 0.0)
+    return c.log().abs().max()
 
 
 # -- which of it this network allows -----------------------------------------------------------------------------------
@@ -319,7 +323,7 @@ class _Trial:
     @classmethod
     def of(cls, network: nn.Module, layout: Layout, x: Tensor) -> _Trial | None:
         """Random weights of variance 1 / inputs, and a few examples; None for a network that does not run so."""
-        network = deepcopy(network).cpu().double().eval()
+        network = moved(network, "cpu").double().eval()
         x = x[:PROBES].detach().cpu()
         if x.is_floating_point():
             x = torch.cat([x.double(), FARTHER * x.double()])

@@ -72,13 +72,13 @@ from __future__ import annotations
 
 import warnings
 from contextlib import redirect_stderr
-from copy import deepcopy
 from io import StringIO
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from dwflow_lite.networks.constants import moved
 from dwflow_lite.symmetry.following import label_forward_pass, labels_of_parameters, module_of, name_of_operator
 from dwflow_lite.symmetry.labelled_spec import write_spec
 from dwflow_lite.symmetry.labels import Labelling
@@ -193,7 +193,7 @@ def checked_copy(network: nn.Module, x: Tensor) -> tuple[nn.Module, Tensor]:
     """
     name = type(network).__name__
     try:
-        copy = deepcopy(network).cpu().eval()
+        copy = moved(network, "cpu").eval()
     except Exception as error:
         raise ValueError(f"{name} cannot be copied ({one_line(str(error))}); {BY_HAND}") from error
     x = x.detach().cpu()

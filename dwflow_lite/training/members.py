@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from copy import deepcopy
 from dataclasses import replace
 from threading import Lock
 from typing import Any
@@ -38,13 +37,13 @@ def train_job(plan: Plan, members: range) -> tuple[Tensor | None, list[dict[str,
     """One job, wherever it runs: train some members at once.
 
     Returns:
-        Their weights (m, d), or None where they were written to the folder of the plan; and notes of each.
+        Their weights (m, d), on the CPU, or None where they were written to the folder of the plan; and notes of each.
     """
     with _ONE_JOB_AT_A_TIME:
         no_checkpoint = Checkpoint(None, name="", identity="")  # what is finished is kept in the folder, or sent back
         weights, notes = train_members(plan, members, members_at_once=len(members), checkpoint=no_checkpoint)
     if plan.folder is None:
-        return weights, notes
+        return weights.cpu(), notes
     append(plan.folder, members.start, weights, notes)
     return None, notes
 
@@ -62,20 +61,21 @@ def train_members(
         progress: show a bar.
 
     Returns:
-        Weights (m, d) on the CPU, finite (a diverged member's have zeros instead of NaN and infinity); and for each
-        member the notes that a record keeps of it.
+        Weights (m, d) on the device of the plan, finite (a diverged member's have zeros instead of NaN and infinity);
+        and for each member the notes that a record keeps of it.
     """
     layout = Layout.of(plan.network)
     parameters, history = _trained_parameters(plan, members, members_at_once, checkpoint, progress)
     weights = _flat(plan, layout, parameters)  # (m, d)
     finite = torch.isfinite(weights).all(1)  # (m,)
-    zoo = Zoo(weights.nan_to_num(0.0, 0.0, 0.0), layout, deepcopy(plan.network).cpu())
+    zoo = Zoo(weights.nan_to_num(0.0, 0.0, 0.0), layout, plan.network).to(plan.device)
     scored_at_once = min(members_at_once, together(layout))  # as many as memory holds easily, and no more than allowed
     with out_of_memory_as(no_memory_for(scored_at_once)):
         if norms_with_statistics(plan.network):
             zoo = recalibrate(zoo, plan.task, "train", members_at_once=scored_at_once)
-        evaluations = [_evaluate(zoo, plan.task, split, scored_at_once) for split in SCORED_SPLITS]
-    for evaluation in evaluations:
+        task = plan.task.to(plan.device)  # once for all members
+        evaluations = [_evaluate(zoo, task, split, scored_at_once) for split in SCORED_SPLITS]
+    for evaluation in evaluations:  # on the CPU
         finite &= torch.isfinite(evaluation.loss) & torch.isfinite(evaluation.score)
     return zoo.weights, _notes(plan, members, finite, evaluations, history)
 
@@ -104,13 +104,13 @@ def _flat(plan: Plan, layout: Layout, parameters: dict[str, Tensor]) -> Tensor:
 
 
 def _evaluate(zoo: Zoo, task: Task, split: str, members_at_once: int) -> Evaluation:
-    """Loss and score (m,) of every member on one split, so many members at a time."""
+    """Loss and score (m,) of every member on one split, so many members at a time; on the CPU."""
     losses, scores = [], []
     for weights in zoo.weights.split(members_at_once):
         evaluation = evaluate(Zoo(weights, zoo.layout, zoo.network), task, split)
         losses.append(evaluation.loss)
         scores.append(evaluation.score)
-    return Evaluation(split, torch.cat(losses), torch.cat(scores))
+    return Evaluation(split, torch.cat(losses).cpu(), torch.cat(scores).cpu())
 
 
 def _notes(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dwflow_lite.batchnorm import without_statistics
 from dwflow_lite.networks import initialise
+from dwflow_lite.networks.constants import moved
 from dwflow_lite.tasks.task import Task
 from dwflow_lite.training.randomness import member_seed
 from dwflow_lite.training.recipe import Recipe
@@ -64,7 +65,7 @@ class Plan:
 
         BatchNorm normalises by the batch at hand and keeps no running statistics; they are measured after training.
         """
-        network = without_statistics(self.network).to(self.device).train()
+        network = moved(without_statistics(self.network), self.device).train()
         return replace(self, task=self.task.to(self.device), network=network)
 
 

@@ -6,7 +6,6 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from copy import deepcopy
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,8 @@ from dwflow_lite.batchnorm import STATISTICS, norms_with_statistics, statistics_
 from dwflow_lite.networks import architecture_of, behaviour_of
 from dwflow_lite.networks.constants import constants_of, keys_of
 from dwflow_lite.support.checkpoints import Checkpoint
-from dwflow_lite.support.checks import COUNT, WHOLE, check_ranges, failing_as, is_choice
+from dwflow_lite.support.checks import COUNT, WHOLE, check_ranges, is_choice
+from dwflow_lite.support.devices import usable_device
 from dwflow_lite.support.files import json_hash, understood
 from dwflow_lite.support.jobs import run_jobs, runs
 from dwflow_lite.support.paths import as_path
@@ -92,7 +92,9 @@ def train_zoo(  # noqa: PLR0913 - the door of this room: what, how many, how, wh
         members_at_once: how many ``"batched"`` trains, and either method scores, in one computation (None: all);
             bounds memory, not the result.
         on_diverged: ``"raise"`` names diverged members; ``"drop"`` leaves them out and says so in the record.
-        device: where to train; the zoo comes back on the CPU.
+        device: where to train, and where the zoo comes to lie: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``, or
+            ``"auto"`` for a GPU if there is one. The same networks on every device up to rounding (starts and orders
+            are drawn on the CPU), but for dropout, whose masks come from the device's own generator.
         checkpoint: where the training is kept, half-done or finished: a file, or a folder (a name without suffix) in
             which the file is named after task, network, recipe, seed and sizes. A finished zoo found there is read; an
             interrupted training goes on from its last save (every ten seconds; with another ``members_at_once``, or a
@@ -109,7 +111,8 @@ def train_zoo(  # noqa: PLR0913 - the door of this room: what, how many, how, wh
         progress: show a bar.
 
     Returns:
-        The zoo, on the CPU or in ``folder``; its record holds recipe, seeds, scores and losses of each member.
+        The zoo, on the device, or in ``folder`` and read onto it; its record holds recipe, seeds, scores and losses of
+        each member.
 
     Raises:
         ValueError: an unknown name, a number out of range, a network that does not fit the task, or does not train, or
@@ -131,6 +134,7 @@ def train_zoo(  # noqa: PLR0913 - the door of this room: what, how many, how, wh
     _check_choices(task, recipe, method, on_diverged)
     _check_places(checkpoint, folder, storage)
     _check_counts(members, held_out, seed, members_at_once)
+    device = usable_device(device)
     check_trainable(task, network, recipe.batch_size)
 
     sizes = {"members": int(members), "held_out": int(held_out)}  # JSON knows no NumPy numbers
@@ -138,7 +142,7 @@ def train_zoo(  # noqa: PLR0913 - the door of this room: what, how many, how, wh
     identity_hash = json_hash(identity)[:16]
     store = Checkpoint(checkpoint, name=f"zoo-{task.name}-{identity_hash}.safetensors", identity=identity_hash)
     if store.finished:
-        return _without_diverged(_read(store, network, sizes), on_diverged)
+        return _without_diverged(_read(store, network, sizes, device), on_diverged)
     store.check_writable()
 
     plan = Plan(
@@ -147,7 +151,7 @@ def train_zoo(  # noqa: PLR0913 - the door of this room: what, how many, how, wh
         recipe=recipe,
         seed=int(seed),
         method=method,
-        device=_usable(device),
+        device=device,
         fitted=sizes["members"],
         total=sum(sizes.values()),
         folder=_made(folder),
@@ -162,8 +166,9 @@ def train_zoo(  # noqa: PLR0913 - the door of this room: what, how many, how, wh
     elif executor is not None:
         weights, notes = _train_in_jobs(plan, at_once, executor, progress)
     else:
-        everybody = range(plan.total)
-        weights, notes = train_members(plan, everybody, members_at_once=at_once, checkpoint=store, progress=progress)
+        weights, notes = train_members(
+            plan, range(plan.total), members_at_once=at_once, checkpoint=store, progress=progress
+        )
     if folder is None:  # the record of a folder was written before its members
         record["seconds"] = round(time.perf_counter() - started, 3)
 
@@ -208,13 +213,6 @@ def _made(folder: str | Path | None) -> Path | None:
     return folder
 
 
-def _usable(device: torch.device | str) -> torch.device:
-    """The device, once a number has been there and back."""
-    with failing_as(f"cannot train on device {device!r} here; choose another, as 'cpu'"):
-        torch.zeros(1, device=torch.device(device)).cpu()
-    return torch.device(device)
-
-
 # -- find what is finished ---------------------------------------------------------------------------------------
 
 
@@ -236,9 +234,9 @@ def _identity(task: Task, network: nn.Module, recipe: Recipe, seed: int, sizes: 
     }
 
 
-def _read(store: Checkpoint, network: nn.Module, sizes: Mapping[str, int]) -> Zoo:
+def _read(store: Checkpoint, network: nn.Module, sizes: Mapping[str, int], device: torch.device) -> Zoo:
     """The finished zoo, if it is the one that was asked for, and not one that was made of it."""
-    zoo = Zoo.load(store.file, network)
+    zoo = Zoo.load(store.file, network, device=device)
     if zoo.record.get("identity") != store.identity:
         raise ValueError(f"{store.file} holds another zoo ({zoo}): name another file, or a folder, or delete it")
     with understood(store.file):
@@ -354,11 +352,11 @@ def _score_and_scale(task: Task) -> dict[str, Any]:
 def _assemble(
     plan: Plan, common: Mapping[str, Any], weights: Tensor | Shards, notes: Sequence[Mapping[str, Any]]
 ) -> Zoo:
-    """The zoo of these weights (N, d); the record says who diverged."""
+    """The zoo of these weights (N, d), on the device of the plan; the record says who diverged."""
     record = join_record(common, notes)
     record["diverged"] = _diverged(record)
     held_out = _held_out(plan.fitted, plan.total)
-    return Zoo(weights, Layout.of(plan.network), deepcopy(plan.network).cpu(), record, held_out)
+    return Zoo(weights, Layout.of(plan.network), plan.network, record, held_out).to(plan.device)
 
 
 def _save(zoo: Zoo, store: Checkpoint) -> None:

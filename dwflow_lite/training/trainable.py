@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dwflow_lite.batchnorm import norms_with_statistics, without_statistics
+from dwflow_lite.networks.constants import moved
 from dwflow_lite.networks.tensors import require_usual_tensors
 from dwflow_lite.networks.wishes import what_it_takes
 from dwflow_lite.support.checks import failing_as
@@ -36,7 +37,7 @@ def check_trainable(task: Task, network: nn.Module, batch_size: int) -> None:
         raise ValueError(f"{kind} has no parameters to train")
     require_usual_tensors(network)
     with failing_as(f"{kind} cannot be copied, as every member is: keep in it only what deepcopy takes, and detached"):
-        network = deepcopy(network).cpu()
+        network = moved(network, "cpu")
     x, y = task.train.x[:2].cpu(), task.train.y[:2].cpu()
     _check_outputs(task, deepcopy(network).eval(), x)
     in_training = without_statistics(network).train()

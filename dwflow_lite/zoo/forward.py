@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dwflow_lite.networks.constants import template_on
 from dwflow_lite.support.checks import whole
+from dwflow_lite.support.devices import is_out_of_memory, out_of_memory_as
 from dwflow_lite.tasks.checks import require_task
 from dwflow_lite.tasks.task import Task
 from dwflow_lite.zoo.batching import State, copies, note_one_by_one, run_all, runs_batched
@@ -31,6 +32,7 @@ def forward_all(network: nn.Module, state: State, x: Tensor, at_once: bool | Non
 
     Raises:
         ValueError: the network returns something else than one tensor.
+        RuntimeError: memory ran out.
     """
     if at_once is None:
         at_once = runs_batched(network, state, x[:2])
@@ -38,6 +40,8 @@ def forward_all(network: nn.Module, state: State, x: Tensor, at_once: bool | Non
         try:
             return run_all(network, copies(state), x, at_once=True)
         except Exception as error:  # two examples went through, and these do not: one by one they may, or say why not
+            if is_out_of_memory(error):
+                raise
             outputs = run_all(network, copies(state), x, at_once=False)
             note_one_by_one(network, error)
             return outputs
@@ -58,15 +62,17 @@ def predict(zoo: Zoo, x: Tensor, *, members_at_once: int | None = None, inputs_a
 
     Args:
         zoo: N networks, in memory or on disk.
-        x: inputs (n, ...), the same for all; of a reader's rows ``task.prepare(rows)`` makes them.
+        x: inputs (n, ...), the same for all; of a reader's rows ``task.prepare(rows)`` makes them. They are moved to
+            the device of the zoo, once.
         members_at_once: bounds the memory of weights, not the result; None: as :func:`together` says.
         inputs_at_once: bounds the memory of activations, not the result; None: 1024, or 128 for large networks.
 
     Returns:
-        (N, n, outputs), in the order of the members.
+        (N, n, outputs), in the order of the members, on the device of the zoo.
 
     Raises:
         ValueError: a size that is no whole number >= 1, or a network that returns something else than one tensor.
+        MemoryError: too many members, or inputs, at once.
         TypeError: no zoo, or inputs that are no tensor.
         Exception: of a network that does not take these inputs.
 
@@ -81,8 +87,11 @@ def predict(zoo: Zoo, x: Tensor, *, members_at_once: int | None = None, inputs_a
     """
     require_inputs(zoo, x)
     note_unprepared(zoo, x)
+    x = x.to(zoo.device)
     try:
         return _predict(zoo, x, members_at_once, inputs_at_once)
+    except MemoryError:
+        raise
     except Exception as error:  # the network's own, which stays: with what to do about it
         note_untaken(zoo, x, error)
         raise
@@ -97,13 +106,22 @@ def _predict(zoo: Zoo, x: Tensor, members_at_once: int | None = None, inputs_at_
     network = template_on(zoo.network, zoo.weights.device, zoo.weights.dtype).eval()
     at_once = None
     outputs_of_members = []
-    for weights in zoo.weights.split(members_at_once):  # (members, d)
-        state = zoo.layout.unflatten(weights)
-        if at_once is None:
-            at_once = runs_batched(network, state, x[:2])
-        outputs = [forward_all(network, state, inputs, at_once) for inputs in x.split(inputs_at_once)]
-        outputs_of_members.append(torch.cat(outputs, 1))  # (members, n, outputs)
-    return torch.cat(outputs_of_members)
+    with out_of_memory_as(no_memory_for(members_at_once, inputs_at_once)):
+        for weights in zoo.weights.split(members_at_once):  # (members, d)
+            state = zoo.layout.unflatten(weights)
+            if at_once is None:
+                at_once = runs_batched(network, state, x[:2])
+            outputs = [forward_all(network, state, inputs, at_once) for inputs in x.split(inputs_at_once)]
+            outputs_of_members.append(torch.cat(outputs, 1))  # (members, n, outputs)
+        return torch.cat(outputs_of_members)
+
+
+def no_memory_for(members: int, inputs: int) -> str:
+    """What to do where memory runs out as outputs are computed."""
+    return (
+        f"no memory for {members} members with {inputs} inputs at once: pass a smaller members_at_once or "
+        "inputs_at_once"
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,16 +141,28 @@ class Evaluation:
     wrong: Tensor | None = None
 
 
-def evaluate(zoo: Zoo, task: Task, split: str = "validation") -> Evaluation:
+def evaluate(
+    zoo: Zoo,
+    task: Task,
+    split: str = "validation",
+    *,
+    members_at_once: int | None = None,
+    inputs_at_once: int | None = None,
+) -> Evaluation:
     """Loss and score of every member on one split of a task, all members in one batched pass.
+
+    Examples are moved to the device of the zoo, once; the results lie there.
 
     Args:
         zoo: N networks, in memory or on disk.
         task: whose inputs they take, and as many outputs as they return.
         split: one of the task's splits.
+        members_at_once: as of :func:`predict`.
+        inputs_at_once: as of :func:`predict`.
 
     Raises:
         ValueError: the networks do not take the inputs of the task, or return another number of outputs.
+        MemoryError: too many members, or inputs, at once.
         TypeError: a zoo or a task that is none.
 
     Warns:
@@ -153,7 +183,9 @@ def evaluate(zoo: Zoo, task: Task, split: str = "validation") -> Evaluation:
     note_other_preparation(zoo, task)
     x = examples.inputs(zoo.weights)  # (n, ...)
     try:
-        outputs = _predict(zoo, x)  # (N, n, outputs)
+        outputs = _predict(zoo, x, members_at_once, inputs_at_once)  # (N, n, outputs)
+    except MemoryError:
+        raise
     except Exception:
         check_taken(zoo, x, f"inputs of shape {task.input_shape} of task {task.name!r}")
         raise

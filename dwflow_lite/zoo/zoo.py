@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from dwflow_lite.networks import architecture_of
-from dwflow_lite.networks.constants import constants_of, running_statistics
+from dwflow_lite.networks.constants import constants_of, moved, running_statistics
 from dwflow_lite.support.checks import failing_as
+from dwflow_lite.support.devices import usable_device
 from dwflow_lite.support.files import understood
 from dwflow_lite.support.paths import as_path, names_folder
 from dwflow_lite.zoo.alike import check_alike
@@ -215,7 +216,8 @@ class Zoo:
             record.pop("losses", None)
         if folder is not None:
             storage = self.weights.storage if isinstance(self.weights, Shards) else "float32"
-            return write_zoo(folder, weights, self.layout, self.network, record, self.held_out, storage)
+            written = write_zoo(folder, weights, self.layout, self.network, record, self.held_out, storage)
+            return written.to(self.device)
         if not isinstance(weights, Tensor | Shards):
             self.check_room(None)
             weights = torch.cat(list(weights))
@@ -245,16 +247,29 @@ class Zoo:
             return self
         return replace(self, weights=self.weights.columns(slice(None)))
 
+    @property
+    def device(self) -> torch.device:
+        """Where its weights lie, or are read onto: every stage computes there, and its result lies there."""
+        return self.weights.device
+
     def to(self, device: torch.device | str) -> Zoo:
-        """The same zoo with its weights on ``device``, or read onto it."""
-        return replace(self, weights=self.weights.to(device))
+        """The same zoo on another device: its weights (those on disk are read onto it), its template and constants.
+
+        Args:
+            device: as :func:`~dwflow_lite.support.devices.usable_device` takes it: ``"auto"``, ``"cpu"``, ``"cuda:1"``.
+
+        Raises:
+            ValueError: a device that is not here.
+        """
+        device = usable_device(device)
+        return replace(self, weights=self.weights.to(device), network=moved(self.network, device))
 
     # -- back to networks ----------------------------------------------------------------------------------------
 
     def module(self, member: int) -> nn.Module:
-        """Member ``member`` (its position) as a plain module in eval mode, independent of the zoo."""
+        """Member ``member`` (its position) as a plain module in eval mode, independent of the zoo, on its device."""
         (position,) = positions_of([member], len(self), "take")
-        return self.layout.load_into(deepcopy(self.network), self.weights[position]).eval()
+        return self.layout.load_into(moved(self.network, self.device), self.weights[position]).eval()
 
     def scores(self, split: str = "validation") -> Tensor:
         """Recorded score of each member on a split, (N,); NaN for a member that diverged in training.
@@ -313,7 +328,14 @@ class Zoo:
         return path
 
     @classmethod
-    def load(cls, path: str | Path, network: nn.Module | None = None, *, verify: bool = False) -> Zoo:
+    def load(
+        cls,
+        path: str | Path,
+        network: nn.Module | None = None,
+        *,
+        verify: bool = False,
+        device: torch.device | str = "cpu",
+    ) -> Zoo:
         """Read a zoo: from a file into memory, or from a folder, where a row is read when it is asked for.
 
         Warns if a folder is not complete (of an interrupted training, say), and has the members that are there; and
@@ -324,12 +346,15 @@ class Zoo:
             network: template module; needed for a reader's own class, otherwise checked against the record.
             verify: of a folder, read everything now and compare hashes; otherwise that is done file by file, before
                 a row of it is first used. (What files say of members, and a single file, are always verified at once.)
+            device: where it comes to lie, as of :meth:`to`; of which device it was saved does not matter.
 
         Raises:
             FileNotFoundError: no such file, no zoo in the folder, or none of its members.
             ZooFileError: truncated, altered, of another format, or not the weights of ``network``.
             OSError: it cannot be read, or the path has a suffix and is a folder, or has none and is a file.
+            ValueError: a device that is not here.
         """
+        device = usable_device(device)
         path = as_path(path)
         with failing_as(f"cannot read {path}", OSError):
             in_folder = names_folder(path)
@@ -337,7 +362,8 @@ class Zoo:
         saved = without_constants(path, saved, network)
         template = template_for(path, saved.record, saved.layout, network, saved.constants)
         with understood(path):
-            return cls(saved.weights, Layout.of(template), template, saved.record, saved.held_out)
+            zoo = cls(saved.weights, Layout.of(template), template, saved.record, saved.held_out)
+        return zoo.to(device)
 
 
 def write_zoo(
