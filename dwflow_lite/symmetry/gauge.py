@@ -63,7 +63,7 @@ def balance_relu(zoo: Zoo, tolerance: float = 1e-9, max_sweeps: int = 1000) -> Z
         for i in range(len(network.layers) - 1):
             weight, bias = state[f"layers.{i}.weight"], state[f"layers.{i}.bias"]
             changes.append(balance_layer(weight, bias, state[f"layers.{i + 1}.weight"]))
-        largest = max(torch.stack(changes).tolist(), default=0.0)  # read once a sweep: a GPU is waited for
+        largest = float(torch.stack(changes).max()) if changes else 0.0  # read once a sweep: a GPU is waited for
         if largest < tolerance:
             return _fixed(zoo, state, "balance relu", {"tolerance": tolerance, "sweeps": sweep})
     raise RuntimeError(f"not balanced after {max_sweeps} sweeps: the last had |log c| up to {largest:.2g}")

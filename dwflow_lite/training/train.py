@@ -134,7 +134,6 @@ def train_zoo(  # noqa: PLR0913 - the door of this room: what, how many, how, wh
     _check_choices(task, recipe, method, on_diverged)
     _check_places(checkpoint, folder, storage)
     _check_counts(members, held_out, seed, members_at_once)
-    device = usable_device(device)
     check_trainable(task, network, recipe.batch_size)
 
     sizes = {"members": int(members), "held_out": int(held_out)}  # JSON knows no NumPy numbers
@@ -151,7 +150,7 @@ def train_zoo(  # noqa: PLR0913 - the door of this room: what, how many, how, wh
         recipe=recipe,
         seed=int(seed),
         method=method,
-        device=device,
+        device=usable_device(device),
         fitted=sizes["members"],
         total=sum(sizes.values()),
         folder=_made(folder),
@@ -166,9 +165,8 @@ def train_zoo(  # noqa: PLR0913 - the door of this room: what, how many, how, wh
     elif executor is not None:
         weights, notes = _train_in_jobs(plan, at_once, executor, progress)
     else:
-        weights, notes = train_members(
-            plan, range(plan.total), members_at_once=at_once, checkpoint=store, progress=progress
-        )
+        everybody = range(plan.total)
+        weights, notes = train_members(plan, everybody, members_at_once=at_once, checkpoint=store, progress=progress)
     if folder is None:  # the record of a folder was written before its members
         record["seconds"] = round(time.perf_counter() - started, 3)
 
@@ -234,7 +232,7 @@ def _identity(task: Task, network: nn.Module, recipe: Recipe, seed: int, sizes: 
     }
 
 
-def _read(store: Checkpoint, network: nn.Module, sizes: Mapping[str, int], device: torch.device) -> Zoo:
+def _read(store: Checkpoint, network: nn.Module, sizes: Mapping[str, int], device: torch.device | str) -> Zoo:
     """The finished zoo, if it is the one that was asked for, and not one that was made of it."""
     zoo = Zoo.load(store.file, network, device=device)
     if zoo.record.get("identity") != store.identity:
