@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from dwflow_lite.figures.style import COLOURS, finite_range, new_figure, require_named, score_axis
+from dwflow_lite.figures.style import COLOURS, finite_range, new_figure, on_cpu, require_named, score_axis
 from dwflow_lite.flow.watch import FlowTraining
 
 
@@ -54,6 +54,7 @@ def draw_flow(
         raise ValueError(f"there is no frame {frame}: the trajectory has {len(points)} points of time")
     if codes.shape[1] < 2:
         raise ValueError("codes of one dimension have no plane to be drawn in")
+    codes, points, scores = on_cpu((codes, points, scores))
     label, unit = score_axis(score_name)
     figure, (left, right) = new_figure(2)
     t = frame / max(1, len(points) - 1)
@@ -101,6 +102,7 @@ def draw_clouds(clouds: Mapping[str, Tensor], reference: Tensor, arrows: Mapping
         arrows: name -> (n, 2), drawn from the points of that cloud instead of dots.
     """
     require_named(clouds, "cloud")
+    clouds, reference, arrows = on_cpu((clouds, reference, arrows))
     figure, panels = new_figure(len(clouds), width=3.4, height=3.5)
     everything = np.concatenate([np.asarray(points) for points in (reference, *clouds.values())])
     for ax, (name, points) in zip(panels, clouds.items(), strict=True):
@@ -122,6 +124,7 @@ def draw_trajectories(paths: Mapping[str, Tensor], reference: Tensor) -> Figure:
         reference: points (m, 2).
     """
     require_named(paths, "set of trajectories")
+    paths, reference = on_cpu((paths, reference))
     figure, panels = new_figure(len(paths), width=3.8, height=3.7)
     for ax, (name, points) in zip(panels, paths.items(), strict=True):
         ax.scatter(*reference.T, s=6, color=COLOURS["zoo"], alpha=0.25, lw=0)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from dwflow_lite.figures.style import colour, finite_range, new_figure, require, require_named, score_axis
+from dwflow_lite.figures.style import colour, finite_range, new_figure, on_cpu, require, require_named, score_axis
 
 
 def draw_images(images: Tensor, titles: Sequence[str], columns: int = 10, heading: str = "") -> Figure:
@@ -21,6 +21,7 @@ def draw_images(images: Tensor, titles: Sequence[str], columns: int = 10, headin
     if columns < 1:
         raise ValueError(f"a grid has at least one column, not {columns}")
     require(images, "image")
+    images = on_cpu(images)
     rows = math.ceil(len(images) / columns)
     figure = plt.Figure(figsize=(0.9 * columns, 1.15 * rows + 0.3), layout="constrained")
     for i, (image, title) in enumerate(zip(images, titles, strict=True)):
@@ -55,6 +56,7 @@ def draw_scores(
     require_named(groups, "group")
     for name, scores in groups.items():
         require(scores, f"score of '{name}'")
+    groups = on_cpu(groups)
     label, unit = score_axis(score_name)
     figure, (ax,) = new_figure(1, width=7.5, height=0.55 * len(groups) + 1.1)
     rng = np.random.default_rng(0)
@@ -77,6 +79,7 @@ def draw_distances(distances: Mapping[str, Tensor], xlabel: str, title: str) -> 
     require_named(distances, "histogram")
     for name, values in distances.items():
         require(values, f"distance of '{name}'")
+    distances = on_cpu(distances)
     figure, (ax,) = new_figure(1, width=7)
     _, highest = finite_range(np.concatenate([np.asarray(values).ravel() for values in distances.values()]))
     bins = np.linspace(0, 1.02 * highest or 1.0, 60)
@@ -95,6 +98,7 @@ def draw_matrices(matrices: Mapping[str, Tensor], xlabel: str, ylabel: str, labe
     require_named(matrices, "matrix")
     for name, matrix in matrices.items():
         require(matrix.flatten(), f"entry of '{name}'")
+    matrices = on_cpu(matrices)
     figure, panels = new_figure(len(matrices), width=3.4, height=3.2)
     _, limit = finite_range(np.concatenate([matrix.abs().numpy().ravel() for matrix in matrices.values()]))
     limit = limit or 1.0
@@ -130,6 +134,7 @@ def draw_lines(
         bottom: where the y axis begins.
     """
     require_named(lines, "line")
+    lines = on_cpu(lines)
     figure, (ax,) = new_figure(1, width=6.6)
     for i, (name, (x, y)) in enumerate(lines.items()):
         y = np.asarray(y, dtype=float)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sized
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from torch import Tensor
 
 # One name has one colour in every figure of the course.
 COLOURS = {
@@ -39,6 +41,23 @@ COLOURS = {
 def colour(name: str, position: int = 0) -> str:
     """The colour that a name has in every figure; other names take Matplotlib's, by their position in the figure."""
     return COLOURS.get(name, f"C{position}")
+
+
+def on_cpu(value: Any) -> Any:
+    """A tensor on the CPU, whose numbers Matplotlib draws; so those in mappings, lists and tuples; all else as it is.
+
+    Example:
+        >>> import torch
+        >>> on_cpu({"a": [torch.ones(1)], "b": "text"})
+        {'a': [tensor([1.])], 'b': 'text'}
+    """
+    if isinstance(value, Tensor):
+        return value.detach().cpu()
+    if isinstance(value, Mapping):
+        return {name: on_cpu(one) for name, one in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(on_cpu(one) for one in value)
+    return value
 
 
 def score_axis(score_name: str) -> tuple[str, float]:

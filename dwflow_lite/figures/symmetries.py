@@ -9,7 +9,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from dwflow_lite.figures.style import COLOURS, colour, finite_range, loss_axis, new_figure, require_named, score_axis
+from dwflow_lite.figures.style import (
+    COLOURS,
+    colour,
+    finite_range,
+    loss_axis,
+    new_figure,
+    on_cpu,
+    require_named,
+    score_axis,
+)
 from dwflow_lite.symmetry.barrier import BarrierCurve
 
 
@@ -116,6 +125,7 @@ def draw_assignment(similarity: Tensor, order: Tensor, objective: Sequence[float
         step: which update this is, from 1.
         group: the units it permutes.
     """
+    similarity, order = on_cpu((similarity, order))
     figure, panels = new_figure(3, width=3.9, height=3.5)
     limit = float(similarity.abs().max())
     versions = {"before": similarity, "after": similarity[:, order]}
