@@ -60,7 +60,7 @@ def devices_here() -> list[str]:
 
 def _reached(device: torch.device | str, dtype: torch.dtype = torch.float32) -> torch.device:
     """The device on which a number was that went there and came back."""
-    there = torch.zeros(1, dtype=dtype, device=device)
+    there = torch.zeros(1, dtype=dtype, device=torch.device(device))  # None would be any
     there.cpu()
     return there.device
 

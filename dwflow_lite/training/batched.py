@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from dwflow_lite.support.checkpoints import Checkpoint
@@ -147,31 +147,44 @@ def train_chunk(
     if chunk_state:
         chunk.load(chunk_state)
     network = deepcopy(plan.network)  # what it may keep from step to step ends with the chunk
-    x, y = plan.task.train.x, plan.task.train.y  # (n, *input), (n,) or (n, outputs)
+    examples = len(plan.task.train)
     batch_size = plan.recipe.batch_size
     orders = None
     while chunk.step < plan.steps:  # one counter, so that training goes on from any step
         epoch, batch = divmod(chunk.step, plan.steps_per_epoch)
         if batch == 0 or orders is None:  # a new epoch, or one that was interrupted
-            orders = data_orders(plan.seed, members, epoch, len(x)).to(plan.device)  # (N, n)
+            orders = data_orders(plan.seed, members, epoch, examples).to(plan.device)  # (N, n)
         rows = orders[:, batch * batch_size : (batch + 1) * batch_size]  # (N, b)
 
         # Noise is drawn for the whole chunk at once, from a key of its step; no two chunks draw the same.
         noise_key = (chunk.step,) if members.start == 0 else (chunk.step, members.start)
-        with step_noise(plan.device, plan.seed, *noise_key), plan.recipe.autocast(plan.device):
-            outputs = batched_forward(network, chunk.parameters, x[rows])  # (N, b, outputs)
-            losses = plan.task.training_loss(outputs, y[rows])  # (N,)
-        chunk.optimizer.zero_grad()
-        losses.sum().backward()
-        chunk.optimizer.step()
-
-        chunk.step += 1
-        chunk.loss_sums += plan.task.reported(losses, outputs, y[rows]) * rows.shape[1]
+        with step_noise(plan.device, plan.seed, *noise_key):
+            take_step(plan, chunk, network, rows)
         if batch == plan.steps_per_epoch - 1:
-            chunk.history.append((chunk.loss_sums / len(x)).tolist())
+            chunk.history.append((chunk.loss_sums / examples).tolist())
             chunk.loss_sums = torch.zeros_like(chunk.loss_sums)
             bar.set_postfix(loss=f"{np.median(chunk.history[-1]):.3f}", refresh=False)
         if not plan.keeps_state and checkpoint.due():
             checkpoint.save({"results": results, "chunk": chunk.state()})
         bar.update()
     return chunk.result()
+
+
+def take_step(plan: Plan, chunk: Chunk, network: nn.Module, rows: Tensor) -> None:
+    """One step of N members at once. Nothing in it reads a number back, so that a GPU is not waited for.
+
+    Args:
+        plan: as :meth:`Plan.on_device` gives it.
+        chunk: the members; changed.
+        network: the template, in training mode.
+        rows: of the training split, the examples of each member, (N, b).
+    """
+    x, y = plan.task.train.x[rows], plan.task.train.y[rows]  # (N, b, *input), (N, b) or (N, b, outputs)
+    with plan.recipe.autocast(plan.device):
+        outputs = batched_forward(network, chunk.parameters, x)  # (N, b, outputs)
+        losses = plan.task.training_loss(outputs, y)  # (N,)
+    chunk.optimizer.zero_grad()
+    losses.sum().backward()
+    chunk.optimizer.step()
+    chunk.step += 1
+    chunk.loss_sums += plan.task.reported(losses, outputs, y) * rows.shape[1]

@@ -114,28 +114,34 @@ def train_member(
     trainee = Trainee(plan, member)
     if trainee_state:
         trainee.load(trainee_state)
-    x, y = plan.task.train.x, plan.task.train.y  # (n, *input), (n,) or (n, outputs)
+    examples = len(plan.task.train)
     batch_size = plan.recipe.batch_size
     order = None
     while trainee.step < plan.steps:  # one counter, so that training goes on from any step
         epoch, batch = divmod(trainee.step, plan.steps_per_epoch)
         if batch == 0 or order is None:  # a new epoch, or one that was interrupted
-            order = torch.from_numpy(data_order(plan.seed, member, epoch, len(x))).to(plan.device)  # (n,)
+            order = torch.from_numpy(data_order(plan.seed, member, epoch, examples)).to(plan.device)  # (n,)
         rows = order[batch * batch_size : (batch + 1) * batch_size]  # (b,)
 
-        with step_noise(plan.device, plan.seed, member, trainee.step), plan.recipe.autocast(plan.device):
-            outputs = trainee.network(x[rows])  # (b, outputs)
-            loss = plan.task.training_loss(outputs, y[rows])
-        trainee.optimizer.zero_grad()
-        loss.backward()
-        trainee.optimizer.step()
-
-        trainee.step += 1
-        trainee.loss_sum += plan.task.reported(loss, outputs, y[rows]) * len(rows)
+        with step_noise(plan.device, plan.seed, member, trainee.step):
+            take_step(plan, trainee, rows)
         if batch == plan.steps_per_epoch - 1:
-            trainee.history.append(float(trainee.loss_sum / len(x)))
+            trainee.history.append(float(trainee.loss_sum / examples))
             trainee.loss_sum = torch.zeros_like(trainee.loss_sum)
         if not plan.keeps_state and checkpoint.due():
             checkpoint.save({"method": "loop", "results": results, "trainee": trainee.state()})
     parameters = {name: parameter.cpu() for name, parameter in trainee.parameters().items()}
     return {"parameters": parameters, "history": trainee.history}
+
+
+def take_step(plan: Plan, trainee: Trainee, rows: Tensor) -> None:
+    """One step of one member, on rows (b,) of the training split. Nothing in it reads a number back."""
+    x, y = plan.task.train.x[rows], plan.task.train.y[rows]  # (b, *input), (b,) or (b, outputs)
+    with plan.recipe.autocast(plan.device):
+        outputs = trainee.network(x)  # (b, outputs)
+        loss = plan.task.training_loss(outputs, y)
+    trainee.optimizer.zero_grad()
+    loss.backward()
+    trainee.optimizer.step()
+    trainee.step += 1
+    trainee.loss_sum += plan.task.reported(loss, outputs, y) * len(rows)

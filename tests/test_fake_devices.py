@@ -1,0 +1,343 @@
+"""Every stage on a GPU that is not there: fake CUDA tensors refuse another device, and to be read before they are done.
+
+A fake tensor has shape, dtype and device, and no numbers: ``float(x)``, ``bool(x)`` or ``x.tolist()`` is an error, just
+as no step of an inner loop may wait for a GPU. What a stage asks once, before or after (are weights finite? do networks
+run at once?), is answered for it here.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    FakeTensorMode,
+)
+
+from dwflow_lite import batchnorm
+from dwflow_lite.auditing import measures
+from dwflow_lite.auditing.measures import nearest_distance, wrong_set_overlap
+from dwflow_lite.batchnorm import measure_statistics, recalibrate
+from dwflow_lite.figures.style import on_cpu
+from dwflow_lite.generate import simple
+from dwflow_lite.networks import BERT, MLP, ResNet, ViT
+from dwflow_lite.symmetry import activations, gauge, repairing, scales
+from dwflow_lite.symmetry.barrier import interpolate, linear_barrier
+from dwflow_lite.symmetry.spec import PermutationSpec
+from dwflow_lite.tasks import Split, Task
+from dwflow_lite.training import Recipe, batched, loop
+from dwflow_lite.training.plan import Plan
+from dwflow_lite.zoo import Zoo, batched_forward, evaluate, forward, predict
+from dwflow_lite.zoo.layout import Layout
+
+N, EXAMPLES = 3, 40
+NETWORKS = {
+    "MLP": (lambda: MLP([16, 5, 3]), (1, 4, 4)),
+    "ResNet": (lambda: ResNet((4, 4), blocks=1, channels=1, outputs=3), (1, 8, 8)),
+    "ViT": (lambda: ViT(4, 2, 8, 1, 2, channels=1, outputs=3), (1, 4, 4)),
+    "BERT": (lambda: BERT(vocabulary=9, dim=8, depth=1, heads=2, hidden=12, length=6, outputs=3), (6,)),
+}
+IMAGES = ("MLP", "ResNet", "ViT")
+elsewhere = pytest.raises(RuntimeError, match="to be on the same device")
+
+
+# PyTorch copies and moves modules by storages and swaps that fake tensors do not have.
+
+
+def copied(tensor, memo):
+    if id(tensor) not in memo:
+        copy = tensor.detach().clone()
+        is_parameter = isinstance(tensor, nn.Parameter)
+        memo[id(tensor)] = nn.Parameter(copy, tensor.requires_grad) if is_parameter else copy
+    return memo[id(tensor)]
+
+
+def moved(module, change, recurse=True):
+    for part in module.modules():
+        for name, parameter in part._parameters.items():
+            if parameter is not None:
+                part._parameters[name] = nn.Parameter(change(parameter.detach()), parameter.requires_grad)
+        for name, buffer in part._buffers.items():
+            if buffer is not None:
+                part._buffers[name] = change(buffer)
+    return module
+
+
+def counted_from_zero(norm):
+    norm.num_batches_tracked = torch.zeros((), dtype=torch.long, device=norm.running_mean.device)
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    """In here tensors are fake; and what is asked once is answered."""
+    with torch.random.fork_rng(devices=[]), FakeTensorMode() as mode:
+        monkeypatch.setattr(torch.Tensor, "__deepcopy__", copied)
+        monkeypatch.setattr(nn.Parameter, "__deepcopy__", copied)
+        monkeypatch.setattr(nn.Module, "_apply", moved)
+        monkeypatch.setattr(nn.BatchNorm2d, "reset_running_stats", counted_from_zero)
+        monkeypatch.setattr(Zoo, "_check_finite", lambda zoo: None)
+        for module in (forward, batchnorm, repairing):
+            monkeypatch.setattr(module, "runs_batched", lambda *arguments, **named: True)
+        monkeypatch.setattr(simple, "measured", lambda measure, tensor: measure(tensor))
+        monkeypatch.setattr(measures, "in_range", lambda weights, zoo: (weights, zoo, 1.0))
+        yield mode
+
+
+def network_on(device, name):
+    with torch.device(device):
+        return NETWORKS[name][0]()
+
+
+def zoo_on(device, name, held_out=()):
+    network = network_on(device, name)
+    layout = Layout.of(network)
+    weights = torch.rand(N, layout.size, device=device)
+    return Zoo(weights, layout, network, {}, tuple(member in held_out for member in range(N)))
+
+
+def state_on(device, name):
+    zoo = zoo_on(device, name)
+    return zoo.network, zoo.layout.unflatten(zoo.weights)
+
+
+def inputs_on(device, name, *axes):
+    shape = (*axes, *NETWORKS[name][1])
+    return torch.ones(shape, dtype=torch.long, device=device) if name == "BERT" else torch.rand(shape, device=device)
+
+
+def task_on(device, name):
+    splits = {}
+    for split in ("train", "calibration", "validation", "test"):
+        splits[split] = Split(inputs_on(device, name, EXAMPLES), torch.zeros(EXAMPLES, dtype=torch.long, device=device))
+    positions = {split: range(i * EXAMPLES, (i + 1) * EXAMPLES) for i, split in enumerate(splits)}
+    return Task("fake", "classification", 3, splits, positions)
+
+
+def plan_on(device, name):
+    network = batchnorm.without_statistics(network_on(device, name)).train()
+    recipe = Recipe(batch_size=8)
+    task = task_on(device, name)
+    return Plan(task, network, recipe, 0, "batched", torch.device(device), N, N, None)
+
+
+def is_there(tensor):
+    return tensor.device == torch.device("cuda:0")
+
+
+def test_a_fake_tensor_is_not_read(fake):  # the control of all that follows
+    for read in (float, bool, lambda number: number.tolist()):
+        with pytest.raises(DataDependentOutputException):
+            read(torch.ones((), device="cuda:0").sum())
+
+
+# -- zoo ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_forward_pass(fake, name):
+    network, state = state_on("cuda:0", name)
+    outputs = batched_forward(network.eval(), state, inputs_on("cuda:0", name, N, 2))
+    assert is_there(outputs) and outputs.shape == (N, 2, 3)
+    with elsewhere:
+        batched_forward(network, state, inputs_on("cpu", name, N, 2))
+    stays_behind = list(state)[-1]
+    with elsewhere:
+        batched_forward(network, state | {stays_behind: state[stays_behind].cpu()}, inputs_on("cuda:0", name, N, 2))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_predict_and_evaluate_where_the_zoo_is(fake, name):
+    zoo = zoo_on("cuda:0", name)
+    assert is_there(predict(zoo, inputs_on("cpu", name, 5)))
+    for task in (task_on("cpu", name), task_on("cuda:0", name)):
+        found = evaluate(zoo, task)
+        assert is_there(found.loss) and is_there(found.score) and is_there(found.wrong)
+    on_cpu_still = Zoo(zoo.weights, zoo.layout, network_on("cpu", name))  # the template follows the weights
+    assert is_there(predict(on_cpu_still, inputs_on("cpu", name, 5)))
+    network, state = state_on("cuda:0", name)
+    with elsewhere:
+        forward.forward_all(network, state, inputs_on("cpu", name, 5))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_zoo_moves_with_its_template_and_its_members(fake, name):
+    zoo = zoo_on("cpu", name, held_out=[1])
+    there = zoo.to("cuda:0")
+    assert is_there(there.weights) and is_there(there.fitted.weights) and is_there(there.take([0, 2]).weights)
+    assert there.device == torch.device("cuda:0") and zoo.device == torch.device("cpu")
+    tensors = [*there.network.parameters(), *there.network.buffers(), *there.module(1).parameters()]
+    assert all(is_there(tensor) for tensor in tensors) and there.held_out == zoo.held_out
+    assert all(tensor.device.type == "cpu" for tensor in zoo.network.parameters())
+    back = there.to("cpu")
+    assert back.weights.device.type == "cpu" and next(back.module(0).parameters()).device.type == "cpu"
+
+
+# -- training ----------------------------------------------------------------------------------------------------------
+
+
+def no_gradients(losses, chunk):
+    """``backward`` of a card that is not there: PyTorch asks the driver for its stream."""
+    for parameter in chunk:
+        parameter.grad = torch.zeros_like(parameter)
+
+
+def start_of(plan, member):
+    return {name: parameter.detach().cpu() for name, parameter in plan.network.named_parameters()}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_training_step(fake, monkeypatch, name):
+    monkeypatch.setattr(Plan, "start", start_of)
+    plan = plan_on("cuda:0", name)
+    chunk = batched.Chunk(plan, range(N))
+    monkeypatch.setattr(torch.Tensor, "backward", lambda losses: no_gradients(losses, chunk.parameters.values()))
+    rows = torch.zeros(N, 8, dtype=torch.long, device="cuda:0")
+    batched.take_step(plan, chunk, plan.network, rows)
+    assert is_there(chunk.loss_sums) and all(is_there(parameter) for parameter in chunk.parameters.values())
+    with elsewhere:
+        batched.take_step(replace(plan, task=task_on("cpu", name)), chunk, plan.network, rows.cpu())
+    trainee = loop.Trainee(plan, 0)
+    monkeypatch.setattr(torch.Tensor, "backward", lambda losses: no_gradients(losses, trainee.network.parameters()))
+    loop.take_step(plan, trainee, rows[0])
+    assert is_there(trainee.loss_sum)
+    with elsewhere:
+        loop.take_step(replace(plan, task=task_on("cpu", name)), trainee, rows[0].cpu())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_gradients_lie_where_the_parameters_do(fake, monkeypatch, name):
+    """On a device for which the engine of autograd asks no driver."""
+    monkeypatch.setattr(Plan, "start", start_of)
+    plan = replace(plan_on("lazy", name), recipe=PlainRecipe(batch_size=8))
+    chunk = batched.Chunk(plan, range(N))
+    batched.take_step(plan, chunk, plan.network, torch.zeros(N, 8, dtype=torch.long, device="lazy"))
+    assert {parameter.grad.device.type for parameter in chunk.parameters.values()} == {"lazy"}
+
+
+class PlainRecipe(Recipe):
+    """Without a fused optimizer and autocast, which only real devices have."""
+
+    def optimizer_for(self, parameters):
+        return torch.optim.SGD(list(parameters), lr=self.lr)
+
+    def autocast(self, device):
+        return nullcontext()
+
+
+# -- BatchNorm, lines between networks, statistics of units ------------------------------------------------------------
+
+
+def test_statistics_of_batchnorm(fake):
+    zoo = zoo_on("cuda:0", "ResNet")
+    assert is_there(recalibrate(zoo, task_on("cpu", "ResNet"), batch_size=16).weights)
+    network, state = state_on("cuda:0", "ResNet")
+    measured = measure_statistics(network, state, [inputs_on("cuda:0", "ResNet", 8)] * 2)
+    assert all(is_there(tensor) for tensor in measured.values())
+    with elsewhere:
+        measure_statistics(network, state, [inputs_on("cpu", "ResNet", 8)])
+
+
+@pytest.mark.parametrize("name", ["MLP", "ResNet", "ViT"])
+def test_barriers(fake, name):
+    zoo = zoo_on("cuda:0", name)
+    curve = linear_barrier(zoo, [(0, 1), (1, 2)], task_on("cpu", name), points=3)
+    assert {part.device.type for part in (curve.t, curve.loss, curve.repaired.loss)} == {"cpu"}  # to be drawn
+    a, b = zoo.weights[:1], zoo.weights[1:2]
+    assert is_there(interpolate(a, b, torch.linspace(0, 1, 3).to(a)))
+    with elsewhere:
+        interpolate(a, b, torch.linspace(0, 1, 3))
+
+
+@pytest.mark.parametrize("name", ["MLP", "ViT"])
+def test_units_are_measured_and_repaired(fake, name):
+    zoo, task, spec = zoo_on("cuda:0", name), task_on("cpu", name), PermutationSpec.of(NETWORKS[name][0]())
+    statistics = repairing.unit_statistics(zoo, task, spec)
+    assert is_there(statistics)
+    assert is_there(repairing.repair(zoo, statistics.cpu(), task, spec).weights)
+    x, hidden = inputs_on("cuda:0", name, 8), repairing._hidden_modules(zoo, spec, inputs_on("cuda:0", name, 2))
+    with elsewhere:
+        repairing._statistics(zoo, x.cpu(), hidden, None)
+
+
+@pytest.mark.parametrize("name", ["MLP", "ViT"])
+def test_correlations_of_units(fake, name):
+    network, spec = network_on("cuda:0", name).eval(), PermutationSpec.of(NETWORKS[name][0]())
+    writers, watched = activations._writers(spec, network, inputs_on("cuda:0", name, 2))
+    correlations = activations._correlations(network, network, [inputs_on("cuda:0", name, 8)] * 2, watched)
+    for uses in writers.values():
+        for use in uses:
+            assert is_there(activations._between_units(correlations[use.name.removesuffix(".weight")], use))
+    with elsewhere:
+        activations._correlations(network, network_on("cpu", name).eval(), [inputs_on("cuda:0", name, 8)], watched)
+
+
+# -- gauges ------------------------------------------------------------------------------------------------------------
+
+
+def test_gauges(fake):
+    weight, bias, after = (torch.rand(*shape, device="cuda:0") for shape in ((N, 5, 4), (N, 5), (N, 3, 5)))
+    assert is_there(gauge.balance_layer(weight, bias, after))
+    with elsewhere:
+        gauge.balance_layer(weight, bias.cpu(), after)
+    for name in ("ViT", "BERT"):
+        assert is_there(gauge.fix_circuits(zoo_on("cuda:0", name)).weights)
+    with elsewhere:
+        gauge._share_singular_values(weight, weight.cpu())
+
+
+def test_gauge_of_filters(fake):
+    _, state = state_on("cuda:0", "ResNet")
+    norms = {"stages.0.0.conv1": "stages.0.0.norm1", "stem": "stem_norm"}
+    gauge.normalise(state, norms, dict.fromkeys(norms.values(), 1e-5))
+    assert all(is_there(tensor) for tensor in state.values())
+    with elsewhere:
+        gauge.normalise(state | {"stem.weight": state["stem.weight"].cpu()}, norms, dict.fromkeys(norms.values(), 1e-5))
+
+
+def test_hidden_scales(fake):
+    _, state = state_on("cuda:0", "MLP")
+    layer, bias, reader = (
+        scales.Use(name, axis, 0, 5, 1)
+        for name, axis in (("layers.0.weight", 0), ("layers.0.bias", 0), ("layers.1.weight", 1))
+    )
+    sides = scales.Sides((layer, bias), (reader,))
+    assert is_there(scales.balance_group(state, sides)) and is_there(scales.choose_signs(state, sides))
+    with elsewhere:
+        scales.balance_group(state | {"layers.0.bias": state["layers.0.bias"].cpu()}, sides)
+    _, state = state_on("cuda:0", "ResNet")
+    scales.fold_statistics(state, "stem_norm", 1e-5)
+    scales.fold_gain(state, "stem_norm", "stem")
+    assert all(is_there(tensor) for tensor in state.values())
+
+
+# -- audit, simple generators, figures ---------------------------------------------------------------------------------
+
+
+def test_measures_of_the_audit(fake):
+    weights, zoo = torch.rand(4, 7, device="cuda:0"), torch.rand(N, 7, device="cuda:0")
+    assert is_there(nearest_distance(weights, zoo)) and is_there(nearest_distance(zoo, zoo, skip_self=True))
+    assert is_there(wrong_set_overlap(weights > 0.5, zoo > 0.5))
+    with elsewhere:
+        nearest_distance(weights, zoo.cpu())
+    with elsewhere:
+        wrong_set_overlap(weights > 0.5, (zoo > 0.5).cpu())
+
+
+ON_WEIGHTS = [name for name in simple.TRIVIAL if name not in ("closed-form flow", "Gaussian on codes")]
+
+
+@pytest.mark.parametrize("name", ON_WEIGHTS)
+def test_simple_generators(fake, name):
+    generator = type(simple.TRIVIAL[name])()
+    generated = generator.fit(zoo_on("cuda:0", "MLP")).sample(4, seed=0)
+    assert is_there(generated.weights) and len(generated) == 4
+
+
+def test_figures_draw_what_is_on_the_cpu(fake):
+    there = torch.ones(2, device="cuda:0")
+    drawn = on_cpu({"a": (there, [there]), "b": 1.0})
+    assert drawn["a"][0].device.type == drawn["a"][1][0].device.type == "cpu" and drawn["b"] == 1.0
