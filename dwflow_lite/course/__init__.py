@@ -4,7 +4,7 @@ Importing this package is quick and needs neither torch nor papermill.
 """
 
 from dwflow_lite.course.claims import above, below
-from dwflow_lite.course.notebook import note, record
+from dwflow_lite.course.notebook import note, record, runs_on
 from dwflow_lite.course.paths import artefacts, data_folder, notebooks_folder, repository
 
-__all__ = ["above", "artefacts", "below", "data_folder", "note", "notebooks_folder", "record", "repository"]
+__all__ = ["above", "artefacts", "below", "data_folder", "note", "notebooks_folder", "record", "repository", "runs_on"]

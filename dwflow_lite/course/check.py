@@ -20,7 +20,8 @@ from dwflow_lite.course.report import say
 PROBE = """
 import json, torch
 from dwflow_lite.course.sweep import machine
-facts = machine()
+from dwflow_lite.support.devices import devices_here
+facts = machine() | {"devices": devices_here()}
 try:
     import torchvision
 except Exception as error:
@@ -84,7 +85,7 @@ def packages() -> Iterator[Line]:
 def probe_torch() -> dict[str, Any]:
     """Import torch and torchvision in a process of their own (a bad build may crash it).
 
-    Returns threads, device, and `torchvision`: its error, if it cannot be imported. A dictionary
+    Returns threads, device, names of all devices, and `torchvision`: its error, if it cannot be imported. A dictionary
     with only `error` if torch itself cannot be.
     """
     try:
@@ -103,6 +104,7 @@ def torch() -> Iterator[Line]:
         yield Line("import torch", facts["error"], INSTALL)
         return
     yield Line("device", f"{facts['device']}; {os.cpu_count()} cores, torch uses {facts['threads']} threads")
+    yield Line("device=", " ".join(map(repr, ["auto", *facts.get("devices", [])])))
     error = facts.get("torchvision")
     if error:
         mismatch = any(sign in error for sign in ("nms", "libtorch", "undefined symbol"))

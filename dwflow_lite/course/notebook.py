@@ -21,6 +21,13 @@ def note(markdown: str) -> None:
     display(Markdown(inspect.cleandoc(markdown)))
 
 
+def runs_on(where: Any) -> str:
+    """A sentence for the first cell: on which device (``usable_device(device)``) this notebook runs."""
+    from dwflow_lite.support.devices import said
+
+    return f"This notebook runs on {said(where)}."
+
+
 def record(metrics: Mapping[str, float | int | str], claims: Mapping[str, bool | Claim] | None = None) -> None:
     """Display a small table of what was measured and claimed; the course runner collects the same.
 

@@ -122,16 +122,30 @@ def machine() -> dict[str, Any]:
     torch = sys.modules.get("torch")
     if torch is None:
         return {"device": "cpu", "threads": os.cpu_count()}
-    device = "mps" if torch.backends.mps.is_available() else "cpu"
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else device
-    return {"device": device, "threads": torch.get_num_threads()}
+    from dwflow_lite.support.devices import usable_device
+
+    return {"device": name_of(usable_device("auto")), "threads": torch.get_num_threads()}
+
+
+def name_of(where: Any) -> str:
+    """What a report calls a device (``torch.device``): the name of a card, else its type."""
+    return sys.modules["torch"].cuda.get_device_name(where) if where.type == "cuda" else where.type
+
+
+def machine_of_notebook(variables: dict[str, Any]) -> dict[str, Any]:
+    """As `machine`, of a notebook that names in the variable `where` the device on which it ran."""
+    torch, where = sys.modules.get("torch"), variables.get("where")
+    if torch is None or not isinstance(where, torch.device):
+        return machine()
+    return {"device": name_of(where), "threads": torch.get_num_threads()}
 
 
 def sweep() -> None:
     """Move every control, then display what the runner reports of this kernel."""
+    from IPython import get_ipython
     from IPython.display import display
 
-    facts = {**machine(), **move_all()}
+    facts = {**machine_of_notebook(get_ipython().user_ns), **move_all()}
     status = Path("/proc/self/status")  # Linux keeps the high-water mark that sampling may miss
     mark = re.search(r"VmHWM:\s*(\d+)", status.read_text()) if status.exists() else None
     if mark:
