@@ -58,6 +58,16 @@ def test_continuous_integration_runs_what_a_reader_runs_on_the_pythons_of_pyproj
     assert pythons_of(unquoted) != classified  # control: 3.10 without quotes would be 3.1
 
 
+def test_a_gpu_runner_is_started_by_hand_and_keeps_what_it_made():
+    workflow = yaml.safe_load(read(".github/workflows/gpu.yml"))
+    assert set(workflow[True]) == {"workflow_dispatch"}
+    (job,) = workflow["jobs"].values()
+    assert job["runs-on"] == ["self-hosted", "gpu"] and job["timeout-minutes"] <= 600
+    assert any(step.get("run", "").startswith("make course PROFILE=gpu") for step in job["steps"])
+    (kept,) = [step for step in job["steps"] if "upload-artifact" in step.get("uses", "")]
+    assert kept["with"]["path"] == "build/" and kept["if"] == "always()"
+
+
 def test_hooks_before_a_commit_are_pinned_and_there():
     repositories = yaml.safe_load(read(".pre-commit-config.yaml"))["repos"]
     hooks = {hook["id"]: hook for repository in repositories for hook in repository["hooks"]}

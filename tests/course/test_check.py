@@ -43,6 +43,12 @@ def wrong(capsys, code=1):
     return capsys.readouterr().out
 
 
+def test_devices_are_named_as_they_are_typed(healthy, monkeypatch, capsys):
+    monkeypatch.setattr(check, "probe_torch", lambda: {**GOOD, "devices": ["cpu", "cuda:0"]})
+    assert check.main() == 0
+    assert "ok  'auto' 'cpu' 'cuda:0'" in capsys.readouterr().out
+
+
 def test_too_old(healthy, capsys):
     healthy["numpy"] = "1.20"
     assert "wrong: numpy: 1.20, needs >=1.26" in wrong(capsys)

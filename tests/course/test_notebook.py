@@ -4,9 +4,11 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
-from dwflow_lite.course import artefacts, record, repository
+from dwflow_lite.course import artefacts, record, repository, runs_on
 from dwflow_lite.course.notebook import RECORD_MIME
+from dwflow_lite.course.sweep import machine, machine_of_notebook
 
 
 @pytest.fixture
@@ -33,6 +35,13 @@ def test_record_refuses(displayed, bad, kind):
     with pytest.raises(TypeError, match="claim 'c'"):
         record({}, {"c": 1})
     assert displayed == []
+
+
+def test_a_notebook_says_where_it_runs():
+    threads = torch.get_num_threads()
+    assert f"the CPU, {threads} thread" in runs_on(torch.device("cpu"))
+    assert machine_of_notebook({"where": torch.device("mps")}) == {"device": "mps", "threads": threads}
+    assert machine_of_notebook({"where": "at home"}) == machine_of_notebook({}) == machine()  # control
 
 
 def test_folders(monkeypatch, tmp_path):

@@ -14,6 +14,8 @@ import yaml
 
 from dwflow_lite.course import notebooks_folder
 from dwflow_lite.course.exercises import CHECKS, check
+from dwflow_lite.course.lessons import discover, fit_lesson, read_profile
+from dwflow_lite.course.parameters import UsageError
 from dwflow_lite.course.run import run
 
 FILES = sorted(notebooks_folder().glob("[0-9][0-9]_*.ipynb"))
@@ -84,6 +86,22 @@ def test_profiles_name_the_notebooks_there_are():
     profiles = yaml.safe_load((notebooks_folder() / "profiles.yaml").read_text())
     assert {"smoke", "laptop", "gpu"} <= set(profiles)
     assert set(profiles["smoke"]) == {p.stem for p in FILES}
+
+
+@pytest.mark.parametrize("profile", ["smoke", "laptop", "gpu"])
+def test_profiles_fit_the_parameters_of_the_notebooks(profile):
+    lessons = discover(notebooks_folder())
+    values = read_profile(notebooks_folder() / "profiles.yaml", profile, lessons)
+    for lesson in lessons:
+        fit_lesson(lesson, values.get(lesson.stem, {}), profile)
+        assert lesson.defaults["device"] == "auto"  # every notebook runs where the reader says
+    with pytest.raises(UsageError):
+        fit_lesson(lessons[0], {"device": 0}, profile)  # control
+
+
+def test_notebooks_say_where_they_run(path):
+    code = "\n".join(c.source for c in cells(path, "code"))
+    assert "where = usable_device(device)" in code and "runs_on(where)" in code
 
 
 # -- what is shown is what is packaged ---------------------------------------------------------------------------
