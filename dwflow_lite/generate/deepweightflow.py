@@ -18,12 +18,12 @@ from dwflow_lite.flow.path import FixedSource
 from dwflow_lite.flow.settings import FlowSettings, require_settings
 from dwflow_lite.flow.solver import Trajectory, integrate
 from dwflow_lite.flow.train import train_flow
-from dwflow_lite.generate.files import FittedFlow, read_generator, write_generator
+from dwflow_lite.generate.files import FittedFlow, on_device, read_generator, write_generator
 from dwflow_lite.generate.generator import check_number_of_networks, require_zoo
 from dwflow_lite.generate.simple import computable
 from dwflow_lite.generate.sources import check_source, make_source
 from dwflow_lite.support.checks import is_whole, plain, whole_seed
-from dwflow_lite.support.devices import generator_from
+from dwflow_lite.support.devices import generator_from, usable_device
 from dwflow_lite.symmetry.basis import basis_of, check_same_basis
 from dwflow_lite.symmetry.canonical import canonicalise
 from dwflow_lite.symmetry.spec import PermutationSpec
@@ -260,13 +260,16 @@ class DeepWeightFlow(BaseEstimator):
 
     @classmethod
     def load(
-        cls, path: str | Path, network: nn.Module | None = None, *, folder: str | Path | None = None
-    ) -> DeepWeightFlow:
+        cls, path: str | Path, network: nn.Module | None = None, *, folder: str | Path | None = None,
+        device: torch.device | str = "cpu",
+    ) -> DeepWeightFlow:  # fmt: skip
         """Read a generator and verify it; ``network`` as in :meth:`Zoo.load`. It samples; ``zoo_`` is not there.
 
         Fitted on a zoo on disk it decodes from that zoo: where it was beside the file, where it was, or in ``folder``.
+        Field and networks come to lie on ``device`` (as of :meth:`Zoo.to`), wherever it was fitted.
         """
-        fitted = read_generator(path, network, folder)
+        device = usable_device(device)
+        fitted = on_device(read_generator(path, network, folder), device)
         model = cls(**fitted.settings)
         model._learn(fitted)
         return model

@@ -6,7 +6,8 @@ import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from copy import copy, deepcopy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from dwflow_lite.flow.path import GaussianSource
 from dwflow_lite.flow.settings import FlowSettings
 from dwflow_lite.networks import architecture_of
 from dwflow_lite.networks.constants import PREFIX as CONSTANTS
-from dwflow_lite.networks.constants import constants_of, keys_of, packed, unpacked
+from dwflow_lite.networks.constants import constants_of, keys_of, moved, packed, unpacked
 from dwflow_lite.support.checks import is_number, is_whole
 from dwflow_lite.support.files import ZooFileError, digest, read_safetensors, understood, write_safetensors
 from dwflow_lite.support.paths import as_path, at_end_of_links
@@ -56,6 +57,16 @@ class FittedFlow:
     scale: float
     source: GaussianSource
     field: VelocityField
+
+
+def on_device(fitted: FittedFlow, device: torch.device) -> FittedFlow:
+    """The same generator with its field and all that it decodes with on a device. (Its noise is drawn on the CPU.)"""
+    pca = copy(fitted.pca)
+    if pca.rows_ is not None:
+        pca.rows_ = pca.rows_.to(device)
+    else:
+        pca.components_, pca.mean_ = pca.components_.to(device), pca.mean_.to(device)
+    return replace(fitted, network=moved(fitted.network, device), pca=pca, field=deepcopy(fitted.field).to(device))
 
 
 # -- writing -----------------------------------------------------------------------------------------------------
