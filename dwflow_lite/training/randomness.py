@@ -12,6 +12,10 @@ noise of a step, ``"batched"``              step, 0, 1
 the same, in chunks after the first         step, first member, 0, 1
 ==========================================  ==========================
 
+All but noise is drawn on the CPU, so that a seed gives the same networks on every device, up to rounding. Noise (of
+dropout, and what a network draws itself) comes from the generator of the device, seeded by its key: drawing millions of
+masks on the CPU at every step would take longer than the step.
+
 So a member has the same start and sees the data in the same orders in a zoo of any size, whatever is drawn before.
 The 0, 1 at the end of a key of noise make it longer than those of starts and orders, so that none is drawn twice.
 """

@@ -107,7 +107,7 @@ def train_zoo(  # noqa: PLR0913 - the door of this room: what, how many, how, wh
         executor: where ``members_at_once`` (None: 1) members a job are trained, in any order: a pool of processes, or
             ``client.get_executor()`` of ``dask.distributed``. The same zoo as without it, up to rounding. With a
             folder, which the workers must see, they write to it themselves, and no weights travel. Threads of one
-            process take turns.
+            process take turns. Workers on a GPU are spawned (``mp_context=get_context("spawn")``), as CUDA cannot fork.
         progress: show a bar.
 
     Returns:
