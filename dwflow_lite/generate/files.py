@@ -62,10 +62,9 @@ class FittedFlow:
 def on_device(fitted: FittedFlow, device: torch.device) -> FittedFlow:
     """The same generator with its field and all that it decodes with on a device. (Its noise is drawn on the CPU.)"""
     pca = copy(fitted.pca)
-    if pca.rows_ is not None:
-        pca.rows_ = pca.rows_.to(device)
-    else:
-        pca.components_, pca.mean_ = pca.components_.to(device), pca.mean_.to(device)
+    for name in ("components_", "mean_", "rows_"):  # those that it has
+        part = getattr(pca, name)
+        setattr(pca, name, None if part is None else part.to(device))
     return replace(fitted, network=moved(fitted.network, device), pca=pca, field=deepcopy(fitted.field).to(device))
 
 
