@@ -7,6 +7,9 @@ import torch
 
 from dwflow_lite import batchnorm, zoo
 from dwflow_lite.batchnorm import recalibrate
+from dwflow_lite.flow import FlowSettings
+from dwflow_lite.generate import DeepWeightFlow
+from dwflow_lite.generate.files import DECODED_FROM, on_device, read_generator
 from dwflow_lite.networks import MLP, ResNet
 from dwflow_lite.networks.constants import moved
 from dwflow_lite.support import devices
@@ -103,6 +106,22 @@ def test_constants_that_are_plain_attributes_move_too():
     there = moved(network, "meta")
     assert there.table.device.type == "meta" and network.table.device.type == "cpu"
     assert network.to("meta").table.device.type == "cpu"  # control
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_a_generator_that_is_read_moves_as_a_whole(tmp_path, small, on_disk):
+    own = Zoo.load(small.save(tmp_path / "zoo")) if on_disk else small
+    model = DeepWeightFlow(align=None, flow=FlowSettings(hidden=8, steps=2)).fit(own)
+    path = model.save(tmp_path / "flow.safetensors")
+    same = DeepWeightFlow.load(path, device="cpu").sample(2, seed=0)
+    assert torch.equal(same.in_memory().weights, model.sample(2, seed=0).in_memory().weights)
+    here = read_generator(path)
+    there = on_device(here, torch.device("meta"))  # stands for a GPU: its tensors have no numbers
+    for fitted, kind in ((there, "meta"), (here, "cpu")):  # what was read stays as it was
+        parts = [part for name, part in vars(fitted.pca).items() if name in DECODED_FROM and part is not None]
+        parts += [*fitted.field.parameters(), *fitted.network.parameters()]
+        assert {part.device.type for part in parts} == {kind}
+        assert any(part is fitted.pca.rows_ for part in parts) or not on_disk
 
 
 # -- no memory ---------------------------------------------------------------------------------------------------------

@@ -22,12 +22,8 @@ from dwflow_lite import batchnorm
 from dwflow_lite.auditing import measures
 from dwflow_lite.auditing.measures import nearest_distance, wrong_set_overlap
 from dwflow_lite.batchnorm import measure_statistics, recalibrate
-from dwflow_lite.compress import DualPCA
 from dwflow_lite.figures.style import on_cpu
-from dwflow_lite.flow import FlowSettings
-from dwflow_lite.flow.field import make_field
 from dwflow_lite.generate import simple
-from dwflow_lite.generate.files import FittedFlow, on_device
 from dwflow_lite.networks import BERT, MLP, ResNet, ViT
 from dwflow_lite.symmetry import activations, gauge, repairing, scales
 from dwflow_lite.symmetry.barrier import interpolate, linear_barrier
@@ -37,7 +33,6 @@ from dwflow_lite.training import Recipe, batched, loop
 from dwflow_lite.training.plan import Plan
 from dwflow_lite.zoo import Zoo, batched_forward, evaluate, forward, predict
 from dwflow_lite.zoo.layout import Layout
-from dwflow_lite.zoo.storage import Shards
 
 N, EXAMPLES = 3, 40
 NETWORKS = {
@@ -346,16 +341,3 @@ def test_figures_draw_what_is_on_the_cpu(fake):
     there = torch.ones(2, device="cuda:0")
     drawn = on_cpu({"a": (there, [there]), "b": 1.0})
     assert drawn["a"][0].device.type == drawn["a"][1][0].device.type == "cpu" and drawn["b"] == 1.0
-
-
-@pytest.mark.parametrize("on_disk", [False, True])
-def test_a_generator_that_is_read_moves_as_a_whole(fake, on_disk):
-    zoo, field = zoo_on("cpu", "MLP"), make_field(2, FlowSettings(hidden=8), seed=0)
-    pca = DualPCA()
-    pca.components_, pca.mean_ = torch.rand(2, zoo.layout.size), torch.rand(zoo.layout.size)
-    pca.rows_ = Shards(None, (), zoo.layout.size, "float32", {}, None) if on_disk else None
-    fitted = FittedFlow({}, zoo.layout, zoo.network, {}, pca, 1.0, None, field)
-    there = on_device(fitted, torch.device("cuda:0"))
-    assert all(is_there(tensor) for tensor in (*there.field.parameters(), *there.network.parameters()))
-    assert is_there(there.pca.rows_) if on_disk else is_there(there.pca.components_) and is_there(there.pca.mean_)
-    assert pca.components_.device.type == next(fitted.field.parameters()).device.type == "cpu"  # as they were

@@ -32,6 +32,7 @@ from dwflow_lite.zoo.template import template_for
 
 FORMAT = "dwflow_lite.model/1"
 PLAIN_SETTINGS = ("align", "components", "source", "fixed_source", "rescale", "seed", "memory")  # all but ``flow``
+DECODED_FROM = ("components_", "_components", "mean_", "rows_")  # of a PCA, as far as it has them
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,9 @@ class FittedFlow:
 def on_device(fitted: FittedFlow, device: torch.device) -> FittedFlow:
     """The same generator with its field and all that it decodes with on a device. (Its noise is drawn on the CPU.)"""
     pca = copy(fitted.pca)
-    for name in ("components_", "mean_", "rows_"):  # those that it has
-        part = getattr(pca, name)
-        setattr(pca, name, None if part is None else part.to(device))
+    for name, part in vars(fitted.pca).items():
+        if name in DECODED_FROM and part is not None:
+            setattr(pca, name, part.to(device))
     return replace(fitted, network=moved(fitted.network, device), pca=pca, field=deepcopy(fitted.field).to(device))
 
 
