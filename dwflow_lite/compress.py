@@ -31,9 +31,9 @@ class DualPCA(BaseEstimator):
     few columns at a time are made float64, centred and multiplied while they are in the processor's cache. So variances
     are those of float64, and take two to three times one float32 product of the whole matrix with itself.
 
-    At k = N-1 this is a rotation: nothing is lost. Every decoded point is an affine combination of the rows, and that
-    is how it is made: by one product of its coefficients with the rows, in the precision of the rows (to a few units
-    in the last place of the largest weights of a column). Components, a second zoo in size, are never written down.
+    At k = N-1 this is a rotation: nothing is lost, every decoded point is an affine combination of the rows, and so it
+    is made: by one product of its coefficients with the rows, in their precision (to a few units in the last place of
+    the largest weights of a column). Components, a second zoo in size, are written down only where they are fewer.
 
     Args:
         n_components: a number k <= N-1; a share of the total variance in (0, 1), reached by the fewest components;
@@ -43,16 +43,16 @@ class DualPCA(BaseEstimator):
         precision: of a fit and of codes, ``torch.float64`` or ``torch.float32`` (for devices that have no other: it
             loses components of less than a millionth of the variance; half precision loses more and is refused).
         device: where chunks are multiplied; None: where ``x`` is.
-        copy: whether the fit keeps a copy of a tensor. False keeps the tensor itself, for rows that nobody changes (a
-            zoo's): half the memory, a quarter less time. If torch changes it in place, later uses are refused.
+        copy: whether rows in a tensor are copied if the fit must keep them. False keeps the tensor itself, which nobody
+            may change (as a zoo's): half the memory, a quarter less time. Changed in place, it is refused later.
 
     Attributes:
-        components_: (k, d), orthonormal rows, made when asked for. mean_: (d,). Both None where fitted on rows on disk.
-        combination_: (N, k): components are ``combination_.T`` times centred rows. None of a generator from a file.
+        components_: (k, d), orthonormal rows. mean_: (d,). Both None where fitted on rows on disk.
+        combination_: (N, k): components are ``combination_.T`` times centred rows.
         singular_values_: (k,).
         explained_variance_: (k,). explained_variance_ratio_: (k,), shares of the *total* variance.
-        n_components_, n_samples_, n_features_in_: k, N, d. rows_: (N, d), from which points are decoded; None of a
-            generator from a file, which holds components.
+        n_components_, n_samples_, n_features_in_: k, N, d. rows_: (N, d), of which points are made: a
+            tensor, or on disk; None where it is components that are kept.
 
     Example:
         Three points on a line have one component, and one code each:
@@ -97,29 +97,30 @@ class DualPCA(BaseEstimator):
             TypeError: anything but rows on disk or a tensor in float32 or float64; another precision.
         """
         self._check_arguments(x)
-        n, d = x.shape
+        n = len(x)
         gram, mean = self._gram_matrix(x, executor, progress)  # (N, N), (d,)
         values, vectors = _eigenvectors(gram)  # (N,), (N, N), the largest first
         total = float(gram.diagonal().sum())
         k = self._count(values, total)
         values = values[:k]
-        if isinstance(x, Tensor):
-            x = x.detach().clone() if self.copy else x.detach()
-
-        self.combination_ = _with_fixed_signs(vectors[:, :k]) / values.sqrt()  # (N, k)
+        self.combination_ = (vectors[:, :k] / values.sqrt()).contiguous()  # (N, k)
         self.singular_values_ = values.sqrt()
         self.explained_variance_ = values / (n - 1)
         self.explained_variance_ratio_ = values / total
         self.n_components_ = k
-        self.n_samples_ = n
-        self.n_features_in_ = d
+        self.n_samples_, self.n_features_in_ = x.shape
         self.mean_ = mean
         self._keep(x)
+        if isinstance(x, Tensor) and k < n - 1:
+            self._keep(None, self.components_)  # fewer than rows
+        elif isinstance(x, Tensor):
+            x = x.detach().contiguous()
+            self._keep(x.clone() if self.copy else x)
         return self
 
     @property
     def components_(self) -> Tensor | None:
-        """(k, d), orthonormal rows, made anew whenever they are asked for; None where fitted on rows on disk."""
+        """(k, d), orthonormal rows, at k = N-1 made whenever they are asked for; None where fitted on rows on disk."""
         self._check_fitted()
         if not isinstance(self.rows_, Tensor):
             return self._components
@@ -265,7 +266,7 @@ class DualPCA(BaseEstimator):
     # -- the rows of a fit ----------------------------------------------------------------------------------------
 
     def _keep(self, rows: Tensor | Shards | None, components: Tensor | None = None) -> None:
-        """Rows of a fit; or, of a generator from a file, components."""
+        """What points are made of: rows of a fit, or components."""
         self.rows_ = rows
         self._components = components
         self._changes = _changes(rows)
@@ -295,7 +296,7 @@ class DualPCA(BaseEstimator):
         if self.rows_ is None:
             return rows, codes.to(device, dtype), self.mean_.to(device, dtype)
         coefficients = codes.to("cpu", torch.float64) @ self.combination_.T  # (n, N)
-        coefficients = coefficients - coefficients.mean(1, keepdim=True) + 1 / self.n_samples_
+        coefficients = coefficients - coefficients.mean(1, keepdim=True) + 1 / len(rows)
         if bool((coefficients.abs() > LARGEST_IN_FLOAT32).any()):
             dtype = self.precision
         return rows, coefficients.to(device, dtype), None
@@ -370,15 +371,14 @@ def _columns(x: Tensor | Shards, columns: slice, device: torch.device) -> Tensor
 
 
 def _eigenvectors(gram: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues (N,), none below zero, and eigenvectors (N, N) in columns, the largest first."""
+    """Eigenvalues (N,), none below zero, and eigenvectors (N, N) in columns, the largest first.
+
+    Signs make a fit reproducible: the row that is farthest along an eigenvector has a positive code.
+    """
     values, vectors = torch.linalg.eigh(gram)
-    return values.flip(0).clamp_min(0), vectors.flip(1)
-
-
-def _with_fixed_signs(vectors: Tensor) -> Tensor:
-    """Columns of (N, k) with signs that make a fit reproducible: the row farthest along one has a positive code."""
-    farthest = vectors.abs().argmax(0, keepdim=True)  # (1, k)
-    return vectors * vectors.gather(0, farthest).sign()
+    values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
+    farthest = vectors.abs().argmax(0, keepdim=True)  # (1, N)
+    return values, vectors * vectors.gather(0, farthest).sign()
 
 
 def _gram_part(

@@ -241,8 +241,9 @@ class DeepWeightFlow(BaseEstimator):
         return self._decode(codes, folder, {})
 
     def save(self, path: str | Path) -> Path:
-        """Write the generator (field, PCA, source, layout) to one safetensors file; the zoo itself is not in it.
+        """Write the generator (field, PCA, source, layout) to one safetensors file.
 
+        What its PCA makes weights of is in it: the components, or the rows of the aligned zoo where they are no more.
         Fitted on a zoo on disk it decodes from that zoo, whose folder the file names and :meth:`load` needs. Move them
         together, as you like.
         """

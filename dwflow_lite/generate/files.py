@@ -99,11 +99,14 @@ def write_generator(path: str | Path, fitted: FittedFlow) -> Path:
 
 
 def _tensors_of_pca(pca: DualPCA) -> dict[str, Tensor]:
-    """What a PCA needs to decode. Fitted on rows on disk it makes its components from them, and keeps how."""
+    """What a PCA needs to decode: components, or rows, or which rows on disk; of rows, how they are combined."""
     tensors = {"pca.singular_values": pca.singular_values_, "pca.ratio": pca.explained_variance_ratio_}
     if isinstance(pca.rows_, Shards):
         return tensors | {"pca.combination": pca.combination_}
-    return tensors | {"pca.components": pca.components_, "pca.mean": pca.mean_}
+    tensors["pca.mean"] = pca.mean_
+    if pca.rows_ is None:
+        return tensors | {"pca.components": pca.components_}
+    return tensors | {"pca.combination": pca.combination_, "pca.rows": pca.rows_}
 
 
 def _relative(folder: Path, path: Path) -> dict[str, str]:
@@ -207,9 +210,12 @@ def _read_pca(tensors: Mapping[str, Tensor], record: Mapping[str, Any], layout: 
             f"it was fitted on {pca.n_samples_!r} networks, whose codes are divided by {record['scale']!r}"
         )
     pca.explained_variance_ = pca.singular_values_**2 / (pca.n_samples_ - 1)
-    pca._keep(None, tensors.get("pca.components"))
+    pca._keep(tensors.get("pca.rows"), tensors.get("pca.components"))
     k = pca.n_components_
     shapes = {"pca.components": (k, layout.size), "pca.mean": (layout.size,)}
+    if "pca.rows" in tensors:
+        members = len(tensors["pca.rows"])
+        shapes = {"pca.rows": (members, layout.size), "pca.combination": (members, k), "pca.mean": (layout.size,)}
     if "rows" in record:
         shapes = {"pca.combination": (len(record["rows"]["rows"]), k)}
     shapes |= {"source.mean": (k,), "pca.ratio": (k,), "pca.singular_values": (k,)}
