@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
-from math import isfinite, prod
+from math import isfinite
+from typing import TypeVar
 
 import torch
 from sklearn.base import BaseEstimator
@@ -13,37 +14,45 @@ from torch import Tensor
 
 from dwflow_lite.support.checks import is_number, is_whole
 from dwflow_lite.support.jobs import run_jobs
+from dwflow_lite.support.products import centred, combined, gram_of, projected
 from dwflow_lite.zoo.storage import Shards
 
+Result = TypeVar("Result")
+
 PRECISIONS = (torch.float32, torch.float64)
+LARGEST_IN_FLOAT32 = 16.0  # of coefficients: larger ones cancel, and what is left would have few digits
 
 
 class DualPCA(BaseEstimator):
     """Principal components of a zoo, in scikit-learn's estimator conventions.
 
     With N rows and d >> N columns the components are Xᵀu/σ for the eigenvectors u of the Gram matrix X Xᵀ (X centred):
-    O(N²d) time, and no d x d matrix. The Gram matrix is summed over chunks of columns, each of which is read once.
+    O(N²d) time, and no d x d matrix. The Gram matrix is summed over chunks of columns, each of which is read once. A
+    few columns at a time are made float64, centred and multiplied while they are in the processor's cache. So variances
+    are those of float64, and take two to three times one float32 product of the whole matrix with itself.
 
-    At k = N-1 this is a rotation: nothing is lost, and every decoded point is an affine combination of the rows. For
-    rows on disk the components, a second zoo in size, are never written down: they are combinations of the rows, and
-    are made chunk by chunk from them (``combination_``).
+    At k = N-1 this is a rotation: nothing is lost, every decoded point is an affine combination of the rows, and so it
+    is made: by one product of its coefficients with the rows, in their precision (to a few units in the last place of
+    the largest weights of a column). Components, a second zoo in size, are written down only where they are fewer.
 
     Args:
         n_components: a number k <= N-1; a share of the total variance in (0, 1), reached by the fewest components;
             or None for all that carry variance.
         memory: bytes that chunks of columns may take, beside what is asked for (codes, decoded rows, components) and
             a few matrices (N, N). (Of chunks below 32 MB the C library may keep two more when they are freed.)
-        precision: of products and sums, ``torch.float64`` or ``torch.float32`` (for devices that have no other; half
-            precision loses the small components and is refused).
+        precision: of a fit and of codes, ``torch.float64`` or ``torch.float32`` (for devices that have no other: it
+            loses components of less than a millionth of the variance; half precision loses more and is refused).
         device: where chunks are multiplied; None: where ``x`` is.
+        copy: whether rows in a tensor are copied if the fit must keep them. False keeps the tensor itself, which nobody
+            may change (as a zoo's): half the memory, a quarter less time. Changed in place, it is refused later.
 
     Attributes:
-        components_: (k, d), orthonormal rows. mean_: (d,). Both only where fitted on a tensor.
+        components_: (k, d), orthonormal rows. mean_: (d,). Both None where fitted on rows on disk.
         combination_: (N, k): components are ``combination_.T`` times centred rows.
         singular_values_: (k,).
         explained_variance_: (k,). explained_variance_ratio_: (k,), shares of the *total* variance.
-        n_components_, n_samples_, n_features_in_: k, N, d.
-        rows_: the rows on disk that the components are made from, or None.
+        n_components_, n_samples_, n_features_in_: k, N, d. rows_: (N, d), of which points are made: a
+            tensor, or on disk; None where it is components that are kept.
 
     Example:
         Three points on a line have one component, and one code each:
@@ -66,11 +75,13 @@ class DualPCA(BaseEstimator):
         memory: int = 1 << 28,
         precision: torch.dtype = torch.float64,
         device: torch.device | str | None = None,
+        copy: bool = True,
     ) -> None:
         self.n_components = n_components
         self.memory = memory
         self.precision = precision
         self.device = device
+        self.copy = copy
 
     def fit(self, x: Tensor | Shards, *, executor: Executor | None = None, progress: bool = False) -> DualPCA:
         """Learn mean and components of ``x`` (N, d).
@@ -86,29 +97,37 @@ class DualPCA(BaseEstimator):
             TypeError: anything but rows on disk or a tensor in float32 or float64; another precision.
         """
         self._check_arguments(x)
-        n, d = x.shape
-        gram = self._gram_matrix(x, executor, progress)  # (N, N)
+        n = len(x)
+        gram, mean = self._gram_matrix(x, executor, progress)  # (N, N), (d,)
         values, vectors = _eigenvectors(gram)  # (N,), (N, N), the largest first
         total = float(gram.diagonal().sum())
         k = self._count(values, total)
         values = values[:k]
-        vectors = _with_fixed_signs(vectors[:, :k])
-        combination = vectors / values.sqrt()  # (N, k)
-        mean = components = None
-        if isinstance(x, Tensor):
-            mean, components = self._written_down(x, combination)  # (d,), (k, d)
-
-        self.combination_ = combination
+        self.combination_ = (vectors[:, :k] / values.sqrt()).contiguous()  # (N, k)
         self.singular_values_ = values.sqrt()
         self.explained_variance_ = values / (n - 1)
         self.explained_variance_ratio_ = values / total
         self.n_components_ = k
-        self.n_samples_ = n
-        self.n_features_in_ = d
+        self.n_samples_, self.n_features_in_ = x.shape
         self.mean_ = mean
-        self.components_ = components
-        self.rows_ = None if isinstance(x, Tensor) else x
+        self._keep(x)
+        if isinstance(x, Tensor) and k < n - 1:
+            self._keep(None, self.components_)  # fewer than rows
+        elif isinstance(x, Tensor):
+            x = x.detach().contiguous()
+            self._keep(x.clone() if self.copy else x)
         return self
+
+    @property
+    def components_(self) -> Tensor | None:
+        """(k, d), orthonormal rows, at k = N-1 made whenever they are asked for; None where fitted on rows on disk."""
+        self._check_fitted()
+        if not isinstance(self.rows_, Tensor):
+            return self._components
+        components = self.rows_.new_empty(self.n_components_, self.n_features_in_)
+        for columns, _, basis in self.basis():
+            components[:, columns] = basis.to(components)
+        return components
 
     def fit_transform(self, x: Tensor | Shards, *, executor: Executor | None = None, progress: bool = False) -> Tensor:
         """Fit, and the codes (N, k) of the rows, which the fit knows without another pass; arguments as of ``fit``."""
@@ -125,16 +144,25 @@ class DualPCA(BaseEstimator):
     def inverse_transform(self, codes: Tensor) -> Tensor:
         """Weights (..., d) of codes (..., k)."""
         self._check_columns(codes, "n_components_")
-        weights = codes.new_empty(*codes.shape[:-1], self.n_features_in_)
-        for columns, part in self.blocks(codes.reshape(-1, self.n_components_)):
-            weights[..., columns] = part.reshape(*codes.shape[:-1], part.shape[-1])
-        return weights
+        flat = codes.reshape(-1, self.n_components_)  # (n, k)
+        rows, coefficients, origin = self._as_combinations(flat)
+        if isinstance(rows, Tensor) and (rows.dtype, rows.device) == (coefficients.dtype, coefficients.device):
+            weights = combined(coefficients, rows, origin).to(codes.device, codes.dtype)  # (n, d)
+        else:
+            weights = codes.new_empty(len(flat), self.n_features_in_)
+            for columns, part in self.blocks(flat):
+                weights[:, columns] = part
+        return weights.reshape(*codes.shape[:-1], self.n_features_in_)
 
     def blocks(self, codes: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """Decode codes (n, k) chunk by chunk: columns, and the weights there (n, columns)."""
         self._check_columns(codes, "n_components_")
-        for columns, mean, basis in self.basis(len(codes)):
-            yield columns, (codes.to(basis) @ basis).add_(mean).to(codes.device, codes.dtype)
+        rows, coefficients, origin = self._as_combinations(codes)
+        for columns in self._chunks(len(rows) + len(codes), self.n_features_in_):
+            part = _columns(rows, columns, coefficients.device)  # (N, c)
+            part = combined(coefficients, part, None if origin is None else origin[columns])  # (n, c)
+            yield columns, part.to(codes.device, codes.dtype)
+            part = None  # before the next is read
 
     def reconstruction(self, x: Tensor | Shards) -> Tensor:
         """What the first 1 … k components keep of each row (m, d): (m, k), shares of its squared distance to the mean.
@@ -151,15 +179,17 @@ class DualPCA(BaseEstimator):
         ``others``: how many further rows the caller holds for the same columns, so that all keep to ``memory``.
         """
         self._check_fitted()
-        if self.rows_ is not None:
-            yield from self._combined(self.rows_, self.combination_, others)
-            return
-        device = self._device(self.components_)
-        for columns in self._chunks(self.n_components_ + others, self.n_features_in_):
-            mean = self.mean_[columns].to(device, self.precision)
-            basis = self.components_[:, columns].to(device, self.precision)
+        rows = self._rows()
+        device = self._device(rows)
+        for columns in self._chunks(len(rows) + self.n_components_ + others, self.n_features_in_):
+            part = _columns(rows, columns, device).to(self.precision, copy=True)  # (N, c)
+            if self.rows_ is None:
+                mean, basis = self.mean_[columns].to(part), part
+            else:
+                part, mean = centred(part)
+                basis = self.combination_.T.to(part) @ part  # (k, c)
             yield columns, mean, basis
-            mean = basis = None  # before the next are made
+            part = mean = basis = None  # before the next are made
 
     # -- the steps of a fit ---------------------------------------------------------------------------------------
 
@@ -195,8 +225,8 @@ class DualPCA(BaseEstimator):
     def _is_share(self) -> bool:
         return is_number(self.n_components, 0) and 0 < self.n_components < 1
 
-    def _gram_matrix(self, x: Tensor | Shards, executor: Executor | None, progress: bool) -> Tensor:
-        """Inner products (N, N) of the centred rows, summed over chunks of columns."""
+    def _gram_matrix(self, x: Tensor | Shards, executor: Executor | None, progress: bool) -> tuple[Tensor, ...]:
+        """Inner products (N, N) of centred rows, summed over chunks of columns; and the mean (d,) of a tensor."""
         n, d = x.shape
         device = self._device(x)
         jobs = []
@@ -207,11 +237,14 @@ class DualPCA(BaseEstimator):
                 jobs.append((x, columns, self.precision, device))
         parts = run_jobs(_gram_part, jobs, executor, progress=progress, desc="Gram matrix", unit="chunk")
         gram = torch.zeros(n, n, dtype=torch.float64)
-        for part in _in_order(parts):
+        means = []
+        for part, mean in _in_order(parts):
             gram += part
+            if isinstance(x, Tensor):
+                means.append(mean)
         if not gram.isfinite().all():
             raise ValueError("the matrix holds NaN or infinite values")
-        return gram
+        return gram, torch.cat(means) if means else None
 
     def _count(self, values: Tensor, total: float) -> int:
         """How many components to keep, of eigenvalues (N,) with this sum."""
@@ -230,40 +263,63 @@ class DualPCA(BaseEstimator):
             raise ValueError(f"{k} components asked for, but only {rank} carry variance (repeated networks?)")
         return k
 
-    def _written_down(self, x: Tensor, combination: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean (d,) and components (k, d) in one piece."""
-        mean = x.new_empty(x.shape[1])
-        components = x.new_empty(combination.shape[1], x.shape[1])
-        for columns, part_of_mean, basis in self._combined(x, combination):
-            mean[columns] = part_of_mean.to(mean)
-            components[:, columns] = basis.to(components)
-        return mean, components
+    # -- the rows of a fit ----------------------------------------------------------------------------------------
+
+    def _keep(self, rows: Tensor | Shards | None, components: Tensor | None = None) -> None:
+        """What points are made of: rows of a fit, or components."""
+        self.rows_ = rows
+        self._components = components
+        self._changes = _changes(rows)
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        if "rows_" in state:  # a copy of them, whose changes are counted from here
+            self._changes = _changes(self.rows_)
+
+    def _rows(self) -> Tensor | Shards:
+        """The matrix that decoded points are combinations of: the rows (N, d), or else the components (k, d)."""
+        if self.rows_ is None:
+            return self._components
+        if _changes(self.rows_) != self._changes:
+            raise ValueError("the rows were changed in place after the fit: fit anew, or fit with copy=True")
+        return self.rows_
+
+    def _as_combinations(self, codes: Tensor) -> tuple[Tensor | Shards, Tensor, Tensor | None]:
+        """How codes (n, k) become weights: a matrix (M, d), coefficients (n, M), and what is added (d,), if anything.
+
+        Rows about their mean would be multiplied by codes · combinationᵀ. If these coefficients sum to zero, the mean
+        drops out; if they sum to one, it is added.
+        """
+        rows = self._rows()
+        device = self._device(rows)
+        dtype = torch.promote_types(codes.dtype, rows.dtype)
+        if self.rows_ is None:
+            return rows, codes.to(device, dtype), self.mean_.to(device, dtype)
+        coefficients = codes.to("cpu", torch.float64) @ self.combination_.T  # (n, N)
+        coefficients = coefficients - coefficients.mean(1, keepdim=True) + 1 / len(rows)
+        if bool((coefficients.abs() > LARGEST_IN_FLOAT32).any()):
+            dtype = self.precision
+        return rows, coefficients.to(device, dtype), None
 
     # -- chunks of columns ----------------------------------------------------------------------------------------
-
-    def _combined(
-        self, rows: Tensor | Shards, combination: Tensor, others: int = 0
-    ) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Chunk after chunk: columns, mean (c,), and components (k, c) as combinations (N, k) of centred rows."""
-        n, k = combination.shape
-        device = self._device(rows)
-        for columns in self._chunks(k + others + n, rows.shape[1]):
-            part, mean = centred(_columns(rows, columns, self.precision, device))  # (N, c), (c,)
-            basis = combination.T.to(part) @ part  # (k, c)
-            yield columns, mean, basis
-            part = mean = basis = None  # before the next are read
 
     def _project(self, x: Tensor | Shards) -> tuple[Tensor, Tensor]:
         """Codes (..., k), and squared distances to the mean (...,)."""
         self._check_columns(x, "n_features_in_")
-        codes = torch.zeros((), dtype=torch.float64)
-        squares = torch.zeros((), dtype=torch.float64)
-        rows = prod(x.shape[:-1])
-        for columns, mean, basis in self.basis(2 * rows):  # the rows, and their squares
-            part = _columns(x, columns, basis.dtype, basis.device).sub_(mean)  # (..., c)
-            codes = codes + (part @ basis.T).double().cpu()
-            squares = squares + part.square().sum(-1).double().cpu()
-        return codes.to(x.device, x.dtype), squares
+        rows = self._rows()
+        device = self._device(rows)
+        flat = x.reshape(-1, x.shape[-1]) if isinstance(x, Tensor) else x  # (m, d)
+        products = torch.zeros(len(flat), len(rows), dtype=torch.float64)  # with rows, or with components
+        squares = torch.zeros(len(flat), dtype=torch.float64)
+        for columns in self._chunks(len(flat) + len(rows), self.n_features_in_):
+            mean = self.mean_[columns].to(device) if self.rows_ is None else None
+            part, there = (_columns(matrix, columns, device) for matrix in (flat, rows))  # (m, c), (N, c)
+            more, more_squares = projected(part, there, mean, self.precision)
+            products += more.cpu()
+            squares += more_squares.cpu()
+            part = there = None  # before the next are read
+        codes = products if self.rows_ is None else products @ self.combination_  # (m, k)
+        return codes.to(x.device, x.dtype).reshape(*x.shape[:-1], -1), squares.reshape(x.shape[:-1])
 
     def _chunks(self, rows: int, d: int) -> list[slice]:
         """The d columns in chunks of which ``rows`` rows take at most ``memory``, with what is made on the way."""
@@ -302,43 +358,40 @@ def _check_dtype(x: Tensor | Shards) -> None:
         raise TypeError(f"PCA takes float32 or float64, got {x.dtype}: convert to float32, x.float()")
 
 
-def _columns(x: Tensor | Shards, columns: slice, precision: torch.dtype, device: torch.device) -> Tensor:
-    """Some columns of all rows, to do with as one likes; those on disk are read in this precision, and once."""
+def _changes(rows: Tensor | Shards | None) -> int:
+    """How often a tensor was changed in place; of what is made under ``torch.inference_mode`` that is not counted."""
+    return rows._version if isinstance(rows, Tensor) and not rows.is_inference() else 0
+
+
+def _columns(x: Tensor | Shards, columns: slice, device: torch.device) -> Tensor:
+    """Some columns of all rows (N, c): of a tensor a view, if it is on this device; those on disk are read, once."""
     if isinstance(x, Shards):
-        return x.to(device).columns(columns, precision)
-    return x[..., columns].to(device, precision, copy=True)
-
-
-def centred(part: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows about their mean, in place, and it. Repeated rows give exact zeros, which a rounded mean would not."""
-    first = part[0].clone()
-    part -= first
-    mean = part.mean(0)
-    part -= mean
-    return part, first + mean
+        return x.to(device).columns(columns)
+    return x[:, columns].to(device)
 
 
 def _eigenvectors(gram: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues (N,), none below zero, and eigenvectors (N, N) in columns, the largest first."""
+    """Eigenvalues (N,), none below zero, and eigenvectors (N, N) in columns, the largest first.
+
+    Signs make a fit reproducible: the row that is farthest along an eigenvector has a positive code.
+    """
     values, vectors = torch.linalg.eigh(gram)
-    return values.flip(0).clamp_min(0), vectors.flip(1)
+    values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
+    farthest = vectors.abs().argmax(0, keepdim=True)  # (1, N)
+    return values, vectors * vectors.gather(0, farthest).sign()
 
 
-def _with_fixed_signs(vectors: Tensor) -> Tensor:
-    """Columns of (N, k) with signs that make a fit reproducible: the row farthest along one has a positive code."""
-    farthest = vectors.abs().argmax(0, keepdim=True)  # (1, k)
-    return vectors * vectors.gather(0, farthest).sign()
+def _gram_part(
+    x: Tensor | Shards, columns: slice, precision: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """A job: the share of some columns in the Gram matrix of centred rows, (N, N), and their mean (c,)."""
+    gram, mean = gram_of(_columns(x, columns, device), precision)
+    return gram.double().cpu(), mean.to(x.device, x.dtype)
 
 
-def _gram_part(x: Tensor | Shards, columns: slice, precision: torch.dtype, device: torch.device) -> Tensor:
-    """A job: the share of some columns in the Gram matrix of centred rows, (N, N)."""
-    part, _ = centred(_columns(x, columns, precision, device))
-    return (part @ part.T).double().cpu()
-
-
-def _in_order(parts: Iterable[tuple[int, Tensor]]) -> Iterator[Tensor]:
+def _in_order(parts: Iterable[tuple[int, Result]]) -> Iterator[Result]:
     """Results by position, each as soon as all before it are there."""
-    early: dict[int, Tensor] = {}  # what came before its turn
+    early: dict[int, Result] = {}  # what came before its turn
     turn = 0
     for position, part in parts:
         early[position] = part

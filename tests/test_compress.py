@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
+import threading
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
 from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dwflow_lite import compress
 from dwflow_lite.compress import DualPCA
+from dwflow_lite.support import products
+from dwflow_lite.support.products import combined, gram_of, projected
 from dwflow_lite.zoo import ZooFileError, append, read_folder, start_folder
 
 N, D = 9, 40
@@ -404,3 +411,131 @@ def test_memory_is_the_peak_and_the_zoo_may_be_larger(tmp_path):
     found = json.loads(done.stdout.splitlines()[-1])  # in units of what was allowed; the zoo takes 6
     assert found.pop("in memory") > 6, found  # control
     assert max(found.values()) < 1.15 and found["fit"] > 0.3, found
+
+
+# -- precision, and where it is computed -------------------------------------------------------------------------
+
+
+def ill_scaled(kind, n=12, d=6000):
+    """Float32 rows on which products in single precision go wrong."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(n, d, generator=generator, dtype=torch.float64)
+    if kind == "columns over six decades":
+        x *= torch.logspace(-3, 3, d, dtype=torch.float64)
+    elif kind == "large means beside small spreads":
+        x += 1e4 * torch.randn(d, generator=generator, dtype=torch.float64)
+    elif kind == "repeated rows":
+        x[7:] = x[:5]
+    elif kind == "near-copies":
+        x[6:] = x[:6] + 1e-4 * x[6:]
+    elif kind == "a first row far away":
+        x[0] *= 1e4
+    return x.float()
+
+
+ILL_SCALED = (
+    "columns over six decades",
+    "large means beside small spreads",
+    "repeated rows",
+    "near-copies",
+    "a first row far away",
+)
+
+
+def largest_error_of_variances(gram, exact):
+    """Relative, of the eigenvalues of a Gram matrix, against exact variances of a fit (k,)."""
+    values = torch.linalg.eigvalsh(gram.double()).flip(0)[: len(exact)].numpy() / (len(gram) - 1)
+    return float(np.abs(values / exact - 1).max())
+
+
+@pytest.mark.parametrize("kind", ILL_SCALED)
+def test_ill_scaled_rows_have_the_variances_of_float64(kind, tmp_path):
+    x = ill_scaled(kind)
+    rank = 6 if kind == "repeated rows" else 11
+    theirs = PCA(rank, svd_solver="full").fit(x.double().numpy())
+    exact = theirs.explained_variance_[:rank]
+    for mine in (DualPCA().fit(x), DualPCA(copy=False).fit(x), DualPCA(memory=1 << 16).fit(on_disk(tmp_path, x))):
+        assert mine.n_components_ == rank
+        np.testing.assert_allclose(mine.explained_variance_.numpy(), exact, rtol=1e-6)
+        # Weights come back to a few units in the last place of the largest ones of a column, codes to those of float64.
+        codes = mine.transform(x.double())
+        size = x.abs().amax(0)
+        assert ((mine.inverse_transform(codes.float()) - x).abs() / size).max() < 2e-6
+        signs = np.sign((codes.numpy() * theirs.transform(x.double().numpy())).sum(0))
+        off = np.abs(codes.numpy() * signs - theirs.transform(x.double().numpy())).max(0)
+        assert (off / np.sqrt(exact)).max() < 1e-5
+    half = (x - x.mean(0)).bfloat16()
+    assert largest_error_of_variances(half @ half.T, exact) > 1e-4  # control: the same in half precision
+    if kind == "large means beside small spreads":  # control: float32 about the origin
+        assert largest_error_of_variances(x @ x.T, exact) > 1e-4
+
+
+def test_near_copies_decode_from_their_own_direction_too():
+    # A code of usual size along a direction in which rows hardly differ: coefficients cancel, single precision fails.
+    x = ill_scaled("near-copies")
+    pca = DualPCA().fit(x)
+    codes = torch.zeros(1, 11)
+    codes[0, -1] = pca.explained_variance_[0].sqrt()
+    exact = pca.mean_.double() + codes.double() @ DualPCA().fit(x.double()).components_
+    size = (exact - pca.mean_).norm()
+    assert (pca.inverse_transform(codes) - exact).norm() / size < 1e-6
+    rows, coefficients, _ = pca._as_combinations(codes)
+    assert coefficients.dtype == torch.float64
+    assert (coefficients.float() @ rows - exact).norm() / size > 1e-5  # control
+    usual = pca.transform(x)  # of these, single precision keeps all
+    assert pca._as_combinations(usual)[1].dtype == torch.float32
+
+
+def test_rows_kept_without_a_copy_are_watched():
+    x = matrix()
+    kept = DualPCA(copy=False).fit(x)
+    copied = DualPCA().fit(x)
+    codes = kept.transform(x)
+    assert kept.rows_.data_ptr() == x.data_ptr() != copied.rows_.data_ptr()
+    torch.testing.assert_close(kept.inverse_transform(codes), copied.inverse_transform(codes), rtol=0, atol=0)
+    for again in (deepcopy(kept), pickle.loads(pickle.dumps(kept)), clone(kept).fit(x)):
+        torch.testing.assert_close(again.inverse_transform(codes), kept.inverse_transform(codes), rtol=0, atol=0)
+    before = copied.inverse_transform(codes)
+    x += 1
+    for use in (lambda: kept.inverse_transform(codes), lambda: kept.transform(x), lambda: kept.components_):
+        with pytest.raises(ValueError, match="rows were changed in place after the fit: fit anew, or fit with copy"):
+            use()
+    torch.testing.assert_close(copied.inverse_transform(codes), before, rtol=0, atol=0)  # control
+    with torch.inference_mode():
+        inside = DualPCA().fit(matrix())
+        assert inside.inverse_transform(inside.transform(matrix())).shape == (N, D)
+
+
+def test_threads_that_share_the_columns_find_what_one_finds(monkeypatch):
+    x = torch.randn(20, 3001, generator=torch.Generator().manual_seed(0))
+    alone = [gram_of(x, torch.float64), projected(x[:3], x, None, torch.float64)]
+    monkeypatch.setattr(products, "WORTH_A_THREAD", 1)
+    before = torch.get_num_threads()
+    used = set()
+    plain = products.centred
+    monkeypatch.setattr(products, "centred", lambda part: used.add(threading.get_ident()) or plain(part))
+    try:
+        torch.set_num_threads(3)
+        together = [gram_of(x, torch.float64), projected(x[:3], x, None, torch.float64)]
+        assert torch.get_num_threads() == 3  # given back
+    finally:
+        torch.set_num_threads(before)
+    assert threading.get_ident() not in used  # control: other threads did it
+    for ours, theirs in zip(together, alone, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-9)
+
+
+def test_a_chunk_is_computed_where_it_is():
+    with FakeTensorMode(), torch.device("cuda"):
+        rows, x = torch.randn(9, 40), torch.randn(3, 40)
+        coefficients = torch.randn(3, 9)
+        here = torch.randn(3, 9, device="cpu")
+        found = [*gram_of(rows, torch.float64), *projected(x, rows, None, torch.float64)]
+        found += projected(x, rows, torch.randn(40), torch.float32)
+        found += [combined(coefficients, rows), combined(coefficients.double(), rows, torch.randn(40).double())]
+        assert [t.device.type for t in found] == ["cuda"] * len(found)
+        assert [tuple(t.shape) for t in found[:2]] == [(9, 9), (40,)]
+        with pytest.raises(RuntimeError, match="device"):  # control
+            combined(here, rows)
+        with pytest.raises(RuntimeError, match="device"):
+            projected(x.to("cpu"), rows, None, torch.float64)

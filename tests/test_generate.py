@@ -236,8 +236,8 @@ def test_a_file_reshaped_or_without_its_hash_is_refused(tmp_path, model):
     tensors, metadata = read_safetensors(path, FORMAT)
     write_safetensors(tensors, path, metadata)
     assert DeepWeightFlow.load(path).scale_ == model.scale_  # written again unchanged it loads
-    turned = tensors["pca.components"].T.shape
-    write_safetensors(tensors | {"pca.components": tensors["pca.components"].reshape(turned)}, path, metadata)
+    turned = tensors["pca.rows"].T.shape
+    write_safetensors(tensors | {"pca.rows": tensors["pca.rows"].reshape(turned)}, path, metadata)
     with pytest.raises(ZooFileError, match="altered"):
         DeepWeightFlow.load(path)
     for missing in ("sha256", "record"):
@@ -415,7 +415,7 @@ def test_a_generator_of_a_zoo_on_disk_is_saved_and_needs_the_zoo(tmp_path, zoo, 
     again = DeepWeightFlow.load(path)
     assert again.memory == again.pca_.memory == LITTLE
     assert torch.equal(again.sample(4, seed=1).weights, model.sample(4, seed=1).weights)
-    assert not any(k in read_safetensors(path, FORMAT)[0] for k in ("pca.components", "pca.mean"))
+    assert not any(k in read_safetensors(path, FORMAT)[0] for k in ("pca.components", "pca.mean", "pca.rows"))
     shutil.rmtree(tmp_path / "zoo")  # only the aligned zoo is needed
     DeepWeightFlow.load(path)
     kept = tmp_path / "kept"

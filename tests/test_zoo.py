@@ -876,7 +876,7 @@ def test_an_old_generator_whose_constants_are_weights_is_read_without_them(tmp_p
         del as_before.position
         as_before.position = nn.Parameter(network.position)
         old = Zoo(torch.cat([zoo.weights, position], 1), layout, as_before, zoo.record)
-        model = DeepWeightFlow(align=None, flow=FlowSettings(hidden=8, steps=5)).fit(old)
+        model = DeepWeightFlow(align=None, components=2, flow=FlowSettings(hidden=8, steps=5)).fit(old)
         with monkeypatch.context() as before:  # as versions before 0.2.0 wrote it
             before.setattr(generator_files, "constants_of", lambda network: {})
             path = model.save(tmp_path / "model.safetensors")

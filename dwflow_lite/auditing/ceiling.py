@@ -51,7 +51,7 @@ def codec_ceiling(zoo: Zoo, task: Task, components: Sequence[int], split: str = 
         raise ValueError("the zoo has no held-out members; train it with held_out > 0")
     ceilings = []
     for k in components:
-        pca = DualPCA(k).fit(zoo.fitted.weights)
+        pca = DualPCA(k, copy=False).fit(zoo.fitted.weights)
         fitted_share, fitted_score = _through(pca, zoo.fitted, task, split)
         held_out_share, held_out_score = _through(pca, unseen, task, split)
         ceilings.append(Ceiling(k, fitted_share, fitted_score, held_out_share, held_out_score))

@@ -27,6 +27,7 @@ from dwflow_lite.support.devices import generator_from, usable_device
 from dwflow_lite.symmetry.basis import basis_of, check_same_basis
 from dwflow_lite.symmetry.canonical import canonicalise
 from dwflow_lite.symmetry.spec import PermutationSpec
+from dwflow_lite.zoo.storage import Shards
 from dwflow_lite.zoo.zoo import Zoo, write_zoo
 
 
@@ -125,7 +126,7 @@ class DeepWeightFlow(BaseEstimator):
         settings = self._settings()
         flow = settings["flow"]
         _check_members(zoo, flow)
-        pca = DualPCA(settings["components"], memory=settings["memory"])
+        pca = DualPCA(settings["components"], memory=settings["memory"], copy=False)  # nobody changes a zoo
         members = sum(not held_out for held_out in zoo.held_out)
         components = settings["components"]
         pca.check(members, others=components if is_whole(components, 1) else members - 1)
@@ -240,8 +241,9 @@ class DeepWeightFlow(BaseEstimator):
         return self._decode(codes, folder, {})
 
     def save(self, path: str | Path) -> Path:
-        """Write the generator (field, PCA, source, layout) to one safetensors file; the zoo itself is not in it.
+        """Write the generator (field, PCA, source, layout) to one safetensors file.
 
+        What its PCA makes weights of is in it: the components, or the rows of the aligned zoo where they are no more.
         Fitted on a zoo on disk it decodes from that zoo, whose folder the file names and :meth:`load` needs. Move them
         together, as you like.
         """
@@ -331,7 +333,7 @@ class DeepWeightFlow(BaseEstimator):
         if folder is None:
             return Zoo(self.pca_.inverse_transform(codes), self.layout_, self.network_, record)
         rows = self.pca_.rows_
-        storage = "float32" if rows is None else rows.storage
+        storage = rows.storage if isinstance(rows, Shards) else "float32"
         blocks = self.pca_.blocks(codes)  # of columns, one after the other
         return write_zoo(folder, blocks, self.layout_, self.network_, record, (False,) * len(codes), storage)
 

@@ -101,7 +101,7 @@ def write_generator(path: str | Path, fitted: FittedFlow) -> Path:
     if constants:
         record["constants"] = keys_of(constants)
     rows = fitted.pca.rows_
-    if rows is not None:
+    if isinstance(rows, Shards):
         record["rows"] = {"folder": str(rows.folder), "rows": rows.rows, "storage": rows.storage}
         record["rows"] |= _relative(rows.folder, path)
         record["fingerprint"] = rows.fingerprint()
@@ -110,11 +110,14 @@ def write_generator(path: str | Path, fitted: FittedFlow) -> Path:
 
 
 def _tensors_of_pca(pca: DualPCA) -> dict[str, Tensor]:
-    """What a PCA needs to decode. Fitted on rows on disk it makes its components from them, and keeps how."""
+    """What a PCA needs to decode: components, or rows, or which rows on disk; of rows, how they are combined."""
     tensors = {"pca.singular_values": pca.singular_values_, "pca.ratio": pca.explained_variance_ratio_}
-    if pca.rows_ is not None:
+    if isinstance(pca.rows_, Shards):
         return tensors | {"pca.combination": pca.combination_}
-    return tensors | {"pca.components": pca.components_, "pca.mean": pca.mean_}
+    tensors["pca.mean"] = pca.mean_
+    if pca.rows_ is None:
+        return tensors | {"pca.components": pca.components_}
+    return tensors | {"pca.combination": pca.combination_, "pca.rows": pca.rows_}
 
 
 def _relative(folder: Path, path: Path) -> dict[str, str]:
@@ -169,7 +172,7 @@ def read_generator(path: str | Path, network: nn.Module | None = None, folder: s
     if folder is not None and "rows" not in record:
         raise ValueError(f"{path} holds all that it decodes from: name no folder")
     if "rows" in record:
-        pca.rows_ = _rows_on_disk(path, record, layout, folder)
+        pca._keep(_rows_on_disk(path, record, layout, folder))
     template = template_for(path, about, layout, network, constants)
     with understood(path):
         return FittedFlow(
@@ -206,7 +209,6 @@ def _without_constants(
 def _read_pca(tensors: Mapping[str, Tensor], record: Mapping[str, Any], layout: Layout) -> DualPCA:
     """The fitted PCA of a file, but for the rows on disk that it may need."""
     pca = DualPCA(record["components"], memory=record["memory"])
-    pca.components_ = tensors.get("pca.components")
     pca.mean_ = tensors.get("pca.mean")
     pca.combination_ = tensors.get("pca.combination")
     pca.singular_values_ = tensors["pca.singular_values"]
@@ -219,9 +221,12 @@ def _read_pca(tensors: Mapping[str, Tensor], record: Mapping[str, Any], layout: 
             f"it was fitted on {pca.n_samples_!r} networks, whose codes are divided by {record['scale']!r}"
         )
     pca.explained_variance_ = pca.singular_values_**2 / (pca.n_samples_ - 1)
-    pca.rows_ = None
+    pca._keep(tensors.get("pca.rows"), tensors.get("pca.components"))
     k = pca.n_components_
     shapes = {"pca.components": (k, layout.size), "pca.mean": (layout.size,)}
+    if "pca.rows" in tensors:
+        members = len(tensors["pca.rows"])
+        shapes = {"pca.rows": (members, layout.size), "pca.combination": (members, k), "pca.mean": (layout.size,)}
     if "rows" in record:
         shapes = {"pca.combination": (len(record["rows"]["rows"]), k)}
     shapes |= {"source.mean": (k,), "pca.ratio": (k,), "pca.singular_values": (k,)}

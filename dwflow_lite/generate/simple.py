@@ -71,7 +71,7 @@ class ClosedFormFlow(BaseEstimator):
             raise ValueError(f"steps must be a whole number >= 1, got {self.steps!r}")
         require_zoo(zoo)
         members = computable(zoo.fitted)
-        pca = DualPCA()
+        pca = DualPCA(copy=False)
         codes = pca.fit_transform(members.weights)  # (N, k)
         self.members_ = members
         self.source_ = float(self.source)
@@ -180,7 +180,7 @@ class GaussianCodes(BaseEstimator):
         """Compress the fitted members, and measure their codes."""
         require_zoo(zoo)
         members = computable(zoo.fitted)
-        pca = DualPCA(self.components)
+        pca = DualPCA(self.components, copy=False)
         codes = pca.fit_transform(members.weights)  # (N, k)
         self.members_ = members
         self.pca_ = pca
