@@ -112,6 +112,8 @@ def places_of_many(axis: Axis, orders: Mapping[str, Tensor], size: int) -> Tenso
         orders: of each group on it, (P, units), one row a network.
         size: of the axis.
     """
+    if isinstance(axis, str):
+        return orders[axis]
     count = len(next(iter(orders.values())))
     parts = []
     start = 0
@@ -139,10 +141,11 @@ def permute_axis_of_many(tensor: Tensor, number: int, places: Tensor, members: T
                 [5, 4, 3]])
     """
     before, size = tensor.shape[1:number].numel(), tensor.shape[number]
-    if members is None:
-        members = torch.arange(len(tensor), device=tensor.device)
+    members = torch.arange(len(tensor)) if members is None else members
     # Stretches of memory that stay together are rows; each row of the result is taken from one row of the tensor.
     rows = tensor.flatten(0, number)  # (M * before * size, *after)
-    first = members[:, None] * before + torch.arange(before, device=tensor.device)  # (P, before)
+    first = members[:, None] * before + torch.arange(before)  # (P, before)
     index = first[..., None] * size + places[:, None]  # (P, before, size)
-    return rows.index_select(0, index.flatten()).unflatten(0, (len(members), *tensor.shape[1 : number + 1]))
+    return rows.index_select(0, index.flatten().to(tensor.device)).unflatten(
+        0, (len(members), *tensor.shape[1 : number + 1])
+    )

@@ -2,7 +2,7 @@
 
 Every descent goes as :func:`coordinate_descent` does, and ends where that would end. All have one reference and visit
 the groups in one order, so a visit is made by all of them together that have something to solve there: a matrix product
-for each place in a tensor, then an assignment for each descent, on the CPU. Who has settled everything visits no more.
+for each place, then an assignment for each descent, on the CPU. Who has settled everything visits no more.
 
 Nothing of ``b`` is permuted on the way: a descent is its orders of units, and they are looked up where a product needs
 them. A product has a row for each unit of ``a`` and a column for each unit of ``b`` *as it was given*, so it stays
@@ -11,96 +11,25 @@ valid when its own group moves, and goes when another axis of its tensor does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from dwflow_lite.symmetry.axes import Axis, Use, permute_axis_of_many, places_of_many, stretches
-from dwflow_lite.symmetry.matching import State, best_orders, rounding_error
+from dwflow_lite.symmetry.matching import State, assignment, best_orders, inner_products, rounding_error
+from dwflow_lite.symmetry.places import (
+    Place,
+    blurred,
+    expected_product,
+    permute_state_of_many,
+    places_of,
+    products_at,
+)
 from dwflow_lite.symmetry.spec import PermutationSpec
 
 Orders = dict[str, Tensor]  # group -> index (P, n), a row for each descent
-
-
-# -- one place in a tensor: tensors alone, on whatever device ----------------------------------------------------------
-
-
-def units_first(tensor: Tensor, use: Use, batch_axes: int) -> Tensor:
-    """The part of a tensor (..., *shape) that belongs to a group, its units' places first: (..., places, *others)."""
-    axis = use.axis + batch_axes
-    part = tensor.narrow(axis, use.start, use.units * use.each)
-    return part.movedim(axis, batch_axes).contiguous()
-
-
-def products_of_use(
-    a: Tensor, b: Tensor, use: Use, others: Sequence[Axis], members: Tensor, orders: Mapping[str, Tensor]
-) -> Tensor:  # fmt: skip
-    """Inner products (P, n, n) of the units of ``a`` with those of some ``b``, the other axes of ``b`` put in order.
-
-    Args:
-        a: reference (places, *others), as :func:`units_first` lays it.
-        b: networks (M, places, *others).
-        use: whose units they are.
-        others: what the other axes run over.
-        members: which network each descent permutes, (P,).
-        orders: of all groups on the other axes, (P, n).
-    """
-    chosen = members.to(b.device)
-    moved = None  # (P, places, *others)
-    for number, axis in enumerate(others, 2):
-        if axis is not None:
-            places = places_of_many(axis, orders, b.shape[number]).to(b.device)
-            source = b if moved is None else moved
-            moved = permute_axis_of_many(source, number, places, chosen if moved is None else None)
-    moved = b[chosen] if moved is None else moved
-    rows_a = a.reshape(use.units, -1)  # (n, numbers)
-    rows_b = moved.reshape(len(members) * use.units, -1)  # (P * n, numbers)
-    return (rows_b @ rows_a.T).unflatten(0, (len(members), use.units)).transpose(1, 2)
-
-
-def blurred(
-    a: Tensor, b: Tensor, others: Sequence[Axis], unknown: frozenset[str]
-) -> tuple[Tensor, Tensor, list[Axis]]:  # fmt: skip
-    """Both tensors of a use where the order of some groups is unknown: ``b`` is taken at its mean over all orders.
-
-    That is the mean over the group's units. Where a whole axis is one such group, a product with its mean is one with
-    the sum over ``a``, and the axis is gone.
-
-    Args:
-        a: (places, *others).
-        b: (M, places, *others).
-        others: what the other axes run over.
-        unknown: groups.
-
-    Returns:
-        ``a``, ``b`` and what their other axes run over, as they are left.
-    """
-    left = list(others)
-    for number, axis in enumerate(others):
-        if axis in unknown:
-            a, b, left[number] = a.sum(1 + number, keepdim=True), b.mean(2 + number, keepdim=True), None
-        elif isinstance(axis, tuple):
-            start, parts = 0, []
-            for group, units, each in stretches(axis, b.shape[2 + number]):
-                part = b.narrow(2 + number, start, units * each)
-                if group in unknown:
-                    by_unit = part.unflatten(2 + number, (units, each))
-                    by_unit = by_unit.mean(2 + number, keepdim=True).expand_as(by_unit)
-                    part = by_unit.flatten(2 + number, 3 + number)
-                parts.append(part)
-                start += units * each
-            b = torch.cat(parts, 2 + number)
-    return a, b, left
-
-
-def groups_of(axes: Sequence[Axis]) -> set[str]:
-    """The groups that some axes run over."""
-    return {part.group for axis in axes for part in stretches(axis, 1) if part.group}
-
-
-# -- all descents ------------------------------------------------------------------------------------------------------
+NOTHING: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -114,7 +43,7 @@ class Descents:
         members: which of the networks each descent permutes, (P,).
         orders: group -> index (P, n), where each descent is.
         history: of each descent the objective, at its start and after each of its visits.
-        products: of each place in a tensor, (P, n, n), on the CPU.
+        products: of each place (P, n, n), on the CPU.
         valid: of each place, which descents have its product, (P,).
         settled: for each coordinate, which descents have nothing to solve there, (coordinates, P).
     """
@@ -125,127 +54,124 @@ class Descents:
     members: Tensor
     orders: Orders
     history: list[list[float]] = field(init=False)
-    products: dict[Use, Tensor] = field(default_factory=dict)
-    valid: dict[Use, Tensor] = field(default_factory=dict)
+    products: dict[Place, Tensor] = field(default_factory=dict)
+    valid: dict[Place, Tensor] = field(default_factory=dict)
     settled: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         count = len(self.members)
-        self._laid: dict[Use, tuple[Tensor, Tensor]] = {}
         self.history = [[] for _ in range(count)]
+        self.places = {group: places_of(self.spec, group) for group in self.spec.groups}
+        self.rows: dict[Place, tuple[Tensor, Tensor]] = {}  # of a (units, ...) and b (M, units, ...), laid out once
+        for group, places in self.places.items():
+            n = self.spec.groups[group]
+            for place in places:
+                self.products[place] = torch.empty(count, n, n, dtype=self.a[place.uses[0].name].dtype)
+                self.valid[place] = torch.zeros(count, dtype=torch.bool)
         self.settled = torch.zeros(len(self.spec.coordinates), count, dtype=torch.bool)
         for number, (_, groups) in enumerate(self.spec.coordinates):
-            self.settled[number] = not any(self.spec.uses[group] for group in groups)
-        for group, uses in self.spec.uses.items():
-            for use in uses:
-                n = self.spec.groups[group]
-                self.products[use] = torch.empty(count, n, n, dtype=self.a[use.name].dtype)
-                self.valid[use] = torch.zeros(count, dtype=torch.bool)
-        self._least_gain = rounding_error(self.a)
-        self._upset_by = [_upset_by(self.spec, groups) for _, groups in self.spec.coordinates]
+            self.settled[number] = not any(self.places[group] for group in groups)
+        self.neighbours = [_neighbours(self.spec, number) for number in range(len(self.spec.coordinates))]
+        self.least_gain = rounding_error(self.a)
 
     # -- similarities ------------------------------------------------------------------------------------------------
 
-    def similarity(self, group: str, which: Tensor, unknown: frozenset[str] = frozenset()) -> Tensor:
+    def similarity(self, group: str, which: Tensor, unknown: frozenset[str] = NOTHING) -> Tensor:
         """Similarity (p, n, n) of the units of ``a`` to those of ``b``, as they stand, for some descents (p,)."""
         n = self.spec.groups[group]
         total = torch.zeros(len(which), n, n, dtype=torch.float64)
-        for use in self.spec.uses[group]:
-            total += self._product(use, which, unknown)
+        for place in self.places[group]:
+            total += self.product(place, which, unknown)
         as_they_stand = self.orders[group][which]  # (p, n)
         return total.gather(2, as_they_stand[:, None].expand_as(total))
 
-    def _product(self, use: Use, which: Tensor, unknown: frozenset[str]) -> Tensor:
-        """One summand (p, n, n) of a similarity, columns as given: kept if it is valid and hangs on nothing unknown."""
-        a, b = self._rows(use)
-        others = list(self.spec.axes[use.name])
-        del others[use.axis]
-        if groups_of(others) & unknown:
-            a, b, others = blurred(a, b, others, unknown)
-            return products_of_use(a, b, use, others, self.members[which], self._some(which, others)).cpu()
-        missing = which[~self.valid[use][which]]
+    def product(self, place: Place, which: Tensor, unknown: frozenset[str]) -> Tensor:
+        """One summand (p, n, n) of a similarity, columns as given: kept, unless it hangs on groups without an order."""
+        if place not in self.rows:
+            self.rows[place] = place.rows(self.a, 0), place.rows(self.b, 1)
+        a, b = self.rows[place]
+        n = self.products[place].shape[1]
+        if place.groups & unknown:
+            a, b, others = blurred(a, b, place.others, unknown)
+            return products_at(a, b, n, others, self.members[which], self.some(which, place.groups)).cpu()
+        missing = which[~self.valid[place][which]]
         if len(missing) > 0:
-            orders = self._some(missing, others)
-            self.products[use][missing] = products_of_use(a, b, use, others, self.members[missing], orders).cpu()
-            self.valid[use][missing] = True
-        return self.products[use][which]
+            orders = self.some(missing, place.groups)
+            products = products_at(a, b, n, place.others, self.members[missing], orders).cpu()
+            self.products[place][missing] = products
+            self.valid[place][missing] = True
+            if len(missing) == len(which):
+                return products
+        return self.products[place][which]
 
-    def _rows(self, use: Use) -> tuple[Tensor, Tensor]:
-        """Reference and networks with the units of a use first; laid out once."""
-        if use not in self._laid:
-            self._laid[use] = units_first(self.a[use.name], use, 0), units_first(self.b[use.name], use, 1)
-        return self._laid[use]
-
-    def _some(self, which: Tensor, axes: Sequence[Axis]) -> Orders:
-        return {group: self.orders[group][which] for group in groups_of(axes)}
+    def some(self, which: Tensor, groups: frozenset[str]) -> Orders:
+        """The orders (p, n) of some groups, of some descents (p,)."""
+        return {group: self.orders[group][which] for group in groups}
 
     # -- visits ------------------------------------------------------------------------------------------------------
 
     def visit(self, number: int, which: Tensor) -> None:
         """Solve one coordinate exactly for some descents (p,); who gains moves, and all are settled there."""
-        orders, gains = self._solve(number, which)
-        for descent, gain in zip(which.tolist(), gains, strict=True):
+        heads, groups = self.spec.coordinates[number]
+        similarity = {group: self.similarity(group, which) for group in groups}
+        orders, gains = best_orders_of_many(similarity, heads)
+        for descent, gain in zip(which.tolist(), gains.tolist(), strict=True):
             before = self.history[descent][-1]
-            self.history[descent].append(before + gain if gain > self._least_gain else before)
-        gained = torch.tensor(gains) > self._least_gain
-        self._move({group: order[gained] for group, order in orders.items()}, which[gained])
-        uses, coordinates = self._upset_by[number]
-        for use in uses:
-            self.valid[use][which[gained]] = False
-        for other in coordinates:
-            self.settled[other, which[gained]] = False
+            self.history[descent].append(before + gain if gain > self.least_gain else before)
+        has_gained = gains > self.least_gain
+        movers = which[has_gained]
+        self.move({group: order[has_gained] for group, order in orders.items()}, movers)
+        for places in self.places.values():
+            for place in places:
+                if place.groups & set(groups):
+                    self.valid[place][movers] = False
+        for other in self.neighbours[number]:
+            self.settled[other, movers] = False
         self.settled[number, which] = True
+
+    def move(self, orders: Orders, which: Tensor) -> None:
+        """Put the units of some descents (p,), as they stand, in other orders (p, n)."""
+        for group, order in orders.items():
+            self.orders[group][which] = self.orders[group][which].gather(1, order)
+
+    # -- starts ------------------------------------------------------------------------------------------------------
+
+    def begin(self, which: Tensor) -> None:
+        """Write the objective <a, permuted b> of some descents (p,), as they stand, into their histories."""
+        moved = torch.zeros(len(which), dtype=torch.bool)
+        for order in self.orders.values():
+            moved |= (order[which] != torch.arange(order.shape[1])).any(1)
+        total = inner_products(self.a, self.b)[self.members[which]]  # (p,), of those that start from the identity
+        if moved.any():
+            movers = which[moved]
+            orders = self.some(movers, frozenset(self.orders))
+            state = {name: b[self.members[movers].to(b.device)] for name, b in self.b.items()}
+            total[moved] = inner_products(self.a, permute_state_of_many(state, self.spec, orders))
+        for descent, objective in zip(which.tolist(), total.tolist(), strict=True):
+            self.history[descent] = [objective]
 
     def grow(self, which: Tensor) -> None:
         """Let some descents (p,) begin without an order: from what is fixed, one coordinate after the other.
 
-        A group that was not visited yet has no order, and is blurred. So the result hangs on no order of ``b``.
+        A group that was not visited yet has no order: ``b`` is taken at its mean over all orders of that group. So the
+        objective, as an expectation, is known from the beginning, a visit can only raise it, and in the end, when every
+        group has an order, it is <a, permuted b>. In which order the units of ``b`` were given makes no difference.
         """
+        total = torch.zeros(len(which), dtype=torch.float64)
+        for name, b in self.b.items():
+            total += expected_product(self.a[name], b, self.spec.axes[name]).cpu()[self.members[which]]
         for number, unknown in growth(self.spec):
-            orders, _ = self._solve(number, which, unknown)
-            self._move(orders, which)
-
-    def _solve(
-        self, number: int, which: Tensor, unknown: frozenset[str] = frozenset()
-    ) -> tuple[Orders, list[float]]:  # fmt: skip
-        """Best orders (p, n) of the units of a coordinate as they stand, and what each descent would gain."""
-        heads, groups = self.spec.coordinates[number]
-        similarity = {group: self.similarity(group, which, unknown) for group in groups}
-        solved = [best_orders({group: units[i] for group, units in similarity.items()}, heads) for i in range(len(which))]
-        orders = {group: torch.stack([order[group] for order, _ in solved]) for group in groups}
-        return orders, [gain for _, gain in solved]
-
-    def _move(self, orders: Orders, which: Tensor) -> None:
-        for group, order in orders.items():
-            self.orders[group][which] = self.orders[group][which].gather(1, order)
+            heads, groups = self.spec.coordinates[number]
+            similarity = {group: self.similarity(group, which, unknown) for group in groups}
+            orders, gains = best_orders_of_many(similarity, heads)
+            for units in similarity.values():  # (p, n, n)
+                total += units.diagonal(dim1=1, dim2=2).sum(1) - units.sum((1, 2)) / units.shape[1]
+            total += gains  # over the diagonal, as units stood
+            self.move(orders, which)
+        for descent, objective in zip(which.tolist(), total.tolist(), strict=True):
+            self.history[descent] = [objective]
 
     # -- from start to end -------------------------------------------------------------------------------------------
-
-    def begin(self) -> None:
-        """Write the objective of every start <a, permuted b> into its history."""
-        total = torch.zeros(len(self.members), dtype=torch.float64)
-        moves = self._has_moved()
-        still = (~moves).nonzero().flatten()
-        moving = moves.nonzero().flatten()
-        for name, b in self.b.items():
-            of_members = (b * self.a[name]).flatten(1).sum(1, dtype=torch.float64).cpu()  # (M,)
-            total[still] += of_members[self.members[still]]
-            if len(moving) == 0:
-                continue
-            permuted = b[self.members[moving].to(b.device)]
-            for axis_number, axis in enumerate(self.spec.axes[name], 1):
-                if axis is not None:
-                    places = places_of_many(axis, self._some(moving, [axis]), b.shape[axis_number])
-                    permuted = permute_axis_of_many(permuted, axis_number, places.to(b.device))
-            total[moving] += (permuted * self.a[name]).flatten(1).sum(1, dtype=torch.float64).cpu()
-        self.history = [[objective] for objective in total.tolist()]
-
-    def _has_moved(self) -> Tensor:
-        """Which descents (P,) are not at the identity."""
-        moved = torch.zeros(len(self.members), dtype=torch.bool)
-        for order in self.orders.values():
-            moved |= (order != torch.arange(order.shape[1])).any(1)
-        return moved
 
     def run(self, generator: torch.Generator, max_sweeps: int) -> None:
         """Visit coordinates, sweep after sweep, until every descent is settled everywhere.
@@ -253,7 +179,6 @@ class Descents:
         Raises:
             RuntimeError: after ``max_sweeps`` sweeps there was still something to gain.
         """
-        self.begin()
         for _ in range(max_sweeps):
             for number in torch.randperm(len(self.spec.coordinates), generator=generator).tolist():
                 which = (~self.settled[number]).nonzero().flatten()
@@ -264,32 +189,55 @@ class Descents:
         raise RuntimeError(f"weight matching still gained after {max_sweeps} sweeps; raise max_sweeps")
 
 
-def _upset_by(spec: PermutationSpec, groups: Sequence[str]) -> tuple[list[Use], list[int]]:
-    """What no longer holds when some groups move: products of other groups in the same tensors, and their coordinates."""
-    names = {use.name for group in groups for use in spec.uses[group]}
-    uses = [use for group, of in spec.uses.items() if group not in groups for use in of if use.name in names]
-    upset = {group for group in spec.uses if any(use in uses for use in spec.uses[group])}
-    coordinates = [number for number, (_, members) in enumerate(spec.coordinates) if upset & set(members)]
-    return uses, coordinates
+def best_orders_of_many(similarity: Mapping[str, Tensor], heads: int) -> tuple[Orders, Tensor]:
+    """As :func:`best_orders`, for each of p descents: group -> orders (p, n), and what each would gain (p,).
+
+    Args:
+        similarity: group -> (p, n, n).
+        heads: into which each group is cut.
+    """
+    if heads == 1:
+        orders = {group: torch.stack([assignment(one) for one in units]) for group, units in similarity.items()}
+    else:
+        solved = []
+        for i in range(len(next(iter(similarity.values())))):
+            solved.append(best_orders({group: units[i] for group, units in similarity.items()}, heads)[0])
+        orders = {group: torch.stack([one[group] for one in solved]) for group in similarity}
+    gains = 0
+    for group, units in similarity.items():
+        of_partners = units.gather(2, orders[group][..., None]).sum((1, 2))  # (p,)
+        gains += of_partners - units.diagonal(dim1=1, dim2=2).sum(1)  # the diagonal: as units stand
+    return orders, gains
+
+
+def _neighbours(spec: PermutationSpec, number: int) -> list[int]:
+    """The coordinates that share a tensor with this one: when it moves, they are no longer settled."""
+    names = _tensors(spec, number)
+    return [other for other in range(len(spec.coordinates)) if other != number and names & _tensors(spec, other)]
+
+
+def _tensors(spec: PermutationSpec, number: int) -> set[str]:
+    _, groups = spec.coordinates[number]
+    return {use.name for group in groups for use in spec.uses[group]}
 
 
 def growth(spec: PermutationSpec) -> list[tuple[int, frozenset[str]]]:
-    """In which order coordinates are found from what is fixed, each with the groups whose order is still unknown then.
+    """In which order coordinates are found from what is fixed, each with the groups that have no order yet then.
 
-    Next is always the coordinate with the largest part of its weights in tensors that hang on nothing unknown.
+    Next is always the coordinate with the largest part of its weights in tensors that hang on no such group.
     """
     left = dict(enumerate(spec.coordinates))
-    places = {}  # coordinate -> for each of its uses the weights in the tensor, and the groups it hangs on
+    places = {}
     for number, (_, groups) in left.items():
-        uses = [use for group in groups for use in spec.uses[group]]
-        places[number] = [(spec.layout[use.name].size, groups_of(spec.axes[use.name]) - set(groups)) for use in uses]
+        places[number] = [place for group in groups for place in places_of(spec, group)]
     order = []
     while left:
         unknown = {group for _, groups in left.values() for group in groups}
         shares = {}
-        for number in left:
-            known = sum(size for size, groups in places[number] if not groups & unknown)
-            shares[number] = known / max(1, sum(size for size, _ in places[number]))
+        for number, (_, groups) in left.items():
+            others = unknown - set(groups)
+            known = sum(place.weights for place in places[number] if not place.groups & others)
+            shares[number] = known / max(1, sum(place.weights for place in places[number]))
         number = max(shares, key=shares.get)  # of equal ones the first
         _, groups = left.pop(number)
         order.append((number, frozenset(unknown - set(groups))))

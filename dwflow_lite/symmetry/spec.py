@@ -208,11 +208,17 @@ class PermutationSpec:
     @cached_property
     def tied(self) -> bool:
         """Whether several layers write to one free group (a residual stream): where local optima are poor."""
+        return self.width_of_tied > 0
+
+    @cached_property
+    def width_of_tied(self) -> int:
+        """How many units the widest free group has to which several layers write; 0: there is none."""
+        widths = [0]
         for group in self.free:
             layers = [use for use in self.uses[group] if use.axis == 0 and len(self.axes[use.name]) > 1]
             if len(layers) > 1:
-                return True
-        return False
+                widths.append(self.groups[group])
+        return max(widths)
 
     def fix(self, *groups: str, why: str = "fixed by hand") -> PermutationSpec:
         """The spec in which these groups no longer move; ``why`` is kept in :attr:`fixed`."""
