@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from dwflow_lite.support.checks import brief, is_whole, whole_seed
+from dwflow_lite.support.devices import one_thread
 from dwflow_lite.support.jobs import run_jobs
 from dwflow_lite.symmetry.basis import facts_of_alignment
 from dwflow_lite.symmetry.descents import Orders
-from dwflow_lite.symmetry.many import Matchings, default_restarts, match_rows, permute_rows, rows_at_once
+from dwflow_lite.symmetry.many import LARGE, Matchings, default_restarts, match_rows, permute_rows, rows_at_once
 from dwflow_lite.symmetry.matching import inner_product, inner_products
 from dwflow_lite.symmetry.spec import PermutationSpec, require_spec
 from dwflow_lite.zoo.checks import require_zoo
@@ -86,23 +87,16 @@ def canonicalise(  # noqa: PLR0913 - a public door
     reference = reference if isinstance(reference, Tensor) else int(reference)  # JSON knows no NumPy numbers
 
     if isinstance(reference, int):
-        target = _read(zoo.weights[reference : reference + 1])[0]  # (d,)
+        target = _light(zoo.weights[reference : reference + 1])
     else:
-        target = reference.to(zoo.weights.device, zoo.weights.dtype)
+        target = reference.to(zoo.weights.device, zoo.weights.dtype)[None]
     fitted = [member for member, held in enumerate(zoo.held_out) if not held]
 
     alignment = _Alignment.of(zoo, spec, restarts, seed, executor, progress)
-    objectives, _ = alignment.match(target, restarts)
-    mean, spread = alignment.mean_and_spread(fitted)
-    spreads = [spread]
-    for _ in range(rounds):
-        target = mean
-        objectives, nobody_moved = alignment.match(target, restarts=0)
-        mean, spread = alignment.mean_and_spread(fitted)
-        spreads.append(spread)
-        if nobody_moved:
-            break
+    with one_thread(spec.layout.size < LARGE):
+        target, objectives, spreads = _aligned(alignment, target, fitted, restarts, rounds)
 
+    target = _read(target)[0]
     stage = {
         "stage": "canonicalise",
         "method": "weight matching",
@@ -118,6 +112,27 @@ def canonicalise(  # noqa: PLR0913 - a public door
     }
     is_symmetry = is_known_spec or probe is not None
     return zoo.with_weights(alignment.permuted(), stage, keep_scores=is_symmetry, folder=folder)
+
+
+def _aligned(
+    alignment: _Alignment, target: Tensor | Shards, fitted: Sequence[int], restarts: int, rounds: int
+) -> tuple[Tensor | Shards, list[float], list[float]]:  # fmt: skip
+    """Match to a target (1, d), then in rounds to the mean of fitted members.
+
+    Returns:
+        The last target, the objective that each member reached with it, and the spread after each matching.
+    """
+    objectives, _ = alignment.match(target, restarts)
+    mean, spread = alignment.mean_and_spread(fitted)
+    spreads = [spread]
+    for _ in range(rounds):
+        target = mean[None]
+        objectives, nobody_moved = alignment.match(target, restarts=0)
+        mean, spread = alignment.mean_and_spread(fitted)
+        spreads.append(spread)
+        if nobody_moved:
+            break
+    return target, objectives, spreads
 
 
 # -- checks ------------------------------------------------------------------------------------------------------------
@@ -176,12 +191,12 @@ class _Alignment:
         if executor is not None:
             at_once = min(at_once, ceil(len(zoo) / JOBS))
         parts = [zoo.weights[start : start + at_once] for start in range(0, len(zoo), at_once)]
-        if executor is not None and isinstance(zoo.weights, Tensor):
-            parts = [part.clone() for part in parts]  # a view would travel to the workers with the whole matrix
+        if executor is not None:
+            parts = [_light(part) for part in parts]
         return cls(spec, parts, [None] * len(parts), seed, executor, progress)
 
-    def match(self, target: Tensor, restarts: int) -> tuple[list[float], bool]:
-        """Match every member, as permuted so far, to a target (d,), and permute it further by the result.
+    def match(self, target: Tensor | Shards, restarts: int) -> tuple[list[float], bool]:
+        """Match every member, as permuted so far, to a target (1, d), and permute it further by the result.
 
         Returns:
             The objective that each reached, and whether nobody moved.
@@ -219,10 +234,15 @@ class _Alignment:
 
 
 def _match_part(
-    target: Tensor, part: Tensor | Shards, orders: Orders | None, spec: PermutationSpec, restarts: int, seed: int
+    target: Tensor | Shards,
+    part: Tensor | Shards,
+    orders: Orders | None,
+    spec: PermutationSpec,
+    restarts: int,
+    seed: int,
 ) -> Matchings:
-    """Match some members (m, d), as permuted so far, to a target (d,)."""
-    return match_rows(target, _permuted(part, orders, spec), spec, restarts, seed)
+    """Match some members (m, d), as permuted so far, to a target (1, d). A job, whose arguments can be pickled."""
+    return match_rows(_read(target)[0], _permuted(part, orders, spec), spec, restarts, seed)
 
 
 def _permuted(part: Tensor | Shards, orders: Orders | None, spec: PermutationSpec) -> Tensor:
@@ -235,6 +255,11 @@ def _objectives(target: Tensor, weights: Tensor | Shards, spec: PermutationSpec)
     state = spec.parameters(target)
     totals = [inner_products(state, spec.parameters(rows)) for rows in weights.split(rows_at_once(spec, 0))]
     return torch.cat(totals).tolist()
+
+
+def _light(rows: Tensor | Shards) -> Tensor | Shards:
+    """Rows that travel to a worker alone: a view of a tensor would take the whole matrix along."""
+    return rows.clone() if isinstance(rows, Tensor) else rows
 
 
 def _read(rows: Tensor | Shards) -> Tensor:

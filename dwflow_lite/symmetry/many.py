@@ -22,9 +22,10 @@ from dwflow_lite.zoo.zoo import Zoo
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
-NARROW = 16  # units of a residual stream: below, one start more or less is still felt
+NARROW = 48  # units of a residual stream: up to here one start more or less is still felt
 NARROW_RESTARTS = 4
 MATCHED_AT_ONCE = 256 * 2**20  # bytes
+LARGE = 1_000_000  # weights of a network: below, several threads gain nothing on its tensors
 
 
 def match_each(match: Callable[[Item], Result], items: Sequence[Item], progress: bool = False) -> list[Result]:
@@ -129,6 +130,13 @@ def match_rows(
 
     Products are made on the device of the weights, assignments on the CPU; the orders are there too.
     """
+    with one_thread(spec.layout.size < LARGE):
+        return _match_rows(reference, weights, spec, restarts, seed, max_sweeps)
+
+
+def _match_rows(
+    reference: Tensor, weights: Tensor, spec: PermutationSpec, restarts: int, seed: int, max_sweeps: int
+) -> Matchings:
     spec.layout.check(weights)
     largest = weights.detach().abs().amax(1)  # (n,)
     if not bool(largest.isfinite().all()):

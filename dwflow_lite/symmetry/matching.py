@@ -11,10 +11,10 @@ A network, a permuted copy of it, and the matching that permutes it back:
 (False, True)
 
 From top to bottom: what every matcher returns; how alike units are; which order of units has the most likeness; and the
-descent that settles one group of units after the other. This is one network, as notebook 03 shows it; many descents are
-made in step (``descents.py``), which is what :func:`weight_matching` does. Throughout, ``a`` is the reference that stays
-and ``b`` is permuted. A similarity matrix has a row for each unit of ``a`` and a column for each unit of ``b``, as they
-stand: what is to be made large is its diagonal.
+descent that settles one group of units after the other, in one network. (Many descents are made in step: that is how
+:func:`weight_matching` makes them, in ``descents.py``.) Throughout, ``a`` is the reference that stays and ``b`` is
+permuted. A similarity matrix has a row for each unit of ``a`` and a column for each unit of ``b``, as they stand: what
+is to be made large is its diagonal.
 """
 
 from __future__ import annotations

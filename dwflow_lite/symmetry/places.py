@@ -96,7 +96,7 @@ def products_at(
 def permute_state_of_many(
     state: Mapping[str, Tensor], spec: PermutationSpec, orders: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:  # fmt: skip
-    """Named tensors of P networks, (P, *shape), with the units of each in its own orders, (P, units) for every group."""
+    """Named tensors of P networks, (P, *shape), with the units of each in its own orders, (P, units) by group."""
     permuted = {}
     for name, tensor in state.items():
         for number, axis in enumerate(spec.axes[name], 1):
