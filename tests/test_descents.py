@@ -18,10 +18,10 @@ from dwflow_lite.symmetry import (
     permute_all,
     weight_matching,
 )
-from dwflow_lite.symmetry.descents import Descents, growth
+from dwflow_lite.symmetry.descents import Descents
 from dwflow_lite.symmetry.many import default_restarts, permute_rows, rows_at_once
 from dwflow_lite.symmetry.matching import checked_states, inner_product
-from dwflow_lite.symmetry.places import permute_state_of_many, places_of, products_at
+from dwflow_lite.symmetry.places import permute_state_of_many, products_at
 from dwflow_lite.zoo import Layout, Zoo
 
 
@@ -171,7 +171,7 @@ def test_rotated_matchings_are_applied_one_by_one():
 
 
 def test_growth_visits_every_coordinate_from_what_is_fixed(spec):
-    order = growth(spec)
+    order = spec.growth
     assert sorted(number for number, _ in order) == list(range(len(spec.coordinates)))
     for position, (_, unknown) in enumerate(order):
         later = {group for number, _ in order[position + 1 :] for group in spec.coordinates[number][1]}
@@ -246,10 +246,10 @@ def test_products_are_made_where_the_weights_are(spec):
     with FakeTensorMode(allow_non_fake_inputs=True), torch.device("cpu"):
         fake_a = {name: torch.empty(t.shape, device="cuda") for name, t in state_a.items()}
         fake_b = {name: torch.empty(t.shape, device="cuda") for name, t in state_b.items()}
-        moved = permute_state_of_many(fake_b, spec, {g: o[:2] for g, o in orders.items()})
+        moved = permute_state_of_many(fake_b, spec.axes, {g: o[:2] for g, o in orders.items()})
         assert all(tensor.device.type == "cuda" for tensor in moved.values())
         for group, n in spec.groups.items():
-            for place in places_of(spec, group):
+            for place in spec.places[group]:
                 a, b = place.rows(fake_a, 0), place.rows(fake_b, 1)
                 products = products_at(a, b, n, place.others, members, orders)
                 assert products.device.type == "cuda" and products.shape == (3, n, n)

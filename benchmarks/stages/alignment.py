@@ -27,7 +27,7 @@ from dwflow_lite.symmetry import (
 )
 from dwflow_lite.symmetry import descents as descents_module
 from dwflow_lite.symmetry import matching as matching_module
-from dwflow_lite.symmetry.matching import State, inner_product
+from dwflow_lite.symmetry.matching import State, checked_states, inner_product
 from dwflow_lite.zoo import Layout
 
 MOST_SECONDS = {"100 MNIST MLPs": 0.12, "ResNet-18 pair": 1.5}
@@ -164,7 +164,7 @@ def of_pair(name: str, network: nn.Module, kind: str, published: Published, toy:
     def descent(number: int) -> float:
         generator = torch.Generator().manual_seed(number)
         start = spec.random(generator) if number else spec.identity()
-        return coordinate_descent(*states, spec, start, generator).objective[-1]
+        return coordinate_descent(*checked_states(a, b, spec), spec, start, generator).objective[-1]
 
     seconds, spread, found = timed(lambda: weight_matching(a, b, spec))
     one_descent, _, _ = timed(lambda: descent(0))

@@ -94,9 +94,12 @@ def canonicalise(  # noqa: PLR0913 - a public door
 
     alignment = _Alignment.of(zoo, spec, restarts, seed, executor, progress)
     with one_thread(spec.layout.size < LARGE):
-        target, objectives, spreads = _aligned(alignment, target, fitted, restarts, rounds)
+        target, matchings, spreads = _aligned(alignment, target, fitted, restarts, rounds)
+        target = _read(target)[0]
+        before = (
+            _objectives(target, zoo.weights, spec) if len(spreads) > 1 else [x for m in matchings for x in m.before]
+        )
 
-    target = _read(target)[0]
     stage = {
         "stage": "canonicalise",
         "method": "weight matching",
@@ -107,32 +110,32 @@ def canonicalise(  # noqa: PLR0913 - a public door
         "basis": facts_of_alignment(target, spec, rounds=len(spreads) - 1),
         "fitted": len(fitted),
         "spread": spreads,
-        "objective_before": _objectives(target, zoo.weights, spec),
-        "objective_after": objectives,
+        "objective_before": before,
+        "objective_after": [history[-1] for part in matchings for history in part.objectives],
     }
     is_symmetry = is_known_spec or probe is not None
-    return zoo.with_weights(alignment.permuted(), stage, keep_scores=is_symmetry, folder=folder)
+    return zoo.with_weights(alignment.result(), stage, keep_scores=is_symmetry, folder=folder)
 
 
 def _aligned(
     alignment: _Alignment, target: Tensor | Shards, fitted: Sequence[int], restarts: int, rounds: int
-) -> tuple[Tensor | Shards, list[float], list[float]]:  # fmt: skip
-    """Match to a target (1, d), then in rounds to the mean of fitted members.
+) -> tuple[Tensor | Shards, list[Matchings], list[float]]:  # fmt: skip
+    """Match to a target (1, d), then in rounds to the mean of fitted members, until nobody moves.
 
     Returns:
-        The last target, the objective that each member reached with it, and the spread after each matching.
+        The last target, the matchings with it of each part, and the spread after each matching.
     """
-    objectives, _ = alignment.match(target, restarts)
+    matchings = alignment.match(target, restarts)
     mean, spread = alignment.mean_and_spread(fitted)
     spreads = [spread]
     for _ in range(rounds):
         target = mean[None]
-        objectives, nobody_moved = alignment.match(target, restarts=0)
+        matchings = alignment.match(target, restarts=0)
         mean, spread = alignment.mean_and_spread(fitted)
         spreads.append(spread)
-        if nobody_moved:
+        if not any(part.has_moves for part in matchings):
             break
-    return target, objectives, spreads
+    return target, matchings, spreads
 
 
 # -- checks ------------------------------------------------------------------------------------------------------------
@@ -195,19 +198,14 @@ class _Alignment:
             parts = [_light(part) for part in parts]
         return cls(spec, parts, [None] * len(parts), seed, executor, progress)
 
-    def match(self, target: Tensor | Shards, restarts: int) -> tuple[list[float], bool]:
-        """Match every member, as permuted so far, to a target (1, d), and permute it further by the result.
-
-        Returns:
-            The objective that each reached, and whether nobody moved.
-        """
+    def match(self, target: Tensor | Shards, restarts: int) -> list[Matchings]:
+        """Match every member, as permuted so far, to a target (1, d), and permute it further by the result."""
         jobs = [
             (target, part, orders, self.spec, restarts, self.seed)
             for part, orders in zip(self.parts, self.orders, strict=True)
         ]
         results = run_jobs(_match_part, jobs, self.executor, progress=self.progress, desc="aligning", unit="part")
         in_order = [matchings for _, matchings in sorted(results, key=itemgetter(0))]
-        nobody_moved = True
         for number, matchings in enumerate(in_order):
             before = self.orders[number]
             if isinstance(self.parts[number], Tensor):
@@ -216,14 +214,18 @@ class _Alignment:
                 self.orders[number] = matchings.orders
             else:  # the old ones first
                 self.orders[number] = {g: before[g].gather(1, order) for g, order in matchings.orders.items()}
-            for order in matchings.orders.values():  # (m, units)
-                nobody_moved = nobody_moved and torch.equal(order, torch.arange(order.shape[1]).expand_as(order))
-        return [objective[-1] for matchings in in_order for objective in matchings.objectives], nobody_moved
+        return in_order
 
     def permuted(self) -> Iterator[Tensor]:
         """All members as permuted so far, (m, d) at a time."""
         for part, orders in zip(self.parts, self.orders, strict=True):
             yield _permuted(part, orders, self.spec)
+
+    def result(self) -> Tensor | Iterator[Tensor]:
+        """All members as permuted in the end: (N, d), or (m, d) at a time."""
+        if len(self.parts) == 1 and isinstance(self.parts[0], Tensor):
+            return self.parts[0]
+        return self.permuted()
 
     def mean_and_spread(self, members: Sequence[int]) -> tuple[Tensor, float]:
         """Mean (d,) of some members as permuted so far, and their mean squared distance to it."""

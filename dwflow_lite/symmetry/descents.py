@@ -11,7 +11,7 @@ valid when its own group moves, and goes when another axis of its tensor does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -21,9 +21,10 @@ from dwflow_lite.symmetry.matching import State, assignment, best_orders, inner_
 from dwflow_lite.symmetry.places import (
     Place,
     blurred,
-    expected_product,
+    expected_inner_product,
+    ordered,
     permute_state_of_many,
-    places_of,
+    product_of_rows,
     products_at,
 )
 from dwflow_lite.symmetry.spec import PermutationSpec
@@ -61,7 +62,7 @@ class Descents:
     def __post_init__(self) -> None:
         count = len(self.members)
         self.history = [[] for _ in range(count)]
-        self.places = {group: places_of(self.spec, group) for group in self.spec.groups}
+        self.places = self.spec.places
         self.rows: dict[Place, tuple[Tensor, Tensor]] = {}  # of a (units, ...) and b (M, units, ...), laid out once
         for group, places in self.places.items():
             n = self.spec.groups[group]
@@ -71,7 +72,10 @@ class Descents:
         self.settled = torch.zeros(len(self.spec.coordinates), count, dtype=torch.bool)
         for number, (_, groups) in enumerate(self.spec.coordinates):
             self.settled[number] = not any(self.places[group] for group in groups)
-        self.neighbours = [_neighbours(self.spec, number) for number in range(len(self.spec.coordinates))]
+        self.upset = []  # of each coordinate the places whose products go when it moves
+        for _, groups in self.spec.coordinates:
+            self.upset.append([place for place in self.products if not place.groups.isdisjoint(groups)])
+        self.before = inner_products(self.a, self.b)  # <a, b>, (M,)
         self.least_gain = rounding_error(self.a)
 
     # -- similarities ------------------------------------------------------------------------------------------------
@@ -81,32 +85,46 @@ class Descents:
         n = self.spec.groups[group]
         total = torch.zeros(len(which), n, n, dtype=torch.float64)
         for place in self.places[group]:
-            total += self.product(place, which, unknown)
+            if not place.groups & unknown:
+                total += self.product(place, which)
+        hazy = [place for place in self.places[group] if place.groups & unknown]
+        if hazy:
+            total += self.expected_product(hazy, which, unknown)
         as_they_stand = self.orders[group][which]  # (p, n)
         return total.gather(2, as_they_stand[:, None].expand_as(total))
 
-    def product(self, place: Place, which: Tensor, unknown: frozenset[str]) -> Tensor:
-        """One summand (p, n, n) of a similarity, columns as given: kept, unless it hangs on groups without an order."""
+    def product(self, place: Place, which: Tensor) -> Tensor:
+        """One summand (p, n, n) of a similarity, columns as given; made where it is not valid any more."""
+        missing = which[~self.valid[place].index_select(0, which)]
+        if len(missing) > 0:
+            a, b = self.rows_of(place)
+            n = self.products[place].shape[1]
+            orders = self.some(missing, place.groups)
+            products = products_at(a, b, n, place.others, self.members.index_select(0, missing), orders).cpu()
+            self.products[place].index_copy_(0, missing, products)
+            self.valid[place].index_fill_(0, missing, True)
+        return self.products[place].index_select(0, which)
+
+    def expected_product(self, places: Sequence[Place], which: Tensor, unknown: frozenset[str]) -> Tensor:
+        """The summands of some places (p, n, n) that hang on groups without an order, together; none is kept."""
+        members, rows_a, rows_b = self.members[which], [], []
+        for place in places:
+            a, b, others = blurred(*self.rows_of(place), place.others, unknown)
+            b = ordered(b, others, members, self.some(which, place.groups - unknown))  # (p, n * each, *others)
+            n = self.products[place].shape[1]
+            rows_a.append(a.reshape(n, -1))
+            rows_b.append(b.reshape(len(which), n, -1))
+        return product_of_rows(torch.cat(rows_a, 1), torch.cat(rows_b, 2)).cpu()
+
+    def rows_of(self, place: Place) -> tuple[Tensor, Tensor]:
+        """Of reference and networks what belongs to the units of a place, laid out once."""
         if place not in self.rows:
             self.rows[place] = place.rows(self.a, 0), place.rows(self.b, 1)
-        a, b = self.rows[place]
-        n = self.products[place].shape[1]
-        if place.groups & unknown:
-            a, b, others = blurred(a, b, place.others, unknown)
-            return products_at(a, b, n, others, self.members[which], self.some(which, place.groups)).cpu()
-        missing = which[~self.valid[place][which]]
-        if len(missing) > 0:
-            orders = self.some(missing, place.groups)
-            products = products_at(a, b, n, place.others, self.members[missing], orders).cpu()
-            self.products[place][missing] = products
-            self.valid[place][missing] = True
-            if len(missing) == len(which):
-                return products
-        return self.products[place][which]
+        return self.rows[place]
 
     def some(self, which: Tensor, groups: frozenset[str]) -> Orders:
         """The orders (p, n) of some groups, of some descents (p,)."""
-        return {group: self.orders[group][which] for group in groups}
+        return {group: self.orders[group].index_select(0, which) for group in groups}
 
     # -- visits ------------------------------------------------------------------------------------------------------
 
@@ -121,11 +139,9 @@ class Descents:
         has_gained = gains > self.least_gain
         movers = which[has_gained]
         self.move({group: order[has_gained] for group, order in orders.items()}, movers)
-        for places in self.places.values():
-            for place in places:
-                if place.groups & set(groups):
-                    self.valid[place][movers] = False
-        for other in self.neighbours[number]:
+        for place in self.upset[number]:
+            self.valid[place].index_fill_(0, movers, False)
+        for other in self.spec.neighbours[number]:
             self.settled[other, movers] = False
         self.settled[number, which] = True
 
@@ -141,12 +157,12 @@ class Descents:
         moved = torch.zeros(len(which), dtype=torch.bool)
         for order in self.orders.values():
             moved |= (order[which] != torch.arange(order.shape[1])).any(1)
-        total = inner_products(self.a, self.b)[self.members[which]]  # (p,), of those that start from the identity
+        total = self.before[self.members[which]]  # (p,), of those that start from the identity
         if moved.any():
             movers = which[moved]
             orders = self.some(movers, frozenset(self.orders))
             state = {name: b[self.members[movers].to(b.device)] for name, b in self.b.items()}
-            total[moved] = inner_products(self.a, permute_state_of_many(state, self.spec, orders))
+            total[moved] = inner_products(self.a, permute_state_of_many(state, self.spec.axes, orders))
         for descent, objective in zip(which.tolist(), total.tolist(), strict=True):
             self.history[descent] = [objective]
 
@@ -159,8 +175,8 @@ class Descents:
         """
         total = torch.zeros(len(which), dtype=torch.float64)
         for name, b in self.b.items():
-            total += expected_product(self.a[name], b, self.spec.axes[name]).cpu()[self.members[which]]
-        for number, unknown in growth(self.spec):
+            total += expected_inner_product(self.a[name], b, self.spec.axes[name]).cpu()[self.members[which]]
+        for number, unknown in self.spec.growth:
             heads, groups = self.spec.coordinates[number]
             similarity = {group: self.similarity(group, which, unknown) for group in groups}
             orders, gains = best_orders_of_many(similarity, heads)
@@ -208,37 +224,3 @@ def best_orders_of_many(similarity: Mapping[str, Tensor], heads: int) -> tuple[O
         of_partners = units.gather(2, orders[group][..., None]).sum((1, 2))  # (p,)
         gains += of_partners - units.diagonal(dim1=1, dim2=2).sum(1)  # the diagonal: as units stand
     return orders, gains
-
-
-def _neighbours(spec: PermutationSpec, number: int) -> list[int]:
-    """The coordinates that share a tensor with this one: when it moves, they are no longer settled."""
-    names = _tensors(spec, number)
-    return [other for other in range(len(spec.coordinates)) if other != number and names & _tensors(spec, other)]
-
-
-def _tensors(spec: PermutationSpec, number: int) -> set[str]:
-    _, groups = spec.coordinates[number]
-    return {use.name for group in groups for use in spec.uses[group]}
-
-
-def growth(spec: PermutationSpec) -> list[tuple[int, frozenset[str]]]:
-    """In which order coordinates are found from what is fixed, each with the groups that have no order yet then.
-
-    Next is always the coordinate with the largest part of its weights in tensors that hang on no such group.
-    """
-    left = dict(enumerate(spec.coordinates))
-    places = {}
-    for number, (_, groups) in left.items():
-        places[number] = [place for group in groups for place in places_of(spec, group)]
-    order = []
-    while left:
-        unknown = {group for _, groups in left.values() for group in groups}
-        shares = {}
-        for number, (_, groups) in left.items():
-            others = unknown - set(groups)
-            known = sum(place.weights for place in places[number] if not place.groups & others)
-            shares[number] = known / max(1, sum(place.weights for place in places[number]))
-        number = max(shares, key=shares.get)  # of equal ones the first
-        _, groups = left.pop(number)
-        order.append((number, frozenset(unknown - set(groups))))
-    return order

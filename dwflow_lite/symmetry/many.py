@@ -16,7 +16,7 @@ from dwflow_lite.support.progress import bar as progress_bar
 from dwflow_lite.symmetry.descents import Descents, Orders
 from dwflow_lite.symmetry.matching import Matching, State, has_usual_size, require_vector
 from dwflow_lite.symmetry.permutation import Permutation
-from dwflow_lite.symmetry.places import permute_state_of_many, places_of
+from dwflow_lite.symmetry.places import permute_state_of_many
 from dwflow_lite.symmetry.spec import PermutationSpec
 from dwflow_lite.zoo.zoo import Zoo
 
@@ -109,14 +109,21 @@ class Matchings(Sequence[Matching]):
         orders: group -> index (n, units), a row for each row.
         objectives: the history of each row's best start.
         starts: what each start of each row reached.
+        before: <a, row> of each row as it was given.
     """
 
     orders: Orders
     objectives: list[list[float]]
     starts: list[list[float]]
+    before: list[float]
 
     def __len__(self) -> int:
         return len(self.objectives)
+
+    @property
+    def has_moves(self) -> bool:
+        """Whether anybody is permuted at all."""
+        return any(bool((order != torch.arange(order.shape[1])).any()) for order in self.orders.values())
 
     def __getitem__(self, row: int) -> Matching:
         permutation = Permutation({group: orders[row] for group, orders in self.orders.items()})
@@ -138,6 +145,7 @@ def _match_rows(
     reference: Tensor, weights: Tensor, spec: PermutationSpec, restarts: int, seed: int, max_sweeps: int
 ) -> Matchings:
     spec.layout.check(weights)
+    weights = weights.cpu() if weights.device.type == "mps" else weights  # which has no float64
     largest = weights.detach().abs().amax(1)  # (n,)
     if not bool(largest.isfinite().all()):
         raise ValueError("b must be one finite weight vector (d,): a row holds NaN or infinite weights")
@@ -148,19 +156,23 @@ def _match_rows(
     orders = {group: torch.empty(len(weights), units, dtype=torch.int64) for group, units in spec.groups.items()}
     objectives: list[list[float]] = [[]] * len(weights)
     reached: list[list[float]] = [[]] * len(weights)
+    before = torch.empty(len(weights), dtype=torch.float64)
+    at_once = rows_at_once(spec, restarts)
     for precision, chosen in ((torch.float32, single), (torch.float64, ~single)):
+        positions = chosen.cpu().nonzero().flatten()
+        if len(positions) == 0:
+            continue
         a = spec.parameters(reference.to(precision))
-        for rows in chosen.cpu().nonzero().flatten().split(rows_at_once(spec, restarts)):
-            if len(rows) == 0:
-                continue
+        for rows in positions.split(at_once):
             b = spec.parameters(_take(weights.detach(), rows).to(precision))
             descents = descents_from(a, b, spec, starts, restarts)
+            before[rows] = descents.before
             descents.run(generator_from(seed), max_sweeps)
             for row, best, values in _best_of(descents, rows, restarts):
                 objectives[row], reached[row] = descents.history[best], values
                 for group, order in orders.items():
                     order[row] = descents.orders[group][best]
-    return Matchings(orders, objectives, reached)
+    return Matchings(orders, objectives, reached, before.tolist())
 
 
 def starts_of(spec: PermutationSpec, restarts: int, seed: int) -> list[Permutation]:
@@ -194,7 +206,7 @@ def _best_of(descents: Descents, rows: Tensor, restarts: int) -> Iterator[tuple[
 def rows_at_once(spec: PermutationSpec, restarts: int) -> int:
     """How many rows are matched at a time, so that they and what belongs to them take ``MATCHED_AT_ONCE`` bytes."""
     largest = max(entry.size for entry in spec.layout.entries)
-    products = sum(spec.groups[group] ** 2 * len(places_of(spec, group)) for group in spec.groups)
+    products = sum(spec.groups[group] ** 2 * len(places) for group, places in spec.places.items())
     # Of each row its weights, and again with the units of other axes first; of each start also one tensor as permuted.
     numbers = 3 * spec.layout.size + (1 + restarts) * (2 * largest + products)
     return max(1, MATCHED_AT_ONCE // (4 * numbers))
@@ -230,7 +242,7 @@ def permute_rows(orders: Orders, spec: PermutationSpec, weights: Tensor) -> Tens
     permuted = torch.empty_like(weights)
     for name, columns in spec.layout.slices.items():  # one tensor at a time: no third copy of all rows
         tensor = weights[:, columns].unflatten(1, spec.layout[name].shape)  # (n, *shape)
-        permuted[:, columns] = permute_state_of_many({name: tensor}, spec, orders)[name].flatten(1)
+        permuted[:, columns] = permute_state_of_many({name: tensor}, spec.axes, orders)[name].flatten(1)
     return permuted
 
 

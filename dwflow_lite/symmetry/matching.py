@@ -117,10 +117,7 @@ def _sum_of_products(a: Tensor, b: Tensor) -> float:
 
 def inner_products(a: State, b: State) -> Tensor:
     """As :func:`inner_product`, of one network with each of many, (M, *shape): (M,), float64, on the CPU."""
-    totals = sum((b[name] * a[name]).flatten(1).sum(1, dtype=torch.float64) for name in a)
-    if not bool((totals.isfinite() & (totals != 0)).all()):
-        totals = sum((b[name].double() * a[name].double()).flatten(1).sum(1) for name in a)
-    return totals.cpu()
+    return sum(b[name].flatten(1).double() @ a[name].flatten().double() for name in a).cpu()
 
 
 def unit_similarity(

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from dwflow_lite.symmetry.axes import Axis, Use, permute_axis_of_many, places_of_many, stretches
-from dwflow_lite.symmetry.spec import PermutationSpec
 
 FIXED = (None,)  # what the other axes run over, where they are one: no group
 
@@ -42,18 +41,25 @@ class Place:
         return torch.cat(parts, -1) if len(parts) > 1 else parts[0].contiguous()
 
 
-def places_of(spec: PermutationSpec, group: str) -> list[Place]:
-    """All places of a group that have a say in matching."""
+def places_of(uses: Sequence[Use], axes: Mapping[str, tuple[Axis, ...]], sizes: Mapping[str, int]) -> list[Place]:
+    """All places of a group that have a say in matching.
+
+    Args:
+        uses: of the group.
+        axes: tensor name -> what its axes run over.
+        sizes: tensor name -> its number of weights.
+    """
     places, fixed = [], []
-    for use in spec.uses[group]:
-        others = tuple(axis for number, axis in enumerate(spec.axes[use.name]) if number != use.axis)
+    for use in uses:
+        others = [axis for number, axis in enumerate(axes[use.name]) if number != use.axis]
+        others = tuple(axis if groups_of([axis]) else None for axis in others)
         groups = groups_of(others)
         if groups:
-            places.append(Place((use,), others, groups, spec.layout[use.name].size))
+            places.append(Place((use,), others, groups, sizes[use.name]))
         else:
             fixed.append(use)
     if fixed:
-        places.append(Place(tuple(fixed), FIXED, groups_of(FIXED), sum(spec.layout[use.name].size for use in fixed)))
+        places.append(Place(tuple(fixed), FIXED, groups_of(FIXED), sum(sizes[use.name] for use in fixed)))
     return places
 
 
@@ -71,35 +77,46 @@ def products_at(
         a: reference (n * each, *others).
         b: networks (M, n * each, *others), on the same device.
         units: their number n.
-        others: what the other axes run over.
+        others: what the other axes run over, None where that is no group.
         members: which network each of P descents permutes, (P,).
         orders: of the groups on the other axes, (P, units of the group).
 
     Returns:
         On the device of the networks: a row for each unit of ``a``, a column for each unit of ``b`` as given.
     """
-    moved = None  # (P, n * each, *others)
+    rows_b = ordered(b, others, members, orders).reshape(len(members), units, -1)  # (P, n, numbers)
+    return product_of_rows(a.reshape(units, -1), rows_b)
+
+
+def ordered(b: Tensor, others: Sequence[Axis], members: Tensor, orders: Mapping[str, Tensor]) -> Tensor:
+    """Of some ``b`` what belongs to the units, the other axes in order: (P, n * each, *others); as for products."""
+    moved = None
     for number, axis in enumerate(others, 2):
-        if not groups_of([axis]):
+        if axis is None:
             continue
         places = places_of_many(axis, orders, b.shape[number])
         if moved is None:
             moved = permute_axis_of_many(b, number, places, members)
         else:
             moved = permute_axis_of_many(moved, number, places)
-    moved = b[members.to(b.device)] if moved is None else moved
-    rows_a = a.reshape(units, -1)  # (n, numbers)
-    rows_b = moved.reshape(len(members) * units, -1)  # (P * n, numbers)
-    return (rows_b @ rows_a.T).unflatten(0, (len(members), units)).transpose(1, 2)
+    if moved is None:
+        is_all = torch.equal(members, torch.arange(len(b)))  # then no copy
+        moved = b if is_all else b[members.to(b.device)]
+    return moved
+
+
+def product_of_rows(a: Tensor, b: Tensor) -> Tensor:
+    """Inner products (P, n, n) of rows (n, numbers) with those of each of (P, n, numbers), in one matrix product."""
+    return (b.flatten(0, 1) @ a.T).unflatten(0, b.shape[:2]).transpose(1, 2)
 
 
 def permute_state_of_many(
-    state: Mapping[str, Tensor], spec: PermutationSpec, orders: Mapping[str, Tensor]
+    state: Mapping[str, Tensor], axes: Mapping[str, tuple[Axis, ...]], orders: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:  # fmt: skip
     """Named tensors of P networks, (P, *shape), with the units of each in its own orders, (P, units) by group."""
     permuted = {}
     for name, tensor in state.items():
-        for number, axis in enumerate(spec.axes[name], 1):
+        for number, axis in enumerate(axes[name], 1):
             if groups_of([axis]):
                 tensor = permute_axis_of_many(tensor, number, places_of_many(axis, orders, tensor.shape[number]))
         permuted[name] = tensor
@@ -134,6 +151,8 @@ def blurred(
             left[number] = None
         elif isinstance(axis, tuple):
             b = _mean_of_stretches(b, 2 + number, axis, unknown)
+            parts = [part._replace(group=None) if part.group in unknown else part for part in axis]
+            left[number] = tuple(parts) if groups_of([tuple(parts)]) else None
     return a, b, left
 
 
@@ -151,7 +170,7 @@ def _mean_of_stretches(b: Tensor, number: int, axis: Axis, unknown: frozenset[st
     return torch.cat(parts, number)
 
 
-def expected_product(a: Tensor, b: Tensor, axes: Sequence[Axis]) -> Tensor:
+def expected_inner_product(a: Tensor, b: Tensor, axes: Sequence[Axis]) -> Tensor:
     """<a, b> of one tensor (*shape) with each of (M, *shape), expected over all orders of all groups: (M,), float64."""
     a, b, _ = blurred(a[None], b[:, None], axes, groups_of(axes))
-    return (a * b).flatten(1).sum(1, dtype=torch.float64)
+    return b.flatten(1).double() @ a.flatten().double()
