@@ -106,9 +106,10 @@ class Floor:
         floor = cls()
         products_at, assign = descents_module.products_at, linear_sum_assignment
 
-        def noted_products(a: Tensor, b: Tensor, units: int, others, members: Tensor, orders) -> Tensor:
-            floor.products.append((len(members) * units, a.numel() // units, units))
-            return products_at(a, b, units, others, members, orders)
+        def noted_products(a: Tensor, b: Tensor, units: int, others, members: Tensor | None, orders) -> Tensor:
+            products = products_at(a, b, units, others, members, orders)
+            floor.products.append((len(products) * units, a.numel() // units, units))
+            return products
 
         def noted_assignment(similarity, **options):
             floor.similarities.append(similarity.copy())

@@ -41,7 +41,7 @@ class Descents:
         a: named tensors of the reference.
         b: of M networks, (M, *shape).
         spec: what moves together.
-        members: which of the networks each descent permutes, (P,).
+        members: which of the networks each descent permutes, (P,), ascending.
         orders: group -> index (P, n), where each descent is.
         history: of each descent the objective, at its start and after each of its visits.
         products: of each place (P, n, n), on the CPU.
@@ -100,14 +100,14 @@ class Descents:
             a, b = self.rows_of(place)
             n = self.products[place].shape[1]
             orders = self.some(missing, place.groups)
-            products = products_at(a, b, n, place.others, self.members.index_select(0, missing), orders).cpu()
+            products = products_at(a, b, n, place.others, self.members_of(missing), orders).cpu()
             self.products[place].index_copy_(0, missing, products)
             self.valid[place].index_fill_(0, missing, True)
         return self.products[place].index_select(0, which)
 
     def expected_product(self, places: Sequence[Place], which: Tensor, unknown: frozenset[str]) -> Tensor:
         """The summands of some places (p, n, n) that hang on groups without an order, together; none is kept."""
-        members, rows_a, rows_b = self.members[which], [], []
+        members, rows_a, rows_b = self.members_of(which), [], []
         for place in places:
             a, b, others = blurred(*self.rows_of(place), place.others, unknown)
             b = ordered(b, others, members, self.some(which, place.groups - unknown))  # (p, n * each, *others)
@@ -121,6 +121,11 @@ class Descents:
         if place not in self.rows:
             self.rows[place] = place.rows(self.a, 0), place.rows(self.b, 1)
         return self.rows[place]
+
+    def members_of(self, which: Tensor) -> Tensor | None:
+        """The networks (p,) of some descents; None, if that is each network once, so that no copy is made."""
+        is_each_once = len(which) == len(self.members) == len(self.before)
+        return None if is_each_once else self.members.index_select(0, which)
 
     def some(self, which: Tensor, groups: frozenset[str]) -> Orders:
         """The orders (p, n) of some groups, of some descents (p,)."""

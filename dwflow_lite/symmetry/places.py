@@ -69,7 +69,7 @@ def groups_of(axes: Sequence[Axis]) -> frozenset[str]:
 
 
 def products_at(
-    a: Tensor, b: Tensor, units: int, others: Sequence[Axis], members: Tensor, orders: Mapping[str, Tensor]
+    a: Tensor, b: Tensor, units: int, others: Sequence[Axis], members: Tensor | None, orders: Mapping[str, Tensor]
 ) -> Tensor:
     """Inner products (P, n, n) of the units of ``a`` with those of some ``b``, the other axes of ``b`` put in order.
 
@@ -78,17 +78,17 @@ def products_at(
         b: networks (M, n * each, *others), on the same device.
         units: their number n.
         others: what the other axes run over, None where that is no group.
-        members: which network each of P descents permutes, (P,).
+        members: which network each of P descents permutes, (P,); None: they are the M, each once.
         orders: of the groups on the other axes, (P, units of the group).
 
     Returns:
         On the device of the networks: a row for each unit of ``a``, a column for each unit of ``b`` as given.
     """
-    rows_b = ordered(b, others, members, orders).reshape(len(members), units, -1)  # (P, n, numbers)
-    return product_of_rows(a.reshape(units, -1), rows_b)
+    moved = ordered(b, others, members, orders)
+    return product_of_rows(a.reshape(units, -1), moved.reshape(len(moved), units, -1))
 
 
-def ordered(b: Tensor, others: Sequence[Axis], members: Tensor, orders: Mapping[str, Tensor]) -> Tensor:
+def ordered(b: Tensor, others: Sequence[Axis], members: Tensor | None, orders: Mapping[str, Tensor]) -> Tensor:
     """Of some ``b`` what belongs to the units, the other axes in order: (P, n * each, *others); as for products."""
     moved = None
     for number, axis in enumerate(others, 2):
@@ -100,8 +100,7 @@ def ordered(b: Tensor, others: Sequence[Axis], members: Tensor, orders: Mapping[
         else:
             moved = permute_axis_of_many(moved, number, places)
     if moved is None:
-        is_all = torch.equal(members, torch.arange(len(b)))  # then no copy
-        moved = b if is_all else b[members.to(b.device)]
+        moved = b if members is None else b[members.to(b.device)]
     return moved
 
 
