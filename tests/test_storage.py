@@ -258,7 +258,7 @@ def test_statistics_are_measured_member_after_member(tmp_path):
 @pytest.mark.parametrize("stage", [canonicalise, lambda zoo: recalibrate(zoo, load_task("digits"))])
 def test_a_stage_of_a_zoo_on_disk_wants_a_folder_before_it_begins(tmp_path, monkeypatch, stage):
     zoo = on_disk(random_zoo(3, ResNet((4, 6), 1, channels=1), held_out=0), tmp_path / "zoo")
-    monkeypatch.setattr(canonical, "weight_matching", None)
+    monkeypatch.setattr(canonical, "match_rows", None)
     with pytest.raises(ValueError, match="lives on disk: name a folder for the result"):
         stage(zoo)
 
@@ -340,7 +340,7 @@ def test_a_folder_with_a_suffix_is_refused_before_anything_is_done(tmp_path, mon
     if made:
         folder.mkdir()
     monkeypatch.setattr(plan, "initialise", None)
-    monkeypatch.setattr(canonical, "weight_matching", None)
+    monkeypatch.setattr(canonical, "match_rows", None)
     for use in (
         lambda: train_zoo(TASK, mlp(), folder=folder, **FAST),
         lambda: canonicalise(random_zoo(), folder=folder),
@@ -553,7 +553,7 @@ def test_bad_places_and_storages_are_found_before_anything_is_done(tmp_path, mon
             train_zoo(TASK, mlp(), **FAST, **options)
     with pytest.raises(ValueError, match="no storage 'int8': choose one of float32, bfloat16"):
         random_zoo().save(tmp_path / "z", "int8")
-    monkeypatch.setattr(canonical, "weight_matching", None)
+    monkeypatch.setattr(canonical, "match_rows", None)
     with pytest.raises(OSError, match="cannot write"):
         canonicalise(random_zoo(), folder=tmp_path / "file")
     assert names(tmp_path) == ["file"]

@@ -8,8 +8,7 @@ from math import log2
 import torch
 from torch import Tensor
 
-from dwflow_lite.symmetry.many import match_all, match_each, permute_all
-from dwflow_lite.symmetry.matching import weight_matching
+from dwflow_lite.symmetry.many import match_all, match_each, permute_all, weight_matching
 from dwflow_lite.symmetry.spec import PermutationSpec
 
 SMALLEST = 2.0**-20  # the largest weight of all networks, below which they are multiplied; its inverse, above

@@ -7,7 +7,7 @@ from dwflow_lite.symmetry.basis import basis_of
 from dwflow_lite.symmetry.canonical import canonicalise
 from dwflow_lite.symmetry.gauge import fix_gauge
 from dwflow_lite.symmetry.heads import match_heads, spectral_distance
-from dwflow_lite.symmetry.many import match_all, match_each, match_neighbours, permute_all
+from dwflow_lite.symmetry.many import match_all, match_each, match_neighbours, permute_all, weight_matching
 from dwflow_lite.symmetry.matching import (
     Matching,
     best_orders,
@@ -15,7 +15,6 @@ from dwflow_lite.symmetry.matching import (
     head_scores,
     identity_matching,
     unit_similarity,
-    weight_matching,
 )
 from dwflow_lite.symmetry.permutation import Permutation
 from dwflow_lite.symmetry.repairing import repair, unit_statistics

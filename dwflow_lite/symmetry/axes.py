@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -98,3 +99,53 @@ def permute_axes(tensor: Tensor, axes: tuple[Axis, ...], permutation: Permutatio
             order = positions(axis, permutation, tensor.shape[number])
             tensor = tensor.index_select(number, order.to(tensor.device))
     return tensor
+
+
+# -- many networks, each in its own order ------------------------------------------------------------------------------
+
+
+def places_of_many(axis: Axis, orders: Mapping[str, Tensor], size: int) -> Tensor:
+    """As :func:`positions` for P networks: (P, size).
+
+    Args:
+        axis: what it runs over.
+        orders: of each group on it, (P, units), one row a network.
+        size: of the axis.
+    """
+    if isinstance(axis, str):
+        return orders[axis]
+    count = len(next(iter(orders.values())))
+    parts = []
+    start = 0
+    for group, units, each in stretches(axis, size):
+        order = torch.arange(units).expand(count, units) if group is None else orders[group]
+        places = order[..., None] * each + torch.arange(each)  # (P, units, each)
+        parts.append(start + places.flatten(1))
+        start += units * each
+    return torch.cat(parts, 1)
+
+
+def permute_axis_of_many(tensor: Tensor, number: int, places: Tensor, members: Tensor | None = None) -> Tensor:
+    """One axis of P networks permuted, each by its own order: (P, *shape).
+
+    Args:
+        tensor: (M, *shape).
+        number: of the axis, counted with that of the networks.
+        places: where each place is taken from, (P, size).
+        members: which network each of the P is, (P,); None: they are the M themselves.
+
+    Example:
+        >>> orders = torch.tensor([[1, 0, 2], [2, 1, 0]])
+        >>> permute_axis_of_many(torch.arange(6).view(2, 3), 1, orders)
+        tensor([[1, 0, 2],
+                [5, 4, 3]])
+    """
+    before, size = tensor.shape[1:number].numel(), tensor.shape[number]
+    members = torch.arange(len(tensor)) if members is None else members
+    # Stretches of memory that stay together are rows; each row of the result is taken from one row of the tensor.
+    rows = tensor.flatten(0, number)  # (M * before * size, *after)
+    first = members[:, None] * before + torch.arange(before)  # (P, before)
+    index = first[..., None] * size + places[:, None]  # (P, before, size)
+    return rows.index_select(0, index.flatten().to(tensor.device)).unflatten(
+        0, (len(members), *tensor.shape[1 : number + 1])
+    )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from math import ceil
 from operator import itemgetter
 from pathlib import Path
 
@@ -13,11 +14,12 @@ import torch
 from torch import Tensor
 
 from dwflow_lite.support.checks import brief, is_whole, whole_seed
+from dwflow_lite.support.devices import one_thread
 from dwflow_lite.support.jobs import run_jobs
 from dwflow_lite.symmetry.basis import facts_of_alignment
-from dwflow_lite.symmetry.many import match_each
-from dwflow_lite.symmetry.matching import Matching, default_restarts, inner_product, weight_matching
-from dwflow_lite.symmetry.permutation import Permutation
+from dwflow_lite.symmetry.descents import Orders
+from dwflow_lite.symmetry.many import LARGE, Matchings, default_restarts, match_rows, permute_rows, rows_at_once
+from dwflow_lite.symmetry.matching import inner_product, inner_products
 from dwflow_lite.symmetry.spec import PermutationSpec, require_spec
 from dwflow_lite.zoo.checks import require_zoo
 from dwflow_lite.zoo.inputs import check_taken, require_tensor
@@ -25,8 +27,7 @@ from dwflow_lite.zoo.layout import Layout
 from dwflow_lite.zoo.storage import Shards
 from dwflow_lite.zoo.zoo import Zoo
 
-# One network: weights (1, d), of a zoo on disk not read yet. ``row[0]`` (d,) reads them.
-Row = Tensor | Shards
+JOBS = 16  # at least so many, if there are as many members, where an executor runs them
 
 
 def canonicalise(  # noqa: PLR0913 - a public door
@@ -58,9 +59,9 @@ def canonicalise(  # noqa: PLR0913 - a public door
         probe: inputs (n, ...) on which a spec of your own is verified to change no output. Without them it is trusted,
             but recorded scores are dropped.
         seed: of group order and restarts.
-        folder: where the result is written, member after member; needed for a zoo on disk, of which a few rows are
-            read at a time.
-        executor: where members are matched, one a job (:func:`dwflow_lite.support.jobs.run_jobs`).
+        folder: where the result is written, member after member; needed for a zoo on disk, of which as many rows are
+            read at a time as are matched at once (``MATCHED_AT_ONCE`` bytes).
+        executor: where members are matched, a few a job (:func:`dwflow_lite.support.jobs.run_jobs`).
         progress: show a bar.
 
     Returns:
@@ -85,14 +86,45 @@ def canonicalise(  # noqa: PLR0913 - a public door
     _check_reference(zoo, reference)
     reference = reference if isinstance(reference, Tensor) else int(reference)  # JSON knows no NumPy numbers
 
-    rows = _rows(zoo, executor)
     if isinstance(reference, int):
-        target = rows[reference]
+        target = _light(zoo.weights[reference : reference + 1])
     else:
-        target = reference.to(zoo.weights.device, zoo.weights.dtype)[None]  # (1, d), as a row
+        target = reference.to(zoo.weights.device, zoo.weights.dtype)[None]
     fitted = [member for member, held in enumerate(zoo.held_out) if not held]
 
-    alignment = _Alignment(spec, rows, [spec.identity() for _ in rows], seed, executor, progress)
+    alignment = _Alignment.of(zoo, spec, restarts, seed, executor, progress)
+    with one_thread(spec.layout.size < LARGE):
+        target, matchings, spreads = _aligned(alignment, target, fitted, restarts, rounds)
+        target = _read(target)[0]
+        before = (
+            _objectives(target, zoo.weights, spec) if len(spreads) > 1 else [x for m in matchings for x in m.before]
+        )
+
+    stage = {
+        "stage": "canonicalise",
+        "method": "weight matching",
+        "reference": reference if isinstance(reference, int) else "given weights",
+        "restarts": restarts,
+        "seed": seed,
+        "rounds": int(rounds),
+        "basis": facts_of_alignment(target, spec, rounds=len(spreads) - 1),
+        "fitted": len(fitted),
+        "spread": spreads,
+        "objective_before": before,
+        "objective_after": [history[-1] for part in matchings for history in part.objectives],
+    }
+    is_symmetry = is_known_spec or probe is not None
+    return zoo.with_weights(alignment.result(), stage, keep_scores=is_symmetry, folder=folder)
+
+
+def _aligned(
+    alignment: _Alignment, target: Tensor | Shards, fitted: Sequence[int], restarts: int, rounds: int
+) -> tuple[Tensor | Shards, list[Matchings], list[float]]:  # fmt: skip
+    """Match to a target (1, d), then in rounds to the mean of fitted members, until nobody moves.
+
+    Returns:
+        The last target, the matchings with it of each part, and the spread after each matching.
+    """
     matchings = alignment.match(target, restarts)
     mean, spread = alignment.mean_and_spread(fitted)
     spreads = [spread]
@@ -101,26 +133,9 @@ def canonicalise(  # noqa: PLR0913 - a public door
         matchings = alignment.match(target, restarts=0)
         mean, spread = alignment.mean_and_spread(fitted)
         spreads.append(spread)
-        if all(matching.permutation.is_identity for matching in matchings):
+        if not any(part.has_moves for part in matchings):
             break
-
-    state = spec.parameters(target[0])
-    stage = {
-        "stage": "canonicalise",
-        "method": "weight matching",
-        "reference": reference if isinstance(reference, int) else "given weights",
-        "restarts": restarts,
-        "seed": seed,
-        "rounds": int(rounds),
-        "basis": facts_of_alignment(target[0], spec, rounds=len(spreads) - 1),
-        "fitted": len(fitted),
-        "spread": spreads,
-        "objective_before": [inner_product(state, spec.parameters(row[0])) for row in rows],
-        "objective_after": [matching.objective[-1] for matching in matchings],
-    }
-    permuted = (weights[None] for weights in alignment.permuted(range(len(zoo))))  # (1, d) each, one at a time
-    is_symmetry = is_known_spec or probe is not None
-    return zoo.with_weights(permuted, stage, keep_scores=is_symmetry, folder=folder)
+    return target, matchings, spreads
 
 
 # -- checks ------------------------------------------------------------------------------------------------------------
@@ -159,64 +174,108 @@ def _check_reference(zoo: Zoo, reference: int | Tensor) -> None:
 # -- one target, every member ------------------------------------------------------------------------------------------
 
 
-def _rows(zoo: Zoo, executor: Executor | None) -> list[Row]:
-    rows = [zoo.weights[member : member + 1] for member in range(len(zoo))]
-    if executor is not None and isinstance(zoo.weights, Tensor):
-        return [row.clone() for row in rows]  # a view would travel to the workers with the whole matrix
-    return rows
-
-
 @dataclass
 class _Alignment:
-    """Members as they were read, and for each the permutation that it has got so far."""
+    """Members in parts, as permuted so far; those of a zoo on disk as they are there, and beside them their orders."""
 
     spec: PermutationSpec
-    rows: list[Row]
-    permutations: list[Permutation]
+    parts: list[Tensor | Shards]  # (m, d) each
+    orders: list[Orders | None]  # of each part on disk, group -> (m, units); None: nobody was permuted, or is in memory
     seed: int
     executor: Executor | None
     progress: bool
 
-    def match(self, target: Row, restarts: int) -> list[Matching]:
+    @classmethod
+    def of(
+        cls, zoo: Zoo, spec: PermutationSpec, restarts: int, seed: int, executor: Executor | None, progress: bool
+    ) -> _Alignment:
+        """Parts of as many members as are matched at a time; with an executor smaller ones, so that each has a job."""
+        at_once = rows_at_once(spec, restarts)
+        if executor is not None:
+            at_once = min(at_once, ceil(len(zoo) / JOBS))
+        parts = [zoo.weights[start : start + at_once] for start in range(0, len(zoo), at_once)]
+        if executor is not None:
+            parts = [_light(part) for part in parts]
+        return cls(spec, parts, [None] * len(parts), seed, executor, progress)
+
+    def match(self, target: Tensor | Shards, restarts: int) -> list[Matchings]:
         """Match every member, as permuted so far, to a target (1, d), and permute it further by the result."""
         jobs = [
-            (target, row, permutation, self.spec, restarts, self.seed)
-            for row, permutation in zip(self.rows, self.permutations, strict=True)
+            (target, part, orders, self.spec, restarts, self.seed)
+            for part, orders in zip(self.parts, self.orders, strict=True)
         ]
-        in_memory = isinstance(self.rows[0], Tensor)
-        if self.executor is None and in_memory:
-            matchings = match_each(lambda job: _match_row(*job), jobs, self.progress)
-        else:  # by an executor; or here, one after the other, so that few rows of a zoo on disk are read at a time
-            results = run_jobs(_match_row, jobs, self.executor, progress=self.progress, desc="aligning", unit="network")
-            matchings = [matching for _, matching in sorted(results, key=itemgetter(0))]  # back in order of members
-        for member, matching in enumerate(matchings):
-            self.permutations[member] = matching.permutation.compose(self.permutations[member])  # the old one first
-        return matchings
+        results = run_jobs(_match_part, jobs, self.executor, progress=self.progress, desc="aligning", unit="part")
+        in_order = [matchings for _, matchings in sorted(results, key=itemgetter(0))]
+        for number, matchings in enumerate(in_order):
+            before = self.orders[number]
+            if isinstance(self.parts[number], Tensor):
+                self.parts[number] = permute_rows(matchings.orders, self.spec, self.parts[number])
+            elif before is None:
+                self.orders[number] = matchings.orders
+            else:  # the old ones first
+                self.orders[number] = {g: before[g].gather(1, order) for g, order in matchings.orders.items()}
+        return in_order
 
-    def permuted(self, members: Iterable[int]) -> Iterator[Tensor]:
-        """Some members (d,) as permuted so far, one after the other."""
-        for member in members:
-            yield self.spec.apply(self.permutations[member], self.rows[member][0])
+    def permuted(self) -> Iterator[Tensor]:
+        """All members as permuted so far, (m, d) at a time."""
+        for part, orders in zip(self.parts, self.orders, strict=True):
+            yield _permuted(part, orders, self.spec)
 
-    def mean_and_spread(self, members: Iterable[int]) -> tuple[Tensor, float]:
+    def result(self) -> Tensor | Iterator[Tensor]:
+        """All members as permuted in the end: (N, d), or (m, d) at a time."""
+        if len(self.parts) == 1 and isinstance(self.parts[0], Tensor):
+            return self.parts[0]
+        return self.permuted()
+
+    def mean_and_spread(self, members: Sequence[int]) -> tuple[Tensor, float]:
         """Mean (d,) of some members as permuted so far, and their mean squared distance to it."""
-        return _mean_and_spread(self.permuted(members), _parameter_columns(self.spec.layout))
+        chosen = set(members)
+        rows = (row for part in self.permuted() for row in part)
+        some = (row for member, row in enumerate(rows) if member in chosen)
+        return _mean_and_spread(some, _parameter_columns(self.spec.layout))
 
 
-def _match_row(
-    target: Row, row: Row, permutation: Permutation, spec: PermutationSpec, restarts: int, seed: int
-) -> Matching:
-    """Match one member (1, d), as permuted so far, to a target (1, d). A job, whose arguments can be pickled."""
-    permuted = spec.apply(permutation, row[0])
-    return weight_matching(target[0], permuted, spec, restarts=restarts, seed=seed)
+def _match_part(
+    target: Tensor | Shards,
+    part: Tensor | Shards,
+    orders: Orders | None,
+    spec: PermutationSpec,
+    restarts: int,
+    seed: int,
+) -> Matchings:
+    """Match some members (m, d), as permuted so far, to a target (1, d). A job, whose arguments can be pickled."""
+    return match_rows(_read(target)[0], _permuted(part, orders, spec), spec, restarts, seed)
 
 
-def _parameter_columns(layout: Layout) -> Tensor:
+def _permuted(part: Tensor | Shards, orders: Orders | None, spec: PermutationSpec) -> Tensor:
+    weights = _read(part)
+    return weights if orders is None else permute_rows(orders, spec, weights)
+
+
+def _objectives(target: Tensor, weights: Tensor | Shards, spec: PermutationSpec) -> list[float]:
+    """The inner product of each row (N, d) with a target (d,)."""
+    state = spec.parameters(target)
+    totals = [inner_products(state, spec.parameters(rows)) for rows in weights.split(rows_at_once(spec, 0))]
+    return torch.cat(totals).tolist()
+
+
+def _light(rows: Tensor | Shards) -> Tensor | Shards:
+    """Rows that travel to a worker alone: a view of a tensor would take the whole matrix along."""
+    return rows.clone() if isinstance(rows, Tensor) else rows
+
+
+def _read(rows: Tensor | Shards) -> Tensor:
+    return rows if isinstance(rows, Tensor) else rows.columns(slice(None))
+
+
+def _parameter_columns(layout: Layout) -> Tensor | slice:
     """Which columns (d,) are parameters: running statistics have no say in the objective, nor in the spread."""
+    if all(entry.role == "parameter" for entry in layout.entries):
+        return slice(None)
     return torch.cat([torch.full((entry.size,), entry.role == "parameter") for entry in layout.entries])
 
 
-def _mean_and_spread(members: Iterable[Tensor], columns: Tensor) -> tuple[Tensor, float]:
+def _mean_and_spread(members: Iterable[Tensor], columns: Tensor | slice) -> tuple[Tensor, float]:
     """Mean (d,) of vectors that pass by once, and their mean squared distance to it over some columns.
 
     Welford's method: each vector moves the mean by its share of the difference, and adds the product of its differences

@@ -3,6 +3,7 @@
 A network, a permuted copy of it, and the matching that permutes it back:
 
 >>> from dwflow_lite.networks import MLP
+>>> from dwflow_lite.symmetry import weight_matching
 >>> spec, rng = PermutationSpec.of(MLP([3, 4, 2])), torch.Generator().manual_seed(0)
 >>> a = torch.randn(spec.layout.size, generator=rng)
 >>> b = spec.apply(spec.random(rng), a)
@@ -10,7 +11,8 @@ A network, a permuted copy of it, and the matching that permutes it back:
 (False, True)
 
 From top to bottom: what every matcher returns; how alike units are; which order of units has the most likeness; and the
-descent that settles one group of units after the other. Throughout, ``a`` is the reference that stays and ``b`` is
+descent that settles one group of units after the other, in one network. (Many descents are made in step: that is how
+:func:`weight_matching` makes them, in ``descents.py``.) Throughout, ``a`` is the reference that stays and ``b`` is
 permuted. A similarity matrix has a row for each unit of ``a`` and a column for each unit of ``b``, as they stand: what
 is to be made large is its diagonal.
 """
@@ -18,21 +20,18 @@ is to be made large is its diagonal.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import isfinite
 
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from dwflow_lite.support.checks import is_whole
-from dwflow_lite.support.devices import generator_from
 from dwflow_lite.symmetry.axes import Use
 from dwflow_lite.symmetry.permutation import Permutation
 from dwflow_lite.symmetry.rotation import rotate_stream
 from dwflow_lite.symmetry.spec import PermutationSpec
 
-TIED_RESTARTS = 4
 UNUSUAL = 1e-12  # the largest weight of networks that are matched in float64, or its inverse
 
 State = Mapping[str, Tensor]  # the named tensors of one network
@@ -75,6 +74,33 @@ def identity_matching(a: Tensor, b: Tensor, spec: PermutationSpec) -> Matching:
     return Matching(spec.identity(), [inner_product(*checked_states(a, b, spec))])
 
 
+def checked_states(a: Tensor, b: Tensor, spec: PermutationSpec) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The parameters of two weight vectors (d,), named, on the CPU and in one precision (float64 if either has it).
+
+    Raises:
+        ValueError: one of them is not a finite vector (d,).
+    """
+    require_vector("a", a, spec)
+    require_vector("b", b, spec)
+    is_single = torch.float64 not in (a.dtype, b.dtype) and has_usual_size(max(a.abs().max(), b.abs().max()))
+    precision = torch.float32 if is_single else torch.float64
+    state_a = spec.parameters(a.detach().to("cpu", precision))
+    state_b = spec.parameters(b.detach().to("cpu", precision))
+    return state_a, state_b
+
+
+def require_vector(name: str, weights: Tensor, spec: PermutationSpec) -> None:
+    """``ValueError`` unless weights are one finite vector (d,) of the spec's network."""
+    spec.layout.check(weights)
+    if weights.ndim != 1 or not weights.abs().max().isfinite():
+        raise ValueError(f"{name} must be one finite weight vector (d,), got shape {tuple(weights.shape)}")
+
+
+def has_usual_size(largest: Tensor) -> Tensor:
+    """Whether products of weights, of which these are the largest, neither vanish nor overflow in single precision."""
+    return (largest == 0) | ((largest >= UNUSUAL) & (largest <= 1 / UNUSUAL))
+
+
 # -- how alike units are -----------------------------------------------------------------------------------------------
 
 
@@ -87,6 +113,11 @@ def _sum_of_products(a: Tensor, b: Tensor) -> float:
     """<A, B> in float64; products that single precision cannot hold are made in float64 too."""
     total = float((a * b).sum(dtype=torch.float64))
     return total if isfinite(total) and total != 0 else float((a.double() * b.double()).sum())
+
+
+def inner_products(a: State, b: State) -> Tensor:
+    """As :func:`inner_product`, of one network with each of many, (M, *shape): (M,), float64, on the CPU."""
+    return sum(b[name].flatten(1).double() @ a[name].flatten().double() for name in a).cpu()
 
 
 def unit_similarity(
@@ -260,70 +291,3 @@ def still_valid(products: Products, spec: PermutationSpec, orders: Mapping[str, 
     changed_tensors = {use.name for use in permuted}
     unchanged = {use: product for use, product in products.items() if use.name not in changed_tensors}
     return unchanged | permuted
-
-
-# -- the whole matching ------------------------------------------------------------------------------------------------
-
-
-def weight_matching(
-    a: Tensor, b: Tensor, spec: PermutationSpec, *, restarts: int | None = None, seed: int = 0, max_sweeps: int = 100
-) -> Matching:
-    """Permute the hidden units of ``b`` so that its weights lie close to those of ``a``.
-
-    Maximises the sum over tensors of <A, permuted B>: a sum of bilinear assignment problems, NP-hard. Coordinate
-    descent holds all groups but one (or all but one block of attention heads), solves that one exactly, and stops when
-    none gains. What it returns is a local optimum; restarts from random permutations look for a better one.
-
-    Args:
-        a: reference weights (d,), left as they are.
-        b: weights (d,) to permute; the caller's tensor is not changed.
-        spec: what moves together.
-        restarts: further starts from random permutations; None: ``TIED_RESTARTS`` where several layers write to one
-            group (residual streams, where local optima are poor), else none.
-        seed: of the group order and the restarts.
-        max_sweeps: a bound nobody has met.
-
-    Returns:
-        The best start, its objective <a, permuted b>, and in ``starts`` what every start reached.
-
-    Raises:
-        ValueError: weights that are not one finite vector (d,), a seed or a number of restarts that is none.
-        RuntimeError: after ``max_sweeps`` sweeps there was still something to gain.
-    """
-    state_a, state_b = checked_states(a, b, spec)
-    restarts = default_restarts(spec, restarts)
-    generator = generator_from(seed)
-    descents = []
-    for number in range(1 + restarts):
-        start = spec.identity() if number == 0 else spec.random(generator)
-        descents.append(coordinate_descent(state_a, state_b, spec, start, generator, max_sweeps))
-    best = max(descents, key=lambda descent: descent.objective[-1])  # of equal ones the first
-    return replace(best, starts=[descent.objective[-1] for descent in descents])
-
-
-def checked_states(a: Tensor, b: Tensor, spec: PermutationSpec) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The parameters of two weight vectors (d,), named, on the CPU and in one precision (float64 if either has it).
-
-    Raises:
-        ValueError: one of them is not a finite vector (d,).
-    """
-    for name, weights in (("a", a), ("b", b)):
-        spec.layout.check(weights)
-        if weights.ndim != 1 or not weights.abs().max().isfinite():
-            raise ValueError(f"{name} must be one finite weight vector (d,), got shape {tuple(weights.shape)}")
-    largest = max(float(a.abs().max()), float(b.abs().max()))
-    has_usual_size = largest == 0 or UNUSUAL <= largest <= 1 / UNUSUAL  # else products vanish or overflow
-    is_single = torch.float64 not in (a.dtype, b.dtype) and has_usual_size
-    precision = torch.float32 if is_single else torch.float64
-    state_a = spec.parameters(a.detach().to("cpu", precision))
-    state_b = spec.parameters(b.detach().to("cpu", precision))
-    return state_a, state_b
-
-
-def default_restarts(spec: PermutationSpec, restarts: int | None) -> int:
-    """The number of restarts asked for; without a wish, some where a group is tied by a residual stream."""
-    if restarts is None:
-        return TIED_RESTARTS if spec.tied else 0
-    if not is_whole(restarts):
-        raise ValueError(f"restarts must be None or a whole number >= 0, got {restarts!r}")
-    return int(restarts)

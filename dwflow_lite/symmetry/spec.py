@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dwflow_lite.symmetry.architectures import STREAM, known_axes
 from dwflow_lite.symmetry.axes import Axis, Use, permute_axes, stretches
 from dwflow_lite.symmetry.permutation import Permutation
+from dwflow_lite.symmetry.places import Place, places_of
 from dwflow_lite.symmetry.probing import Probe, generic_inputs, in_double, known_state, probes
 from dwflow_lite.zoo.layout import Layout
 
@@ -208,11 +209,57 @@ class PermutationSpec:
     @cached_property
     def tied(self) -> bool:
         """Whether several layers write to one free group (a residual stream): where local optima are poor."""
+        return self.width_of_tied > 0
+
+    @cached_property
+    def width_of_tied(self) -> int:
+        """How many units the widest free group has to which several layers write; 0: there is none."""
+        widths = [0]
         for group in self.free:
             layers = [use for use in self.uses[group] if use.axis == 0 and len(self.axes[use.name]) > 1]
             if len(layers) > 1:
-                return True
-        return False
+                widths.append(self.groups[group])
+        return max(widths)
+
+    # -- what descents look up again and again -----------------------------------------------------------------------
+
+    @cached_property
+    def places(self) -> dict[str, list[Place]]:
+        """Group name -> its places: what is multiplied at once when units are compared."""
+        sizes = {entry.name: entry.size for entry in self.layout.entries}
+        return {group: places_of(uses, self.axes, sizes) for group, uses in self.uses.items()}
+
+    @cached_property
+    def neighbours(self) -> list[list[int]]:
+        """For each coordinate those that share a tensor with it: when it moves, they can be solved anew."""
+        tensors = [{use.name for group in groups for use in self.uses[group]} for _, groups in self.coordinates]
+        neighbours = []
+        for number, own in enumerate(tensors):
+            neighbours.append([other for other, its in enumerate(tensors) if other != number and own & its])
+        return neighbours
+
+    @cached_property
+    def growth(self) -> list[tuple[int, frozenset[str]]]:
+        """In which order coordinates are found from what is fixed, each with the groups that have no order yet then.
+
+        Next is always the coordinate with the largest part of its weights in tensors that hang on no such group.
+        """
+        left = dict(enumerate(self.coordinates))
+        order = []
+        while left:
+            unknown = {group for _, groups in left.values() for group in groups}
+            shares = {}
+            for number, (_, groups) in left.items():
+                places = [place for group in groups for place in self.places[group]]
+                others = unknown - set(groups)
+                known = sum(place.weights for place in places if place.groups.isdisjoint(others))
+                shares[number] = known / max(1, sum(place.weights for place in places))
+            number = max(shares, key=shares.get)  # of equal ones the first
+            _, groups = left.pop(number)
+            order.append((number, frozenset(unknown - set(groups))))
+        return order
+
+    # -- other specs -------------------------------------------------------------------------------------------------
 
     def fix(self, *groups: str, why: str = "fixed by hand") -> PermutationSpec:
         """The spec in which these groups no longer move; ``why`` is kept in :attr:`fixed`."""

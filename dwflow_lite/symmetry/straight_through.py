@@ -11,7 +11,8 @@ from dwflow_lite.networks.constants import template_on
 from dwflow_lite.support.checks import COUNT, POSITIVE, WHOLE, check_ranges
 from dwflow_lite.support.devices import generator_from
 from dwflow_lite.support.progress import bar as progress_bar
-from dwflow_lite.symmetry.matching import Matching, State, coordinate_descent, weight_matching
+from dwflow_lite.symmetry.many import weight_matching
+from dwflow_lite.symmetry.matching import Matching, State, coordinate_descent
 from dwflow_lite.symmetry.permutation import Permutation
 from dwflow_lite.symmetry.spec import PermutationSpec
 from dwflow_lite.tasks.splits import Split

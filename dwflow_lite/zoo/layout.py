@@ -101,10 +101,13 @@ class Layout:
         return sum(entry.size for entry in self.entries)
 
     def __getitem__(self, name: str) -> Entry:
-        for entry in self.entries:
-            if entry.name == name:
-                return entry
-        raise KeyError(f"no tensor {name!r}; the layout has {[entry.name for entry in self.entries]}")
+        if name not in self._by_name:
+            raise KeyError(f"no tensor {name!r}; the layout has {[entry.name for entry in self.entries]}")
+        return self._by_name[name]
+
+    @cached_property
+    def _by_name(self) -> dict[str, Entry]:
+        return {entry.name: entry for entry in self.entries}
 
     def flatten(self, state: Mapping[str, Tensor]) -> Tensor:
         """Named tensors, each (..., *shape), to flat weights (..., d), without constants and whole numbers.
