@@ -4,6 +4,7 @@ PYTHON ?= python3
 PROFILE ?= laptop
 OUT ?= build
 NOTEBOOKS ?=
+WORKERS ?= 2
 PIP_FLAGS ?=
 PY := .venv/bin/python
 STAMP := .venv/installed
@@ -14,7 +15,7 @@ STAMP := .venv/installed
 help:
 	@echo 'make course  run the notebooks; pages in build/index.html'
 	@echo '             PROFILE=smoke|laptop|gpu (laptop)  NOTEBOOKS="03 05" (all)  OUT=folder (build)'
-	@echo 'make test    run the tests'
+	@echo 'make test    run the tests, a file to each of WORKERS=2 processes'
 	@echo 'make lab     open the notebooks in JupyterLab'
 	@echo 'make check   what this machine has and lacks'
 	@echo 'make lint    style of package, tests and notebooks'
@@ -34,7 +35,7 @@ course: $(STAMP)
 	@$(PY) -m dwflow_lite run --profile '$(PROFILE)' --out '$(OUT)' $(if $(strip $(NOTEBOOKS)),--notebooks $(NOTEBOOKS))
 
 test: $(STAMP)
-	$(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile
 
 lab: $(STAMP)
 	$(PY) -m jupyterlab notebooks

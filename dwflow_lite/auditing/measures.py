@@ -8,7 +8,7 @@ from math import log2
 import torch
 from torch import Tensor
 
-from dwflow_lite.symmetry.many import match_all, match_each, permute_all, weight_matching
+from dwflow_lite.symmetry.many import match_all, permute_all
 from dwflow_lite.symmetry.spec import PermutationSpec
 
 SMALLEST = 2.0**-20  # the largest weight of all networks, below which they are multiplied; its inverse, above
@@ -96,15 +96,11 @@ def rematched_distance(
     for restarts in (0, RESTARTS_OF_SUSPECTS):
         if restarts:
             pairs = _suspected_copies(_sorted_distances(weights, zoo, spec, skip_self), best)
-
-        def distance_of(pair: tuple[int, int], restarts: int = restarts) -> float:
-            a, b = weights[pair[0]], zoo[pair[1]]
-            matching = weight_matching(a, b, spec, restarts=restarts, seed=seed)
-            return float((a - matching.apply(spec, b)).norm())
-
-        ordered = sorted(pairs)
-        for (i, _), distance in zip(ordered, match_each(distance_of, ordered), strict=True):
-            best[i] = min(best[i], distance)
+        for i, columns in _by_row(pairs).items():
+            others = zoo[columns]  # (m, d)
+            matchings = match_all(weights[i], others, spec, restarts=restarts, seed=seed)
+            distances = (weights[i] - permute_all(matchings, spec, others)).norm(dim=1)  # (m,)
+            best[i] = min(best[i], float(distances.min()))
     return torch.tensor(best) if factor == 1 else torch.tensor(best, dtype=torch.float64) / factor
 
 
@@ -143,6 +139,14 @@ def _nearest_pairs(distances: Tensor, candidates: int) -> set[tuple[int, int]]:
     k = min(candidates, distances.shape[1])
     columns = distances.topk(k, largest=False).indices.tolist()  # (n, k)
     return {(i, j) for i, row in enumerate(columns) for j in row}
+
+
+def _by_row(pairs: set[tuple[int, int]]) -> dict[int, list[int]]:
+    """Pairs (row, column) as the columns of each row, both in order."""
+    columns_of: dict[int, list[int]] = {}
+    for row, column in sorted(pairs):
+        columns_of.setdefault(row, []).append(column)
+    return columns_of
 
 
 def wrong_set_overlap(wrong: Tensor, zoo_wrong: Tensor, *, skip_self: bool = False) -> Tensor:

@@ -19,6 +19,7 @@ from dwflow_lite.zoo.layout import Layout
 from dwflow_lite.zoo.zoo import Zoo
 
 LARGE = 1 << 20  # weights of a network of which only a few inputs are held at once
+IN_CACHE = 1 << 13  # networks times inputs that run at once on a CPU: what they compute on the way stays in its cache
 
 
 def forward_all(network: nn.Module, state: State, x: Tensor, at_once: bool | None = None) -> Tensor:
@@ -54,6 +55,15 @@ def together(layout: Layout, at_most: int = 64) -> int:
     return max(1, min(at_most, fitting))
 
 
+def inputs_together(zoo: Zoo, members: int) -> int:
+    """How many inputs to hold at once, beside so many members: 1024, fewer for large networks and in a CPU's cache."""
+    if zoo.layout.size >= LARGE:
+        return 128
+    if zoo.weights.device.type != "cpu":
+        return 1024
+    return max(64, min(1024, IN_CACHE // members))
+
+
 def predict(zoo: Zoo, x: Tensor, *, members_at_once: int | None = None, inputs_at_once: int | None = None) -> Tensor:
     """Outputs of every member, in eval mode; in one batched pass, or one by one with networks that do not run at once.
 
@@ -65,7 +75,7 @@ def predict(zoo: Zoo, x: Tensor, *, members_at_once: int | None = None, inputs_a
         x: inputs (n, ...), the same for all; of a reader's rows ``task.prepare(rows)`` makes them. They are moved to
             the device of the zoo, once.
         members_at_once: bounds the memory of weights, not the result; None: as :func:`together` says.
-        inputs_at_once: bounds the memory of activations, not the result; None: 1024, or 128 for large networks.
+        inputs_at_once: bounds the memory of activations, not the result; None: as :func:`inputs_together` says.
 
     Returns:
         (N, n, outputs), in the order of the members, on the device of the zoo.
@@ -101,7 +111,8 @@ def predict(zoo: Zoo, x: Tensor, *, members_at_once: int | None = None, inputs_a
 def _predict(zoo: Zoo, x: Tensor, members_at_once: int | None = None, inputs_at_once: int | None = None) -> Tensor:
     """:func:`predict`, of inputs that are known to be some."""
     members_at_once = whole(together(zoo.layout) if members_at_once is None else members_at_once, "members_at_once", 1)
-    inputs_at_once = inputs_at_once if inputs_at_once is not None else 1024 if zoo.layout.size < LARGE else 128
+    if inputs_at_once is None:
+        inputs_at_once = inputs_together(zoo, min(members_at_once, len(zoo)))
     inputs_at_once = whole(inputs_at_once, "inputs_at_once", 1)
     network = template_on(zoo.network, zoo.weights.device, zoo.weights.dtype).eval()
     at_once = None
