@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from dataclasses import dataclass, field
 from math import ceil, inf, isfinite
 from typing import Any
@@ -199,4 +198,4 @@ class Watch:
 
 def state_of(field: VelocityField) -> dict[str, Tensor]:
     """A copy of all tensors of a field."""
-    return deepcopy({name: tensor.detach() for name, tensor in field.state_dict().items()})
+    return {name: tensor.detach().clone() for name, tensor in field.state_dict().items()}
