@@ -1,0 +1,52 @@
+"""What every row of the benchmarks reports, and the clock that they share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from statistics import median
+from typing import TypeVar
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one row of a benchmark found, all of it in one run.
+
+    Attributes:
+        seconds: that the package took, the median of its repeats.
+        spread: the longest repeat over the shortest.
+        beside: seconds of what stands beside it: "floor", "published", "one at a time", ….
+        checks: numbers that say whether the result is right: differences, objectives, accuracies.
+        holds: whether it is right, and which targets it reaches. At toy size only correctness is named.
+    """
+
+    seconds: float
+    spread: float = 1.0
+    beside: dict[str, float] = field(default_factory=dict)
+    checks: dict[str, float] = field(default_factory=dict)
+    holds: dict[str, bool] = field(default_factory=dict)
+
+
+def timed(call: Callable[[], Result], repeats: int = 3, warm: int = 1) -> tuple[float, float, Result]:
+    """Run a call several times.
+
+    Args:
+        call: without arguments; it leaves nothing behind that makes the next one faster.
+        repeats: that are measured, at least one.
+        warm: runs before them, in which libraries wake up.
+
+    Returns:
+        The median in seconds, the longest over the shortest, and the last result.
+    """
+    for _ in range(warm):
+        call()
+    seconds = []
+    for _ in range(repeats):
+        result = None  # before the next is made: two may not fit into memory
+        start = time.perf_counter()
+        result = call()
+        seconds.append(time.perf_counter() - start)
+    return median(seconds), max(seconds) / max(min(seconds), 1e-9), result
