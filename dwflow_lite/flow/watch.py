@@ -121,8 +121,10 @@ class Watch:
         self.recent.append(loss)
         if self.settings.keep != "lowest":
             return
-        # Chosen where the numbers are: to ask a GPU whether the loss is lower would be to wait for it.
         is_lower = loss < self.lowest_loss
+        if loss.is_cpu and not is_lower:
+            return
+        # On a GPU chosen where the numbers are: to ask it whether the loss is lower would be to wait for it.
         self.lowest_loss = torch.where(is_lower, loss, self.lowest_loss)
         lowest = self.log.lowest or state_of(field)
         self.log.lowest = {name: torch.where(is_lower, now, lowest[name]) for name, now in field.state_dict().items()}
