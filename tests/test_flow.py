@@ -8,9 +8,11 @@ import numpy as np
 import ot
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torchdiffeq import odeint
 
 from dwflow_lite.flow import (
+    SOLVERS,
     ClosedFormField,
     FixedSource,
     FlowSettings,
@@ -23,8 +25,9 @@ from dwflow_lite.flow import (
     integrate,
     train_flow,
 )
-from dwflow_lite.flow.field import grid_velocities
-from dwflow_lite.flow.train import Batches
+from dwflow_lite.flow.field import Dropout, dropout_from, grid_velocities
+from dwflow_lite.flow.train import Batches, make_optimizer
+from dwflow_lite.flow.watch import Watch
 
 
 def rng(seed=0):
@@ -551,3 +554,79 @@ def test_a_field_and_its_settings_have_one_default():
 def test_all_that_is_wrong_in_settings_is_named_at_once():
     with pytest.raises(ValueError, match=r"out of range: flow steps, flow solver \("):
         FlowSettings(steps=0, solver="rk5")
+
+
+# -- dropout and devices -----------------------------------------------------------------------------------------
+
+
+def test_dropout_draws_from_the_generator_it_is_given():
+    layer, x = Dropout(0.25), torch.ones(400, 50)
+
+    def masks(seed):
+        with dropout_from(layer, rng(seed)):
+            return layer(x)
+
+    torch.manual_seed(11)
+    expected = torch.rand(3)
+    torch.manual_seed(11)
+    first, again, other = masks(0), masks(0), masks(1)
+    assert torch.equal(torch.rand(3), expected)  # nobody else's draws change
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert first.unique().tolist() == pytest.approx([0, 4 / 3])
+    assert float(first.mean()) == pytest.approx(1, abs=0.01)  # the mean stays
+    reference = torch.nn.functional.dropout(x, 0.25)
+    assert float((first == 0).float().mean()) == pytest.approx(float((reference == 0).float().mean()), abs=0.01)
+    assert layer.generator is None and torch.equal(layer.eval()(x), x)
+    x.requires_grad_()
+    layer.train()(x).sum().backward()
+    assert set(x.grad.unique().tolist()) == set(first.unique().tolist())
+
+
+def one_step(field, points, settings):
+    """What train_flow does at each step, and what it notes of it."""
+    generator, path = rng(), StraightPath(settings.path_noise)
+    optimizer, _ = make_optimizer(field, settings)
+    watch = Watch(points, points, None, settings)
+    x1 = Batches(points, settings.batch_size, generator).draw()
+    x0 = GaussianSource(points.shape[1], 0.05).sample(len(x1), generator, training=True).to(x1)
+    t = torch.rand(len(x1), generator=generator).to(x1)
+    with dropout_from(field.train(), generator):
+        loss = flow_matching_loss(field, path, x0, x1, t, generator)
+    for parameter in field.parameters():  # backward() would ask the driver of the card, and there is none
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    watch.note_loss(field, loss.detach())
+    return loss, watch
+
+
+def test_a_step_runs_on_the_device_of_the_points():
+    """Fake CUDA tensors refuse any mixing of devices, and any question that Python asks of a number on the device."""
+    settings = FlowSettings(hidden=16, time_dim=8, batch_size=8, path_noise=0.1, keep="lowest")
+    with FakeTensorMode():
+        with torch.device("cuda"):
+            field, points = VelocityField(3, 16, 8), torch.zeros(20, 3)
+        loss, watch = one_step(field, points, settings)
+        tensors = [loss, watch.lowest_loss, *watch.log.lowest.values(), *field.parameters()]
+        assert {tensor.device.type for tensor in tensors} == {"cuda"}
+        for solver in ("euler", "midpoint", "heun", "rk4"):
+            step = SOLVERS[solver](field, points, torch.tensor(0.0, device="cuda"), torch.tensor(0.1, device="cuda"))
+            assert step.device.type == "cuda" and step.shape == (20, 3)
+        with pytest.raises(RuntimeError, match="device"):  # control: points stay behind
+            one_step(field, torch.zeros(20, 3), settings)
+        field.head.weight = torch.nn.Parameter(torch.zeros(3, 16))  # control: one tensor stays behind
+        with pytest.raises(RuntimeError, match="device"):
+            SOLVERS["euler"](field, points, torch.tensor(0.0, device="cuda"), torch.tensor(0.1, device="cuda"))
+
+
+@pytest.mark.parametrize("scale", [torch.ones(3), torch.eye(3)])
+def test_sources_draw_on_the_cpu_and_lie_where_their_scale_does(scale):
+    source = GaussianSource(3, scale)
+    fixed = FixedSource(source, 4, rng())
+    assert torch.equal(source.sample(4, rng()), GaussianSource(3).sample(4, rng()))  # one seed, the same numbers
+    with FakeTensorMode():
+        source.scale, source.mean, fixed.points = (torch.ones(n, device="cuda") for n in (scale.shape, 3, (4, 3)))
+        for points in (source.sample(4, rng()), fixed.sample(9, rng()), fixed.sample(9, rng(), training=True)):
+            assert points.device.type == "cuda" and points.shape[1] == 3
+        source.mean = torch.zeros(3)
+        with pytest.raises(RuntimeError, match="device"):  # control: the mean stays behind
+            source.sample(4, rng())

@@ -26,6 +26,7 @@ from dwflow_lite.generate import (
     RandomWeights,
     Retrieval,
     Soup,
+    fit_together,
 )
 from dwflow_lite.networks import initialise
 from dwflow_lite.support.files import ZooFileError, read_safetensors, write_safetensors
@@ -883,3 +884,46 @@ def test_a_generator_of_a_readers_own_networks_asks_for_one_by_the_argument_it_h
         DeepWeightFlow.load(path)
     assert len(DeepWeightFlow.load(path, network=zoo.network).sample(2, seed=0)) == 2  # control
     assert repr(Zoo(zoo.weights, zoo.layout, zoo.network)) == repr(zoo)  # named without a record, too
+
+
+def test_generators_fitted_together_are_those_fitted_alone(zoo):
+    """Side by side in two threads, every flow draws from generators of its own: same losses, same networks."""
+    aligned = canonicalise(zoo)
+
+    def models(seed=0):
+        wide = replace(QUICK, hidden=48)
+        return {
+            "a": (DeepWeightFlow(align=None, flow=QUICK, seed=seed), zoo),
+            "b": (DeepWeightFlow(align=None, flow=QUICK, seed=seed), aligned),
+            "wide": (DeepWeightFlow(flow=wide, source="matched", seed=seed), zoo),
+            "fixed": (DeepWeightFlow(align=None, flow=QUICK, fixed_source=True, components=5, seed=seed), aligned),
+        }
+
+    torch.manual_seed(0)
+    expected, threads = torch.rand(3), torch.get_num_threads()
+    torch.manual_seed(0)
+    together, others = fit_together(models(), at_once=2), fit_together(models(seed=1), at_once=2)
+    assert torch.equal(torch.rand(3), expected) and torch.get_num_threads() == threads
+    assert list(together) == ["a", "b", "wide", "fixed"]
+    for name, (model, its_zoo) in models().items():
+        alone = model.fit(its_zoo)
+        assert together[name].training_.loss == pytest.approx(alone.training_.loss, rel=1e-5), name
+        same, other = (m[name].sample(3, seed=1).weights for m in (together, others))
+        torch.testing.assert_close(same, alone.sample(3, seed=1).weights, rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(other, same, atol=1e-3)  # control: another seed
+        assert together[name].zoo_.fitted.weights.equal(model.zoo_.fitted.weights)
+
+
+def test_what_cannot_be_fitted_together_is_named_and_changes_nothing(zoo, monkeypatch):
+    model = DeepWeightFlow(flow=QUICK)
+    for work, message in (({}, "at least one"), ({"a": (model, zoo), "b": (model, zoo)}, "a new one for each name")):
+        with pytest.raises(ValueError, match=message):
+            fit_together(work)
+    with pytest.raises(ValueError, match="at_once must be"):
+        fit_together({"a": (model, zoo)}, at_once=0)
+    other = DeepWeightFlow(flow=replace(QUICK, lr=1e30))  # diverges
+    with pytest.raises(FloatingPointError):
+        fit_together({"a": (model, zoo), "b": (other, zoo)}, at_once=2)
+    with pytest.raises(NotFittedError):
+        model.sample(1, seed=0)
+    assert fit_together({"a": (model, zoo)})["a"] is model and model.sample(1, seed=0)  # control

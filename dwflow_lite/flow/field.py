@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -9,6 +12,33 @@ from dwflow_lite.flow.settings import FlowSettings
 from dwflow_lite.flow.solver import Field
 from dwflow_lite.support.checks import is_whole
 from dwflow_lite.support.devices import seeded
+
+
+class Dropout(nn.Module):
+    """In training, set each number to zero with probability p, and scale the others so that the mean stays.
+
+    ``nn.Dropout`` draws from the generators of the process, which all its threads share, and on a GPU other masks than
+    on the CPU. This one draws on the CPU, from a generator that :func:`dropout_from` gives it.
+
+    Args:
+        p: in [0, 1).
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+        self.generator: torch.Generator | None = None  # None: that of the process
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x``, in training with gaps."""
+        if not self.training or self.p == 0:
+            return x
+        kept = torch.rand(x.shape, generator=self.generator) >= self.p
+        return x * kept.to(x).div_(1 - self.p)
+
+    def extra_repr(self) -> str:
+        """What a field's ``repr`` says of it."""
+        return f"p={self.p}"
 
 
 class VelocityField(nn.Module):
@@ -38,8 +68,8 @@ class VelocityField(nn.Module):
         self.dim = dim
         self.time = nn.Sequential(nn.Linear(1, time_dim), nn.GELU(), nn.Linear(time_dim, time_dim))
         self.body = nn.Sequential(
-            nn.Linear(dim + time_dim, hidden), nn.LayerNorm(hidden), nn.GELU(), nn.Dropout(dropout),
-            nn.Linear(hidden, hidden // 2), nn.LayerNorm(hidden // 2), nn.GELU(), nn.Dropout(dropout),
+            nn.Linear(dim + time_dim, hidden), nn.LayerNorm(hidden), nn.GELU(), Dropout(dropout),
+            nn.Linear(hidden, hidden // 2), nn.LayerNorm(hidden // 2), nn.GELU(), Dropout(dropout),
             nn.Linear(hidden // 2, hidden), nn.LayerNorm(hidden), nn.GELU(),
         )  # fmt: skip
         self.head = nn.Linear(hidden, dim)
@@ -56,6 +86,19 @@ def make_field(dim: int, settings: FlowSettings, seed: int) -> VelocityField:
     """A new field on k = ``dim`` coordinates; its weights are drawn from ``seed``, and nobody else's draws change."""
     with seeded(torch.device("cpu"), seed):
         return VelocityField(dim, settings.hidden, settings.time_dim, settings.dropout)
+
+
+@contextmanager
+def dropout_from(field: nn.Module, generator: torch.Generator) -> Iterator[None]:
+    """In here the dropout of a field draws from ``generator``."""
+    layers = [layer for layer in field.modules() if isinstance(layer, Dropout)]
+    for layer in layers:
+        layer.generator = generator
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.generator = None
 
 
 class ClosedFormField:

@@ -30,7 +30,7 @@ class GaussianSource:
     def __init__(self, dim: int, scale: float | Tensor = 1.0, mean: Tensor | None = None) -> None:
         self.dim = dim
         self.scale = torch.as_tensor(scale, dtype=torch.float32)
-        self.mean = torch.zeros(dim) if mean is None else mean
+        self.mean = torch.zeros(dim, device=self.scale.device) if mean is None else mean
         shapes = [(), (dim,), (dim, dim)]
         if tuple(self.scale.shape) not in shapes or not torch.isfinite(self.scale).all():
             raise ValueError(f"scale must be finite and of shape {shapes}, got {tuple(self.scale.shape)}")
@@ -38,8 +38,8 @@ class GaussianSource:
             raise ValueError("the scale of a source must be positive")
 
     def sample(self, n: int, generator: torch.Generator, *, training: bool = False) -> Tensor:
-        """``n`` fresh points (n, k)."""
-        noise = torch.randn(n, self.dim, generator=generator)  # (n, k)
+        """``n`` fresh points (n, k), where scale and mean are; drawn on the CPU, so that a seed gives the same ones."""
+        noise = torch.randn(n, self.dim, generator=generator).to(self.scale)  # (n, k)
         scaled = noise @ self.scale.T if self.scale.ndim == 2 else noise * self.scale
         return self.mean + scaled
 
@@ -57,7 +57,7 @@ class FixedSource:
             return self.base.sample(n, generator)
         passes = ceil(n / len(self.points))
         rows = torch.cat([torch.randperm(len(self.points), generator=generator) for _ in range(passes)])
-        return self.points[rows[:n]]
+        return self.points[rows[:n].to(self.points.device)]
 
 
 class StraightPath:
@@ -98,6 +98,6 @@ def couple(x0: Tensor, x1: Tensor, coupling: str = "independent") -> tuple[Tenso
         return x0, x1
     if x0.shape != x1.shape:
         raise ValueError(f"assignment coupling pairs batches of one size, got {tuple(x0.shape)} and {tuple(x1.shape)}")
-    cost = torch.cdist(x0.double(), x1.double()).square()  # (n, n)
-    _, partners = linear_sum_assignment(cost.cpu().numpy())
+    cost = torch.cdist(x0.cpu().double(), x1.cpu().double()).square()  # (n, n)
+    _, partners = linear_sum_assignment(cost.numpy())
     return x0, x1[torch.from_numpy(partners).to(x1.device)]

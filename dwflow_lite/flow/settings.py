@@ -81,14 +81,14 @@ class FlowSettings:
     hidden: int = 512
     time_dim: int = 64
     dropout: float = 0.1
-    steps: int = 3000
-    batch_size: int = 64
-    lr: float = 1e-3
+    steps: int = 600
+    batch_size: int = 128
+    lr: float = 5e-3
     final_lr: float = 1e-6
     weight_decay: float = 1e-5
     path_noise: float = 0.0
     coupling: str = "independent"
-    every: int = 250
+    every: int = 50
     patience: int | None = None
     keep: str = "last"
     solver: str = "heun"
@@ -113,7 +113,8 @@ class FlowSettings:
     def published(cls) -> FlowSettings:
         """The settings of the paper's released code for its MLPs (arXiv 2601.05052)."""
         return cls(
-            steps=30_000, batch_size=8, lr=5e-4, path_noise=0.001, keep="lowest", solver="rk4", solver_steps=99
+            steps=30_000, batch_size=8, lr=5e-4, path_noise=0.001, every=1000, keep="lowest",
+            solver="rk4", solver_steps=99,
         )  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:

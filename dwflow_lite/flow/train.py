@@ -11,14 +11,14 @@ from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from dwflow_lite.flow.field import VelocityField
+from dwflow_lite.flow.field import VelocityField, dropout_from
 from dwflow_lite.flow.path import Source, StraightPath, couple
 from dwflow_lite.flow.settings import FlowSettings, require_settings
 from dwflow_lite.flow.solver import Field
 from dwflow_lite.flow.watch import LOOK_POINTS, FlowTraining, Watch
 from dwflow_lite.support.checkpoints import Checkpoint
 from dwflow_lite.support.checks import whole_seed
-from dwflow_lite.support.devices import global_generators, one_thread, seeded
+from dwflow_lite.support.devices import one_thread
 from dwflow_lite.support.files import digest, json_hash
 from dwflow_lite.support.progress import bar as progress_bar
 
@@ -82,16 +82,14 @@ def train_flow(  # noqa: PLR0913 - a public door
     watch = Watch.of(points, held_out, source, settings, seed)
     optimizer, schedule = make_optimizer(field, settings)
     parts = {"field": field, "batches": batches, "watch": watch, "optimizer": optimizer, "schedule": schedule}
-    generators = [generator, *global_generators(points.device)]  # dropout draws from the global one of its device
 
     field.train()
     with (
-        seeded(points.device, seed),
+        dropout_from(field, generator),
         one_thread(is_small(field)),
         progress_bar(total=settings.steps, desc="flow", progress=progress) as bar,
     ):
-        # After seeding: a state that was kept brings the generators to where they were.
-        done = _restore(store.half_done_state(points.device), parts, generators)
+        done = _restore(store.half_done_state(points.device), parts, generator)
         bar.update(done)
         for step in range(done + 1, settings.steps + 1):
             x1 = batches.draw()  # (B, k) targets
@@ -110,7 +108,7 @@ def train_flow(  # noqa: PLR0913 - a public door
                 if watch.out_of_patience(step):
                     break
             if store.due():
-                store.save(_state(step, parts, generators))
+                store.save(_state(step, parts, generator))
             bar.update()
 
     log = watch.close(field)
@@ -212,21 +210,20 @@ def _checkpoint(
     return checkpoint
 
 
-def _state(step: int, parts: dict[str, Any], generators: list[torch.Generator]) -> dict[str, Any]:
+def _state(step: int, parts: dict[str, Any], generator: torch.Generator) -> dict[str, Any]:
     """All that changes in training, after ``step`` steps."""
     return {
         "step": step,
         "parts": {name: part.state_dict() for name, part in parts.items()},
-        "generators": [generator.get_state() for generator in generators],
+        "generator": generator.get_state(),
     }
 
 
-def _restore(state: dict[str, Any] | None, parts: dict[str, Any], generators: list[torch.Generator]) -> int:
+def _restore(state: dict[str, Any] | None, parts: dict[str, Any], generator: torch.Generator) -> int:
     """Bring everything to a state that was kept, if one was; gives the steps that are done."""
     if state is None:
         return 0
     for name, part in parts.items():
         part.load_state_dict(state["parts"][name])
-    for generator, its_state in zip(generators, state["generators"], strict=True):
-        generator.set_state(its_state.cpu())
+    generator.set_state(state["generator"].cpu())
     return state["step"]

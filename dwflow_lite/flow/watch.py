@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from dataclasses import dataclass, field
 from math import ceil, inf, isfinite
 from typing import Any
@@ -106,7 +105,7 @@ class Watch:
         self.log = FlowTraining()
         self.recent: list[Tensor] = []  # losses of the batches since the last look
         self.best_loss = inf  # of all looks
-        self.lowest_loss = inf  # of all batches
+        self.lowest_loss = torch.tensor(inf, device=points.device)  # of all batches
 
     @classmethod
     def of(cls, points: Tensor, held_out: Tensor | None, source: Source, settings: FlowSettings, seed: int) -> Watch:
@@ -120,9 +119,15 @@ class Watch:
     def note_loss(self, field: VelocityField, loss: Tensor) -> None:
         """After a step: note the loss of its batch, and keep the state if it is the lowest and that is asked for."""
         self.recent.append(loss)
-        if self.settings.keep == "lowest" and float(loss) < self.lowest_loss:
-            self.lowest_loss = float(loss)
-            self.log.lowest = state_of(field)
+        if self.settings.keep != "lowest":
+            return
+        is_lower = loss < self.lowest_loss
+        if loss.is_cpu and not is_lower:
+            return
+        # On a GPU chosen where the numbers are: to ask it whether the loss is lower would be to wait for it.
+        self.lowest_loss = torch.where(is_lower, loss, self.lowest_loss)
+        lowest = self.log.lowest or state_of(field)
+        self.log.lowest = {name: torch.where(is_lower, now, lowest[name]) for name, now in field.state_dict().items()}
 
     def look(self, field: VelocityField, step: int) -> None:
         """Every so many steps: mean loss since the last look, held-out loss, dispersion, and the best state so far.
@@ -195,4 +200,4 @@ class Watch:
 
 def state_of(field: VelocityField) -> dict[str, Tensor]:
     """A copy of all tensors of a field."""
-    return deepcopy({name: tensor.detach() for name, tensor in field.state_dict().items()})
+    return {name: tensor.detach().clone() for name, tensor in field.state_dict().items()}

@@ -15,6 +15,7 @@ from dwflow_lite.generate.simple import (
     Retrieval,
     Soup,
 )
+from dwflow_lite.generate.together import fit_together
 
 __all__ = [
     "FORMAT",
@@ -30,4 +31,5 @@ __all__ = [
     "RandomWeights",
     "Retrieval",
     "Soup",
+    "fit_together",
 ]

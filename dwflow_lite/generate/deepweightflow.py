@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from torch import Tensor, nn
 
 from dwflow_lite.compress import DualPCA, root_mean_square
 from dwflow_lite.flow.field import make_field
-from dwflow_lite.flow.path import FixedSource
+from dwflow_lite.flow.path import FixedSource, Source
 from dwflow_lite.flow.settings import FlowSettings, require_settings
 from dwflow_lite.flow.solver import Trajectory, integrate
 from dwflow_lite.flow.train import train_flow
+from dwflow_lite.flow.watch import FlowTraining
 from dwflow_lite.generate.files import FittedFlow, on_device, read_generator, write_generator
 from dwflow_lite.generate.generator import check_number_of_networks, require_zoo
 from dwflow_lite.generate.simple import computable
@@ -29,6 +31,33 @@ from dwflow_lite.symmetry.canonical import canonicalise
 from dwflow_lite.symmetry.spec import PermutationSpec
 from dwflow_lite.zoo.storage import Shards
 from dwflow_lite.zoo.zoo import Zoo, write_zoo
+
+
+@dataclass(frozen=True)
+class PreparedFlow:
+    """What a flow is trained on.
+
+    Attributes:
+        fitted: the generator to be; its field is not trained yet.
+        zoo: aligned.
+        codes: of its fitted members (N, k).
+        held_out: codes of its held-out members (M, k), or None.
+        source: of the points that training starts from.
+    """
+
+    fitted: FittedFlow
+    zoo: Zoo
+    codes: Tensor
+    held_out: Tensor | None
+    source: Source
+
+    def train(self, *, checkpoint: str | Path | None = None, progress: bool = False) -> FlowTraining:
+        """Train the field; the arguments are those of :func:`train_flow`."""
+        settings = self.fitted.settings
+        return train_flow(
+            self.fitted.field, self.codes, self.source, settings["flow"], held_out=self.held_out,
+            seed=settings["seed"], checkpoint=checkpoint, progress=progress,
+        )  # fmt: skip
 
 
 class DeepWeightFlow(BaseEstimator):
@@ -123,57 +152,8 @@ class DeepWeightFlow(BaseEstimator):
                 same, alignment asked for a network without a spec, or a folder and no alignment.
             TypeError: ``flow`` that is no ``FlowSettings``, or a zoo that is none.
         """
-        settings = self._settings()
-        flow = settings["flow"]
-        _check_members(zoo, flow)
-        pca = DualPCA(settings["components"], memory=settings["memory"], copy=False)  # nobody changes a zoo
-        members = sum(not held_out for held_out in zoo.held_out)
-        components = settings["components"]
-        pca.check(members, others=components if is_whole(components, 1) else members - 1)
-        if folder is not None and not self.align:
-            raise ValueError(f"folder is where the aligned zoo is written, and align={self.align!r}: leave it out")
-
-        # 1. Align: permute the hidden units of every member, so that its weights lie close to those of the first.
-        if self.align:
-            zoo = self._aligned(zoo, settings["seed"], folder, executor, progress)
-
-        # 2. Compress: weights (N, d) to codes (N, k) of size about 1.
-        codes = pca.fit_transform(computable(zoo.fitted).weights, executor=executor, progress=progress)
-        scale = root_mean_square(codes) if settings["rescale"] else 1.0
-        codes = (codes / scale).float()  # in single precision, whatever weights are in
-        unseen = zoo.unseen
-        held_out = None
-        if unseen is not None:
-            held_out = (pca.transform(computable(unseen).weights) / scale).float()  # (M, k)
-
-        # 3. Learn a flow from noise to codes.
-        source = make_source(settings["source"], codes, pca, scale, zoo.layout)
-        training_source = source
-        if settings["fixed_source"]:
-            generator = generator_from(settings["seed"] + 3)  # seed, seed + 1 and seed + 2 are train_flow's
-            training_source = FixedSource(source, len(codes), generator)
-        field = make_field(codes.shape[1], flow, settings["seed"])
-        training = train_flow(
-            field, codes, training_source, flow, held_out=held_out, seed=settings["seed"],
-            checkpoint=checkpoint, progress=progress,
-        )  # fmt: skip
-
-        # All at once and last: a fit that failed or was interrupted leaves the estimator as it was.
-        keys = ("architecture", "behaviour", "task", "identity", "seed")
-        record = {key: zoo.record[key] for key in keys if key in zoo.record} | {"basis": basis_of(zoo)}
-        fitted = FittedFlow(
-            settings=settings,
-            layout=zoo.layout,
-            network=zoo.network,
-            record=record,
-            pca=pca,
-            scale=scale,
-            source=source,
-            field=field,
-        )
-        self._learn(fitted)
-        self.zoo_ = zoo
-        self.training_ = training
+        prepared = self._prepare(zoo, folder, executor, progress)
+        self._take(prepared, prepared.train(checkpoint=checkpoint, progress=progress))
         return self
 
     def sample(self, n: int, *, seed: int, folder: str | Path | None = None) -> Zoo:
@@ -195,7 +175,7 @@ class DeepWeightFlow(BaseEstimator):
         flow = self.settings_["flow"]
         steps = flow.solver_steps if steps is None else steps
         solver = flow.solver if solver is None else solver
-        x0 = self.source_.sample(n, generator_from(seed))  # (n, k)
+        x0 = self.source_.sample(n, generator_from(seed)).to(self.field_.head.weight)  # (n, k)
         return integrate(self.field_, x0, steps=steps, solver=solver)
 
     def encode(self, zoo: Zoo) -> Tensor:
@@ -294,6 +274,52 @@ class DeepWeightFlow(BaseEstimator):
             settings[name] = plain(value)
         return settings | {"align": bool(self.align), "flow": flow, "seed": whole_seed(self.seed)}
 
+    def _prepare(self, zoo: Zoo, folder: str | Path | None, executor: Executor | None, progress: bool) -> PreparedFlow:
+        """All that comes before the training of the flow; the arguments are those of :meth:`fit`."""
+        settings = self._settings()
+        flow = settings["flow"]
+        _check_members(zoo, flow)
+        pca = DualPCA(settings["components"], memory=settings["memory"], copy=False)  # nobody changes a zoo
+        members = sum(not held_out for held_out in zoo.held_out)
+        components = settings["components"]
+        pca.check(members, others=components if is_whole(components, 1) else members - 1)
+        if folder is not None and not self.align:
+            raise ValueError(f"folder is where the aligned zoo is written, and align={self.align!r}: leave it out")
+
+        # 1. Align: permute the hidden units of every member, so that its weights lie close to those of the first.
+        if self.align:
+            zoo = self._aligned(zoo, settings["seed"], folder, executor, progress)
+
+        # 2. Compress: weights (N, d) to codes (N, k) of size about 1.
+        codes = pca.fit_transform(computable(zoo.fitted).weights, executor=executor, progress=progress)
+        scale = root_mean_square(codes) if settings["rescale"] else 1.0
+        codes = (codes / scale).float()  # in single precision, whatever weights are in
+        unseen = zoo.unseen
+        held_out = None
+        if unseen is not None:
+            held_out = (pca.transform(computable(unseen).weights) / scale).float()  # (M, k)
+
+        # 3. A flow from noise to codes, not yet trained.
+        source = make_source(settings["source"], codes, pca, scale, zoo.layout)
+        training_source = source
+        if settings["fixed_source"]:
+            generator = generator_from(settings["seed"] + 3)  # seed, seed + 1 and seed + 2 are train_flow's
+            training_source = FixedSource(source, len(codes), generator)
+        field = make_field(codes.shape[1], flow, settings["seed"]).to(codes.device)
+        keys = ("architecture", "behaviour", "task", "identity", "seed")
+        record = {key: zoo.record[key] for key in keys if key in zoo.record} | {"basis": basis_of(zoo)}
+        fitted = FittedFlow(
+            settings=settings,
+            layout=zoo.layout,
+            network=zoo.network,
+            record=record,
+            pca=pca,
+            scale=scale,
+            source=source,
+            field=field,
+        )
+        return PreparedFlow(fitted, zoo, codes, held_out, training_source)
+
     def _aligned(
         self, zoo: Zoo, seed: int, folder: str | Path | None, executor: Executor | None, progress: bool
     ) -> Zoo:
@@ -301,6 +327,12 @@ class DeepWeightFlow(BaseEstimator):
         spec = self.align if isinstance(self.align, PermutationSpec) else None
         first = zoo.held_out.index(False)
         return canonicalise(zoo, spec, reference=first, seed=seed, folder=folder, executor=executor, progress=progress)
+
+    def _take(self, prepared: PreparedFlow, training: FlowTraining) -> None:
+        """All at once and last: a fit that failed or was interrupted leaves the estimator as it was."""
+        self._learn(prepared.fitted)
+        self.zoo_ = prepared.zoo
+        self.training_ = training
 
     def _learn(self, fitted: FittedFlow) -> None:
         """Take over what was learned, or read from a file."""
