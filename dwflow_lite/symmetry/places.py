@@ -171,5 +171,10 @@ def _mean_of_stretches(b: Tensor, number: int, axis: Axis, unknown: frozenset[st
 
 def expected_inner_product(a: Tensor, b: Tensor, axes: Sequence[Axis]) -> Tensor:
     """<a, b> of one tensor (*shape) with each of (M, *shape), expected over all orders of all groups: (M,), float64."""
-    a, b, _ = blurred(a[None], b[:, None], axes, groups_of(axes))
+    whole = [number for number, axis in enumerate(axes) if isinstance(axis, str)]
+    for number, axis in enumerate(axes):
+        if isinstance(axis, tuple):
+            b = _mean_of_stretches(b, 1 + number, axis, groups_of([axis]))
+    if whole:  # the product with a mean over units is that with the sum over them, as in blurred
+        a, b = a.sum(whole, keepdim=True), b.mean([1 + number for number in whole], keepdim=True)
     return b.flatten(1).double() @ a.flatten().double()
