@@ -32,17 +32,22 @@ def centred(part: Tensor) -> tuple[Tensor, Tensor]:
 def gram_of(rows: Tensor, precision: torch.dtype) -> tuple[Tensor, Tensor]:
     """Inner products (N, N) of rows (N, c) about their mean, and it (c,): in this precision, and summed in float64."""
 
+    half = len(rows) // 2
+
     def gram_of_range(columns: slice) -> tuple[Tensor, Tensor]:
         gram = rows.new_zeros(len(rows), len(rows), dtype=_widest(rows))
         means = []
         for few in _few_columns(rows[:, columns], len(rows)):
             part, mean = centred(rows[:, columns][:, few].to(precision, copy=True))  # (N, few), (few,)
-            gram += part @ part.T
+            gram[:half, :half] += part[:half] @ part[:half].T
+            gram[half:] += part[half:] @ part.T
             means.append(mean)
         return gram, torch.cat(means)
 
     grams, means = zip(*_on_all_cores(gram_of_range, rows), strict=True)
-    return sum(grams), torch.cat(means)
+    gram = sum(grams)
+    gram[:half, half:] = gram[half:, :half].T  # the quarter that symmetry gives
+    return gram, torch.cat(means)
 
 
 def projected(x: Tensor, rows: Tensor, mean: Tensor | None, precision: torch.dtype) -> tuple[Tensor, Tensor]:
