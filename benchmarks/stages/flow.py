@@ -19,7 +19,15 @@ from torch import Tensor, nn
 from benchmarks.measure import Measured, timed
 from dwflow_lite import DeepWeightFlow, Zoo, evaluate, load_task
 from dwflow_lite.auditing import nearest_distance
-from dwflow_lite.flow import FlowSettings, GaussianSource, VelocityField, dispersion_ratio, integrate, train_flow
+from dwflow_lite.flow import (
+    FixedSource,
+    FlowSettings,
+    GaussianSource,
+    VelocityField,
+    dispersion_ratio,
+    integrate,
+    train_flow,
+)
 from dwflow_lite.generate import fit_together
 from dwflow_lite.support.devices import one_thread
 from dwflow_lite.symmetry import canonicalise
@@ -101,17 +109,17 @@ def step_rate(toy: bool) -> Measured:
     """One step at k = 99, h = 512, batches of eight, in the published settings."""
     steps, hidden = (5, 16) if toy else (300, 512)
     codes = torch.randn(100, 99, generator=torch.Generator().manual_seed(0))
-    noise = 0.05 * torch.randn(100, 99, generator=torch.Generator().manual_seed(1))
+    source = FixedSource(GaussianSource(99, 0.05), 100, torch.Generator().manual_seed(1))
     settings = replace(FlowSettings.published(), steps=steps, hidden=hidden)
 
     def package() -> float:
         torch.manual_seed(0)
-        log = train_flow(VelocityField(99, hidden), codes, GaussianSource(99, 0.05), settings)
+        log = train_flow(VelocityField(99, hidden), codes, source, settings)
         return log.loss[-1]
 
     def published() -> float:
         torch.manual_seed(0)
-        losses = published_loop(published_field(99, hidden), codes, noise, steps)
+        losses = published_loop(published_field(99, hidden), codes, source.points, steps)
         return sum(losses) / len(losses)
 
     with one_thread():
