@@ -3,6 +3,7 @@
 from dwflow_lite.generate.deepweightflow import DeepWeightFlow
 from dwflow_lite.generate.files import FORMAT
 from dwflow_lite.generate.generator import Generator
+from dwflow_lite.generate.mixtures import AffineMixture, UnitCrossover
 from dwflow_lite.generate.simple import (
     NOISE_LADDER,
     TRIVIAL,
@@ -20,6 +21,7 @@ __all__ = [
     "FORMAT",
     "NOISE_LADDER",
     "TRIVIAL",
+    "AffineMixture",
     "ClosedFormFlow",
     "DeepWeightFlow",
     "GaussianCodes",
@@ -30,4 +32,5 @@ __all__ = [
     "RandomWeights",
     "Retrieval",
     "Soup",
+    "UnitCrossover",
 ]
