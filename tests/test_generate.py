@@ -18,6 +18,7 @@ from dwflow_lite.generate import (
     FORMAT,
     NOISE_LADDER,
     TRIVIAL,
+    AffineMixture,
     ClosedFormFlow,
     GaussianCodes,
     Generator,
@@ -26,9 +27,10 @@ from dwflow_lite.generate import (
     RandomWeights,
     Retrieval,
     Soup,
+    UnitCrossover,
     fit_together,
 )
-from dwflow_lite.networks import initialise
+from dwflow_lite.networks import ViT, initialise
 from dwflow_lite.support.files import ZooFileError, read_safetensors, write_safetensors
 from dwflow_lite.symmetry import PermutationSpec, canonicalise
 from dwflow_lite.zoo import Layout, Shards, predict
@@ -449,6 +451,11 @@ GENERATORS = (
         "a flow of other settings": DeepWeightFlow(align=None, components=0.9, source="matched", flow=QUICK, seed=3),
         "the published flow": DeepWeightFlow.published(flow=replace(FlowSettings.published(), hidden=8, steps=20)),
         "few components": GaussianCodes(components=3),
+        "a wider Gaussian": GaussianCodes(factor=1.3),
+        "mixtures of 5": AffineMixture(),
+        "mixtures of all": AffineMixture(size=100),
+        "children of 2": UnitCrossover(),
+        "children of 4": UnitCrossover(parents=4),
         "a wide source": ClosedFormFlow(source=1.0, steps=5),
     }
 )
@@ -607,6 +614,9 @@ def test_arguments_are_checked_by_fit_and_changed_by_set_params(zoo):
         (ClosedFormFlow(source=0), "source must be a number > 0"),
         (ClosedFormFlow(steps=0), "steps must be a whole number >= 1"),
         (GaussianCodes(12), "N-1 = 11"),
+        (GaussianCodes(factor=-1), "factor must be a number >= 0"),
+        (AffineMixture(0), "size must be a whole number >= 1"),
+        (UnitCrossover(1), "parents must be a whole number >= 2"),
     ):
         with pytest.raises(ValueError, match=message):
             generator.fit(zoo)
@@ -927,3 +937,107 @@ def test_what_cannot_be_fitted_together_is_named_and_changes_nothing(zoo, monkey
     with pytest.raises(NotFittedError):
         model.sample(1, seed=0)
     assert fit_together({"a": (model, zoo)})["a"] is model and model.sample(1, seed=0)  # control
+
+
+# -- mixtures ----------------------------------------------------------------------------------------------------
+
+
+def orthogonal_zoo(members):
+    """Members at one distance from their mean, in directions that are as different as they can be."""
+    network = MLP([4, 6, 3])
+    size = Layout.of(network).size
+    weights = torch.zeros(members, size)
+    weights[range(members), range(members)] = 3.0
+    return Zoo(weights, Layout.of(network), network)
+
+
+def test_mixtures_keep_the_spread_that_soups_lose():
+    zoo = orthogonal_zoo(20)
+    mean = zoo.weights.mean(0)
+    spread = lambda weights: float((weights - mean).square().sum(1).mean() ** 0.5)  # noqa: E731
+    members = spread(zoo.weights)
+    for size in (2, 5, 20):
+        mixed = AffineMixture(size).fit(zoo).sample(4000, seed=0)
+        assert 0.93 < spread(mixed.weights) / members < 1.07
+        soups = Soup(size).fit(zoo).sample(4000, seed=0)
+        assert spread(soups.weights) / members < 1.1 * size**-0.5  # control: the chord
+    # Nothing but members, and their mirror images about the mean, comes of one.
+    one = AffineMixture(1).fit(zoo).sample(50, seed=0).weights - mean
+    assert torch.cdist(one.abs(), (zoo.weights - mean).abs()).min(1).values.max() < 0.02
+
+
+def test_mixtures_are_affine_combinations_of_as_many_members_as_are_named():
+    zoo = orthogonal_zoo(10)
+    mixed = AffineMixture(3).fit(zoo).sample(50, seed=1).weights
+    shares = mixed[:, :10] / 3.0  # of each member; the mean has a tenth of each
+    torch.testing.assert_close(shares.sum(1), torch.ones(50))
+    common = shares.median(1, keepdim=True).values  # of members that were not drawn
+    assert ((shares - common).abs() > 1e-4).sum(1).max() == 3
+    all_of_them = AffineMixture(10).fit(zoo).sample(50, seed=1).weights[:, :10] / 3.0
+    assert ((all_of_them - all_of_them.median(1, keepdim=True).values).abs() > 1e-4).sum(1).max() > 3  # control
+
+
+def test_a_wider_gaussian_is_the_same_draw_farther_out(zoo):
+    mean = GaussianCodes(factor=0).fit(zoo).sample(4, seed=0).weights
+    torch.testing.assert_close(mean, zoo.fitted.weights.mean(0).expand(4, -1), atol=1e-4, rtol=1e-4)
+    narrow, wide = (GaussianCodes(factor=f).fit(zoo).sample(4, seed=0).weights - mean for f in (1.0, 1.3))
+    torch.testing.assert_close(wide, 1.3 * narrow, atol=1e-3, rtol=1e-3)
+    assert narrow.norm() > 1  # control: there is something to widen
+
+
+def test_children_take_whole_units_from_their_parents():
+    """Every member writes its own number everywhere, so that a child shows whose weights it has."""
+    network = MLP([4, 6, 5, 3])
+    layout = Layout.of(network)
+    zoo = Zoo(torch.arange(8.0)[:, None].expand(8, layout.size).clone(), layout, network)
+    children = UnitCrossover(parents=3).fit(zoo).sample(200, seed=0)
+    for child in children.weights[:20]:
+        state = layout.unflatten(child)
+        first, second = state["layers.0.weight"], state["layers.1.weight"]
+        for weight, bias in ((first, state["layers.0.bias"]), (second, state["layers.1.bias"])):
+            assert torch.equal(weight, bias[:, None].expand_as(weight))  # a unit, and all that it is computed from
+        head = state["layers.2.weight"]
+        assert torch.equal(head, second[:, 0].expand_as(head))  # what reads a unit goes with it
+        assert len(child.unique()) <= 3
+    assert max(len(child.unique()) for child in children.weights) == 3  # control: units do come from all parents
+    assert {len(child.unique()) for child in UnitCrossover().fit(zoo).sample(200, seed=0).weights} == {2}
+
+
+def test_heads_are_handed_down_whole():
+    network = ViT(image=8, patch=4, channels=1, dim=8, depth=1, heads=2, outputs=3)
+    layout = Layout.of(network)
+    zoo = Zoo(torch.arange(4.0)[:, None].expand(4, layout.size).clone(), layout, network)
+    spec = PermutationSpec.of(network)
+    children = UnitCrossover(parents=2).fit(zoo).sample(40, seed=0)
+    mixed = 0
+    for child in children.weights:
+        state = layout.unflatten(child)
+        for heads, groups in spec.heads.values():
+            of_head = [set() for _ in range(heads)]
+            for group in groups:
+                for use in spec.uses[group]:
+                    if use.axis == 0:
+                        for head, rows in enumerate(use.rows(state[use.name]).unflatten(0, (heads, -1))):
+                            of_head[head] |= set(rows.unique().tolist())
+            assert all(len(whose) == 1 for whose in of_head)
+            mixed += of_head[0] != of_head[1]
+    assert mixed > 5  # control: two heads do come from two parents
+
+
+def test_a_reader_gives_a_spec_of_their_own_for_children(task):
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Linear(4, 5), nn.Linear(5, 3)
+
+        def forward(self, x):
+            return self.two(self.one(x).relu())
+
+    zoo = Zoo.from_modules([Own() for _ in range(3)])
+    with pytest.raises(ValueError, match="no permutation spec is known for Own"):
+        UnitCrossover().fit(zoo)
+    with pytest.raises(ValueError, match="another layout"):
+        UnitCrossover(spec=PermutationSpec.of(MLP([4, 5, 3]))).fit(zoo)
+    axes = {"one.weight": ("a", None), "one.bias": ("a",), "two.weight": (None, "a"), "two.bias": (None,)}
+    spec = PermutationSpec(zoo.layout, axes)
+    assert len(UnitCrossover(spec=spec).fit(zoo).sample(3, seed=0)) == 3

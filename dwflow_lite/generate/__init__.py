@@ -3,6 +3,7 @@
 from dwflow_lite.generate.deepweightflow import DeepWeightFlow
 from dwflow_lite.generate.files import FORMAT
 from dwflow_lite.generate.generator import Generator
+from dwflow_lite.generate.mixtures import AffineMixture, UnitCrossover
 from dwflow_lite.generate.simple import (
     NOISE_LADDER,
     TRIVIAL,
@@ -21,6 +22,7 @@ __all__ = [
     "FORMAT",
     "NOISE_LADDER",
     "TRIVIAL",
+    "AffineMixture",
     "ClosedFormFlow",
     "DeepWeightFlow",
     "GaussianCodes",
@@ -31,5 +33,6 @@ __all__ = [
     "RandomWeights",
     "Retrieval",
     "Soup",
+    "UnitCrossover",
     "fit_together",
 ]

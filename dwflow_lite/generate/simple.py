@@ -171,20 +171,24 @@ class GaussianCodes(BaseEstimator):
 
     Args:
         components: of the PCA, as in :class:`DualPCA`.
+        factor: by which the noise is made wider (above 1) or narrower than the codes are.
     """
 
-    def __init__(self, components: int | float | None = None) -> None:
+    def __init__(self, components: int | float | None = None, factor: float = 1.0) -> None:
         self.components = components
+        self.factor = factor
 
     def fit(self, zoo: Zoo) -> GaussianCodes:
         """Compress the fitted members, and measure their codes."""
+        if not is_number(self.factor, 0):
+            raise ValueError(f"factor must be a number >= 0, got {self.factor!r}")
         require_zoo(zoo)
         members = computable(zoo.fitted)
         pca = DualPCA(self.components, copy=False)
         codes = pca.fit_transform(members.weights)  # (N, k)
         self.members_ = members
         self.pca_ = pca
-        self.std_ = measured(lambda c: c.std(0), codes)  # (k,)
+        self.std_ = float(self.factor) * measured(lambda c: c.std(0), codes)  # (k,)
         return self
 
     def sample(self, n: int, *, seed: int) -> Zoo:

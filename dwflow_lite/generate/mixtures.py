@@ -1,0 +1,156 @@
+"""Mixtures of members: on the sphere on which the members lie, not on the chords between them; and unit by unit.
+
+In an aligned zoo of wide networks such a mixture is a network nobody trained, and a good one (notebook 09).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from sklearn.base import BaseEstimator
+from torch import Tensor
+
+from dwflow_lite.generate.generator import require_zoo
+from dwflow_lite.generate.simple import as_zoo, different_rows, fitted_members, measured, start
+from dwflow_lite.support.checks import is_whole
+from dwflow_lite.symmetry.axes import Axis, stretches
+from dwflow_lite.symmetry.spec import PermutationSpec, require_spec
+from dwflow_lite.zoo.zoo import Zoo
+
+
+class AffineMixture(BaseEstimator):
+    """The mean plus differences of random fitted members to it, weighted by a random point of the unit sphere.
+
+    With Σ cᵢ² = 1 a mixture lies as far from the mean as members do (where their differences are about orthogonal,
+    as those of independently trained networks are). A :class:`Soup` is the same with cᵢ = 1/m: its squares sum to 1/m,
+    and so much of the spread is left.
+
+    Args:
+        size: m, how many different members are mixed; all where there are fewer.
+
+    Example:
+        Of members as far from their mean as from one another's opposite, mixtures keep the distance, soups do not:
+
+        >>> from dwflow_lite import MLP
+        >>> from dwflow_lite.zoo import Layout
+        >>> network = MLP([3, 1])
+        >>> layout = Layout.of(network)
+        >>> zoo = Zoo(torch.tensor([[2.0, 0, 0, 0], [-2.0, 0, 0, 0], [0, 2.0, 0, 0], [0, -2.0, 0, 0]]), layout, network)
+        >>> mixed = AffineMixture(size=4).fit(zoo).sample(2000, seed=0)
+        >>> round(float(mixed.weights.square().sum(1).mean()))
+        4
+    """
+
+    def __init__(self, size: int = 5) -> None:
+        self.size = size
+
+    def fit(self, zoo: Zoo) -> AffineMixture:
+        """Remember the fitted members, at least two, and their mean."""
+        if not is_whole(self.size, 1):
+            raise ValueError(f"size must be a whole number >= 1, got {self.size!r}")
+        self.members_ = fitted_members(self, zoo, at_least=2)
+        self.mean_ = measured(lambda weights: weights.mean(0), self.members_.weights)  # (d,)
+        self.size_ = min(int(self.size), len(self.members_))
+        return self
+
+    def sample(self, n: int, *, seed: int) -> Zoo:
+        """``n`` mixtures."""
+        generator = start(self, n, seed)
+        weights = self.members_.weights  # (N, d)
+        rows = different_rows(len(weights), self.size_, n, generator)  # (n, m)
+        on_sphere = torch.nn.functional.normalize(torch.randn(n, self.size_, generator=generator))  # (n, m)
+        shares = torch.zeros(n, len(weights)).scatter(1, rows, on_sphere).to(weights)  # (n, N)
+        # Σ cᵢ (wᵢ - mean), without a copy of the centred members.
+        mixed = shares @ weights + (1 - shares.sum(1, keepdim=True)) * self.mean_  # (n, d)
+        return as_zoo(mixed, self.members_, f"affine mixture of {self.size_}")
+
+
+class UnitCrossover(BaseEstimator):
+    """Children of random fitted members: each hidden unit comes, with its incoming weights, from one of the parents.
+
+    Attention heads come as a whole. Weights that no unit owns (of an output layer: its bias) are the first parent's;
+    an output layer's weights go with the units that they read.
+
+    Args:
+        parents: how many different members a child has; all where there are fewer.
+        spec: of a reader's own network; those of the course have theirs.
+    """
+
+    def __init__(self, parents: int = 2, spec: PermutationSpec | None = None) -> None:
+        self.parents = parents
+        self.spec = spec
+
+    def fit(self, zoo: Zoo) -> UnitCrossover:
+        """Remember the fitted members, at least two, and which weight belongs to which unit."""
+        if not is_whole(self.parents, 2):
+            raise ValueError(f"parents must be a whole number >= 2, got {self.parents!r}")
+        require_spec(self.spec)
+        require_zoo(zoo)
+        spec = PermutationSpec.of(zoo.network) if self.spec is None else self.spec
+        if spec.layout != zoo.layout:
+            raise ValueError("the spec belongs to another layout than the zoo's")
+        self.members_ = fitted_members(self, zoo, at_least=2)
+        self.owners_ = owners(spec)  # (d,)
+        self.parents_ = min(int(self.parents), len(self.members_))
+        return self
+
+    def sample(self, n: int, *, seed: int) -> Zoo:
+        """``n`` children."""
+        generator = start(self, n, seed)
+        weights = self.members_.weights  # (N, d)
+        parents = different_rows(len(weights), self.parents_, n, generator)  # (n, parents)
+        units = int(self.owners_.max()) + 1
+        of_unit = torch.randint(self.parents_, (n, units), generator=generator)  # (n, units): which parent
+        of_unit = torch.cat([of_unit, torch.zeros(n, 1, dtype=torch.long)], 1)  # the last: of what no unit owns
+        children = []
+        for its_parents, its_units in zip(parents, of_unit, strict=True):
+            member = its_parents[its_units[self.owners_]]  # (d,)
+            children.append(weights.gather(0, member[None].to(weights.device))[0])
+        return as_zoo(torch.stack(children), self.members_, f"unit crossover of {self.parents_}")
+
+
+def owners(spec: PermutationSpec) -> Tensor:
+    """The number of the unit that each weight (d,) belongs to, over all groups; -1 where no unit owns it.
+
+    A unit owns what it is computed from: the rows of the tensors that it is an output of. Where a tensor has no units
+    as outputs, it belongs to those that it reads. All units of an attention head are one, in all of its groups.
+    """
+    numbers = _unit_numbers(spec)
+    state = {}
+    for name, axes in spec.axes.items():
+        shape = spec.layout[name].shape
+        owner = torch.full(shape, -1)
+        for number, (axis, size) in enumerate(zip(axes, shape, strict=True)):  # outputs are axis 0
+            units = _units_along(axis, size, numbers)  # (size,)
+            along = [1] * len(shape)
+            along[number] = size
+            owner = torch.where(owner < 0, units.view(along), owner)
+        state[name] = owner
+    return spec.layout.flatten(state)
+
+
+def _units_along(axis: Axis, size: int, numbers: Mapping[str, Tensor]) -> Tensor:
+    """The number of the unit at each place of an axis, (size,); -1 where it is fixed."""
+    parts = []
+    for group, units, each in stretches(axis, size):
+        fixed = torch.full((units,), -1)
+        parts.append((fixed if group is None else numbers[group]).repeat_interleave(each))
+    return torch.cat(parts)
+
+
+def _unit_numbers(spec: PermutationSpec) -> dict[str, Tensor]:
+    """Group -> a number (n,) for each of its units, over all groups; one for all units of an attention head."""
+    numbers: dict[str, Tensor] = {}
+    count = 0
+    for heads, groups in spec.coordinates:
+        sizes = {group: spec.groups[group] for group in groups}
+        if heads == 1:
+            (group,) = groups
+            numbers[group] = count + torch.arange(sizes[group])
+            count += sizes[group]
+        else:
+            for group, size in sizes.items():
+                numbers[group] = count + torch.arange(heads).repeat_interleave(size // heads)
+            count += heads
+    return numbers
