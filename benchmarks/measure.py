@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from statistics import median
 from typing import TypeVar
@@ -50,3 +50,26 @@ def timed(call: Callable[[], Result], repeats: int = 3, warm: int = 1) -> tuple[
         result = call()
         seconds.append(time.perf_counter() - start)
     return median(seconds), max(seconds) / max(min(seconds), 1e-9), result
+
+
+def side_by_side(
+    calls: Mapping[str, Callable[[], object]], repeats: int = 5, warm: int = 1
+) -> dict[str, tuple[float, float]]:
+    """Run several calls in turn, so that what disturbs the machine for a while disturbs all of them.
+
+    Args:
+        calls: by name, without arguments.
+        repeats: rounds that are measured.
+        warm: rounds before them.
+
+    Returns:
+        For each name the median in seconds, and the longest over the shortest.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(warm + repeats):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            if turn >= warm:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: (median(all_), max(all_) / max(min(all_), 1e-9)) for name, all_ in seconds.items()}

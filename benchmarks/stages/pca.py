@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measure import Measured, timed
+from benchmarks.measure import Measured, side_by_side, timed
 from dwflow_lite import DualPCA, Zoo
 from dwflow_lite.zoo import Layout, Shards, append, read_folder, start_folder
 
@@ -57,17 +57,21 @@ def error_of_variances(x: Tensor) -> float:
 
 def fit(toy: bool) -> Measured:
     x = rows_of(*(TOY if toy else SIZES["in memory"]))
-    seconds, spread, _ = timed(lambda: DualPCA(copy=False).fit(x))
-    copied, _, _ = timed(lambda: DualPCA().fit(x))
-    floor, _, _ = timed(lambda: x @ x.T)
+    found = side_by_side({
+        "fit": lambda: DualPCA(copy=False).fit(x),
+        "with a copy of the rows": lambda: DualPCA().fit(x),
+        "one product": lambda: x @ x.T,
+    })  # fmt: skip
+    seconds, spread = found.pop("fit")
+    beside = {name: median for name, (median, _) in found.items()}
     checks = {"error of variances": error_of_variances(x)}
     small = (12, 6000)
     for kind in ("columns over six decades", "large means", "repeated rows", "near-copies"):
         checks[f"error of variances, {kind}"] = error_of_variances(rows_of(*small, kind))
     holds = {"variances are those of float64": max(checks.values()) < VARIANCES_WITHIN}
     if not toy:
-        holds[f"within {FIT_WITHIN:g} products"] = seconds <= FIT_WITHIN * floor
-    return Measured(seconds, spread, {"one product": floor, "with a copy of the rows": copied}, checks, holds)
+        holds[f"within {FIT_WITHIN:g} products"] = seconds <= FIT_WITHIN * beside["one product"]
+    return Measured(seconds, spread, beside, checks, holds)
 
 
 def some_codes(pca: DualPCA, n: int) -> Tensor:
@@ -85,13 +89,18 @@ def decode(n: int, toy: bool) -> Measured:
     pca = DualPCA(copy=False).fit(x)
     codes = some_codes(pca, n)
     coefficients = codes @ pca.combination_.T.float()  # (n, N)
-    seconds, spread, zoo = timed(lambda: Zoo(pca.inverse_transform(codes), layout, network))
-    floor, _, _ = timed(lambda: coefficients @ x)
+    found = side_by_side({
+        "decode": lambda: Zoo(pca.inverse_transform(codes), layout, network),
+        "one product": lambda: coefficients @ x,
+    })  # fmt: skip
+    seconds, spread = found["decode"]
+    floor = found["one product"][0]
+    weights = pca.inverse_transform(codes)
     few = slice(0, 1000)
     about = x[:, few].double()
     mean = about.mean(0)
     exact = mean + codes.double() @ pca.combination_.T @ (about - mean)  # (n, few)
-    off = (zoo.weights[:, few] - exact).abs() / exact.abs().amax(0)
+    off = (weights[:, few] - exact).abs() / exact.abs().amax(0)
     checks = {"largest error of a weight": float(off.max())}
     holds = {"weights are those of float64": checks["largest error of a weight"] < WEIGHTS_WITHIN}
     if not toy:
