@@ -4,18 +4,21 @@ PYTHON ?= python3
 PROFILE ?= laptop
 OUT ?= build
 NOTEBOOKS ?=
+STAGES ?=
 WORKERS ?= 2
 PIP_FLAGS ?=
 PY := .venv/bin/python
 STAMP := .venv/installed
 
-.PHONY: help course test lab check lint clean distclean
+.PHONY: help course test bench lab check lint clean distclean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make course  run the notebooks; pages in build/index.html'
 	@echo '             PROFILE=smoke|laptop|gpu (laptop)  NOTEBOOKS="03 05" (all)  OUT=folder (build)'
 	@echo 'make test    run the tests, a file to each of WORKERS=2 processes'
+	@echo 'make bench   measure every stage beside its floor; page in benchmarks/results/bench-cpu.md'
+	@echo '             STAGES="pca zoo" (all)  OUT=file.json'
 	@echo 'make lab     open the notebooks in JupyterLab'
 	@echo 'make check   what this machine has and lacks'
 	@echo 'make lint    style of package, tests and notebooks'
@@ -36,6 +39,9 @@ course: $(STAMP)
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile
+
+bench: $(STAMP)
+	@$(PY) -m benchmarks.bench $(if $(strip $(STAGES)),--stages $(STAGES)) $(if $(filter-out file,$(origin OUT)),--out '$(OUT)')
 
 lab: $(STAMP)
 	$(PY) -m jupyterlab notebooks

@@ -1,0 +1,127 @@
+"""Every row of the benchmarks at toy size: it runs, says what it must, and is right; and what a wrong row does."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import sys
+import types
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))  # benchmarks are no part of the package
+
+from benchmarks import bench  # noqa: E402
+from benchmarks.measure import Measured, side_by_side, timed  # noqa: E402
+
+EVERY_ROW = [(stage, row) for stage in bench.all_stages() for row in bench.rows_of(stage)]
+
+
+def check_shape(measured):
+    assert isinstance(measured, Measured)
+    assert measured.seconds > 0 and math.isfinite(measured.seconds) and measured.spread >= 1
+    for name, seconds in measured.beside.items():
+        assert isinstance(name, str) and isinstance(seconds, float) and seconds > 0, name
+    for name, value in measured.checks.items():
+        assert isinstance(name, str) and isinstance(value, int | float) and math.isfinite(value), name
+    assert measured.beside and measured.holds  # something stands beside it, and something was checked
+    assert all(isinstance(holds, bool) for holds in measured.holds.values())
+
+
+@pytest.mark.parametrize(("stage", "row"), EVERY_ROW)
+def test_every_row_runs_at_toy_size_and_is_right(stage, row):
+    measured = bench.rows_of(stage)[row](True)
+    check_shape(measured)
+    assert all(measured.holds.values()), measured
+    assert bench.is_good(bench.measure_row(lambda toy: measured, True))
+    nowhere = replace(measured, checks={"error": math.nan})  # control: what JSON does not know
+    assert "Out of range float" in bench.measure_row(lambda toy: nowhere, True)["error"]
+
+
+GOOD = Measured(2.0, 1.1, {"floor": 1.0, "loop": 20.0}, {"error": 1e-7}, {"is right": True})
+WRONG = Measured(2.0, 1.1, {"floor": 1.0}, {"error": 1.0}, {"is right": False, "is fast": True})
+
+
+def a_stage(monkeypatch, rows):
+    """Make ``rows`` the one stage there is; what was called is in the list that is returned."""
+    called = []
+
+    def function(name, given):
+        def measure(toy):
+            called.append(name)
+            if isinstance(given, Exception):
+                raise given
+            return given
+
+        return measure
+
+    module = types.ModuleType("benchmarks.stages.made_up")
+    module.ROWS = {name: function(name, given) for name, given in rows.items()}
+    monkeypatch.setitem(sys.modules, "benchmarks.stages.made_up", module)
+    monkeypatch.setattr(bench, "all_stages", lambda: ["made_up"])
+    monkeypatch.setattr(bench, "code_digest", lambda stage: "0")
+    return called
+
+
+def test_a_wrong_row_and_one_that_raises_are_named_and_the_others_run(monkeypatch, tmp_path, capsys):
+    out = tmp_path / "bench.json"
+    a_stage(monkeypatch, {"first": GOOD})
+    assert bench.main(["--out", str(out)]) == 0  # control
+    assert "1 of 1 rows hold\n" in capsys.readouterr().out
+    a_stage(monkeypatch, {"breaks": RuntimeError("no memory"), "wrong": WRONG, "good": GOOD})
+    assert bench.main(["--out", str(out)]) == 1
+    said = capsys.readouterr().out
+    assert "made_up: breaks: FAILED, RuntimeError: no memory" in said and "DOES NOT HOLD: is right\n" in said
+    assert "1 of 3 rows hold; not: made_up: breaks; made_up: wrong\n" in said
+    rows = json.loads(out.read_text())["rows"]
+    assert set(rows) == {"made_up: first", "made_up: wrong", "made_up: good"}
+    page = out.with_suffix(".md").read_text()
+    assert "**no**: is right<br>yes: is fast" in page
+    assert "| good | 2 | 1.1 | 2 × floor (1 s)<br>loop: 10 × as long (20 s) | error 1e-07 | yes: is right |" in page
+
+
+def test_a_run_goes_on_where_it_was(monkeypatch, tmp_path):
+    out = tmp_path / "bench.json"
+    called = a_stage(monkeypatch, {"breaks": RuntimeError("interrupted"), "good": GOOD})
+    run = ["--out", str(out)]
+    assert bench.main(run) == 1 and called == ["breaks", "good"]
+    assert bench.main(run) == 1 and called == ["breaks", "good", "breaks"]  # what failed is tried again
+    called = a_stage(monkeypatch, {"breaks": GOOD, "good": GOOD})
+    assert bench.main(run) == 0 and called == ["breaks"]
+    assert bench.main([*run, "--again"]) == 0 and called == ["breaks", "breaks", "good"]
+    monkeypatch.setattr(bench, "code_digest", lambda stage: "1")  # control: other code
+    assert bench.main(run) == 0 and called[3:] == ["breaks", "good"]
+    plain = bench.surroundings()
+    monkeypatch.setattr(bench, "surroundings", lambda: plain | {"threads": 99})  # and another machine
+    assert bench.main(run) == 0 and called[5:] == ["breaks", "good"]
+
+
+def test_a_stage_that_cannot_be_read_is_named(monkeypatch, tmp_path, capsys):
+    a_stage(monkeypatch, {"good": GOOD})
+    monkeypatch.setattr(bench, "all_stages", lambda: ["gone", "made_up"])
+    assert bench.main(["--out", str(tmp_path / "bench.json")]) == 1
+    assert "1 of 2 rows hold; not: gone: (all)" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        bench.main(["--stages", "nowhere"])
+    assert "no stage nowhere: choose from gone, made_up" in capsys.readouterr().err
+
+
+def test_what_a_result_depends_on_names_code_and_machine_but_no_host(monkeypatch):
+    digests = [bench.code_digest(stage) for stage in bench.all_stages()]
+    assert len(set(digests)) == len(digests) and digests[0] == bench.code_digest(bench.all_stages()[0])
+    monkeypatch.setattr(platform, "node", lambda: "host")
+    assert set(bench.surroundings()) == {"processor", "system", "cores", "threads", "versions"}
+    assert "host" not in json.dumps(bench.surroundings())
+
+
+def test_the_clock():
+    calls = []
+    seconds, spread, result = timed(lambda: calls.append(0) or len(calls), repeats=4, warm=2)
+    assert result == 6 and seconds > 0 and spread >= 1
+    order = []
+    found = side_by_side({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, repeats=2, warm=1)
+    assert order == ["a", "b"] * 3 and set(found) == {"a", "b"} and all(spread >= 1 for _, spread in found.values())
