@@ -15,6 +15,8 @@ SMALL = {
     "members=100": "members=6",
     "held_out=20": "held_out=2",
     "epochs=60": "epochs=1",
+    "MLP([10, 64, 1]), ": "MLP([10, 64, 1]), recipe=Recipe(epochs=1), ",
+    'folder="zoo", ': 'folder="zoo", recipe=Recipe(epochs=1), ',
     "sample(100": "sample(4",
     "rounds=5": "rounds=1",
     "DeepWeightFlow()": "DeepWeightFlow(flow=FlowSettings(hidden=8, steps=5))",
@@ -38,7 +40,9 @@ def test_snippets_run(tmp_path, monkeypatch, capsys):
                 used.add(number)
                 snippet = snippet.replace(number, small)
         if "from dwflow_lite.symmetry import" in snippet:  # the reader's own network, and a zoo of it
-            namespace["zoo"] = namespace["train_zoo"](namespace["task"], network, members=3, held_out=1)
+            namespace["zoo"] = namespace["train_zoo"](
+                namespace["task"], network, members=3, held_out=1, recipe=namespace["Recipe"](epochs=1)
+            )
         exec(snippet, namespace)
     assert "accurate and new" in capsys.readouterr().out  # the audit was printed
     assert used == set(SMALL), "a number to make small is no longer in README"
