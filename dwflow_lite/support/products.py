@@ -31,7 +31,6 @@ def centred(part: Tensor) -> tuple[Tensor, Tensor]:
 
 def gram_of(rows: Tensor, precision: torch.dtype) -> tuple[Tensor, Tensor]:
     """Inner products (N, N) of rows (N, c) about their mean, and it (c,): in this precision, and summed in float64."""
-
     half = len(rows) // 2
 
     def gram_of_range(columns: slice) -> tuple[Tensor, Tensor]:

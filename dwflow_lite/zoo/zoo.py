@@ -68,9 +68,9 @@ class Zoo:
             self._check_finite()
 
     def _check_finite(self) -> None:
-        # Extremes are NaN or infinite where any weight is; unlike isfinite() they make no second matrix (N, d).
-        is_finite = self.weights.amax(1).isfinite() & self.weights.amin(1).isfinite()  # (N,)
-        members = (~is_finite).nonzero().flatten().tolist()
+        # A sum is finite only if all weights are, and reads them once; those that are not are looked at more closely.
+        suspects = (~self.weights.sum(1).isfinite()).nonzero().flatten().tolist()
+        members = [member for member in suspects if not self.weights[member].isfinite().all()]
         if members:
             raise ValueError(
                 f"members {members} hold NaN or infinite weights; leave them out (zoo.take) or retrain them"
