@@ -4,7 +4,7 @@
     python benchmarks/course_times.py build/report.json
 
 writes benchmarks/results/course-laptop.json, names each statement that is off, and ends with status 1 if there is one.
-tests/course/test_notebooks.py compares every notebook with that file.
+tests/course/test_times.py compares every notebook with that file.
 """
 
 from __future__ import annotations

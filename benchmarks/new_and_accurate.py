@@ -17,7 +17,7 @@ import json
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 
@@ -67,7 +67,7 @@ class Regime:
     def zoo(self, task: Task, seed: int) -> Zoo:
         """The zoo of one seed."""
         inputs = task.train.x[0].numel()
-        recipe = Recipe(**asdict(RECIPES[self.recipe]) | {"epochs": self.epochs})
+        recipe = replace(RECIPES[self.recipe], epochs=self.epochs)
         network = MLP([inputs, *self.hidden, task.outputs])
         sizes = {"members": self.members, "held_out": self.held_out, "seed": seed}
         return train_zoo(task, network, recipe=recipe, **sizes)

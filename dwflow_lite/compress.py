@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import copy
+from collections.abc import Iterator
 from concurrent.futures import Executor
 from math import isfinite
-from typing import TypeVar
 
 import torch
 from sklearn.base import BaseEstimator
@@ -13,11 +13,9 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from dwflow_lite.support.checks import is_number, is_whole
-from dwflow_lite.support.jobs import run_jobs
+from dwflow_lite.support.jobs import by_position, run_jobs
 from dwflow_lite.support.products import centred, combined, gram_of, projected
 from dwflow_lite.zoo.storage import Shards
-
-Result = TypeVar("Result")
 
 PRECISIONS = (torch.float32, torch.float64)
 LARGEST_IN_FLOAT32 = 16.0  # of coefficients: larger ones cancel, and what is left would have few digits
@@ -238,7 +236,7 @@ class DualPCA(BaseEstimator):
         parts = run_jobs(_gram_part, jobs, executor, progress=progress, desc="Gram matrix", unit="chunk")
         gram = torch.zeros(n, n, dtype=torch.float64)
         means = []
-        for part, mean in _in_order(parts):
+        for part, mean in by_position(parts):
             gram += part
             if isinstance(x, Tensor):
                 means.append(mean)
@@ -270,6 +268,15 @@ class DualPCA(BaseEstimator):
         self.rows_ = rows
         self._components = components
         self._changes = _changes(rows)
+
+    def to(self, device: torch.device | str) -> DualPCA:
+        """The same PCA, decoding on a device: its mean, and the rows or components, lie there, or are read onto it."""
+        self._check_fitted()
+        moved = copy.copy(self)
+        moved.mean_ = None if self.mean_ is None else self.mean_.to(device)
+        rows, components = (None if part is None else part.to(device) for part in (self.rows_, self._components))
+        moved._keep(rows, components)
+        return moved
 
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(state)
@@ -387,14 +394,3 @@ def _gram_part(
     """A job: the share of some columns in the Gram matrix of centred rows, (N, N), and their mean (c,)."""
     gram, mean = gram_of(_columns(x, columns, device), precision)
     return gram.double().cpu(), mean.to(x.device, x.dtype)
-
-
-def _in_order(parts: Iterable[tuple[int, Result]]) -> Iterator[Result]:
-    """Results by position, each as soon as all before it are there."""
-    early: dict[int, Result] = {}  # what came before its turn
-    turn = 0
-    for position, part in parts:
-        early[position] = part
-        while turn in early:
-            yield early.pop(turn)
-            turn += 1

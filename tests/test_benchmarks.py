@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))  # benchmarks are no part of the package
+from benchmarks import bench
+from benchmarks.measure import Measured, side_by_side, timed
 
-from benchmarks import bench  # noqa: E402
-from benchmarks.measure import Measured, side_by_side, timed  # noqa: E402
+ROOT = Path(__file__).parents[1]
 
 EVERY_ROW = [(stage, row) for stage in bench.all_stages() for row in bench.rows_of(stage)]
 

@@ -539,3 +539,18 @@ def test_a_chunk_is_computed_where_it_is():
             combined(here, rows)
         with pytest.raises(RuntimeError, match="device"):
             projected(x.to("cpu"), rows, None, torch.float64)
+
+
+def test_a_pca_moves_as_a_whole_and_counts_changes_anew():
+    """Rows that were filled in place before the fit are no changed rows where they are copied to."""
+    rows = torch.empty(6, 40)
+    rows.normal_(generator=torch.Generator().manual_seed(0))
+    pca = DualPCA(copy=False).fit(rows)
+    there = pca.to("meta")  # stands for a GPU: its tensors have no numbers
+    parts = [there.rows_, there.components_, there.mean_]
+    assert [part.device.type for part in parts] == ["meta"] * 3 and there.components_.shape == (5, 40)
+    assert pca.rows_.data_ptr() == rows.data_ptr() and pca.mean_.device.type == "cpu"  # the first stays as it is
+    torch.testing.assert_close(pca.to("cpu").inverse_transform(pca.transform(rows)), rows)
+    rows.zero_()  # control
+    with pytest.raises(ValueError, match="changed in place"):
+        pca.inverse_transform(torch.zeros(1, 5))

@@ -117,26 +117,18 @@ def _move(control: Any, values: list[Any]) -> None:
         shell.showtraceback = original
 
 
-def machine() -> dict[str, Any]:
-    """Device and threads: torch's, if this process has imported it."""
+def machine(where: Any = None) -> dict[str, Any]:
+    """Device and threads: torch's, if this process has imported it.
+
+    Args:
+        where: the device on which a notebook ran, as it names it (a ``torch.device``); anything else: the default one.
+    """
     torch = sys.modules.get("torch")
     if torch is None:
         return {"device": "cpu", "threads": os.cpu_count()}
-    from dwflow_lite.support.devices import usable_device
+    from dwflow_lite.support.devices import name_of, usable_device
 
-    return {"device": name_of(usable_device("auto")), "threads": torch.get_num_threads()}
-
-
-def name_of(where: Any) -> str:
-    """What a report calls a device (``torch.device``): the name of a card, else its type."""
-    return sys.modules["torch"].cuda.get_device_name(where) if where.type == "cuda" else where.type
-
-
-def machine_of_notebook(variables: dict[str, Any]) -> dict[str, Any]:
-    """As `machine`, of a notebook that names in the variable `where` the device on which it ran."""
-    torch, where = sys.modules.get("torch"), variables.get("where")
-    if torch is None or not isinstance(where, torch.device):
-        return machine()
+    where = where if isinstance(where, torch.device) else usable_device("auto")
     return {"device": name_of(where), "threads": torch.get_num_threads()}
 
 
@@ -145,7 +137,7 @@ def sweep() -> None:
     from IPython import get_ipython
     from IPython.display import display
 
-    facts = {**machine_of_notebook(get_ipython().user_ns), **move_all()}
+    facts = {**machine(get_ipython().user_ns.get("where")), **move_all()}
     status = Path("/proc/self/status")  # Linux keeps the high-water mark that sampling may miss
     mark = re.search(r"VmHWM:\s*(\d+)", status.read_text()) if status.exists() else None
     if mark:

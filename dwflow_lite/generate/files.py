@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from copy import copy, deepcopy
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,6 @@ from dwflow_lite.zoo.template import template_for
 
 FORMAT = "dwflow_lite.model/1"
 PLAIN_SETTINGS = ("align", "components", "source", "fixed_source", "rescale", "seed", "memory")  # all but ``flow``
-DECODED_FROM = ("components_", "_components", "mean_", "rows_")  # of a PCA, as far as it has them
 
 
 @dataclass(frozen=True)
@@ -62,11 +61,8 @@ class FittedFlow:
 
 def on_device(fitted: FittedFlow, device: torch.device) -> FittedFlow:
     """The same generator with its field and all that it decodes with on a device. (Its noise is drawn on the CPU.)"""
-    pca = copy(fitted.pca)
-    for name, part in vars(fitted.pca).items():
-        if name in DECODED_FROM and part is not None:
-            setattr(pca, name, part.to(device))
-    return replace(fitted, network=moved(fitted.network, device), pca=pca, field=deepcopy(fitted.field).to(device))
+    field = deepcopy(fitted.field).to(device)
+    return replace(fitted, network=moved(fitted.network, device), pca=fitted.pca.to(device), field=field)
 
 
 # -- writing -----------------------------------------------------------------------------------------------------

@@ -103,11 +103,9 @@ class UnitCrossover(BaseEstimator):
         units = int(self.owners_.max()) + 1
         of_unit = torch.randint(self.parents_, (n, units), generator=generator)  # (n, units): which parent
         of_unit = torch.cat([of_unit, torch.zeros(n, 1, dtype=torch.long)], 1)  # the last: of what no unit owns
-        children = []
-        for its_parents, its_units in zip(parents, of_unit, strict=True):
-            member = its_parents[its_units[self.owners_]]  # (d,)
-            children.append(weights.gather(0, member[None].to(weights.device))[0])
-        return as_zoo(torch.stack(children), self.members_, f"unit crossover of {self.parents_}")
+        member = parents.gather(1, of_unit[:, self.owners_])  # (n, d): whose weight each one is
+        children = weights.gather(0, member.to(weights.device))  # (n, d)
+        return as_zoo(children, self.members_, f"unit crossover of {self.parents_}")
 
 
 def owners(spec: PermutationSpec) -> Tensor:
@@ -144,13 +142,8 @@ def _unit_numbers(spec: PermutationSpec) -> dict[str, Tensor]:
     numbers: dict[str, Tensor] = {}
     count = 0
     for heads, groups in spec.coordinates:
-        sizes = {group: spec.groups[group] for group in groups}
-        if heads == 1:
-            (group,) = groups
-            numbers[group] = count + torch.arange(sizes[group])
-            count += sizes[group]
-        else:
-            for group, size in sizes.items():
-                numbers[group] = count + torch.arange(heads).repeat_interleave(size // heads)
-            count += heads
+        pieces = spec.groups[groups[0]] if heads == 1 else heads  # a free group has its units, a block its heads
+        for group in groups:
+            numbers[group] = count + torch.arange(pieces).repeat_interleave(spec.groups[group] // pieces)
+        count += pieces
     return numbers

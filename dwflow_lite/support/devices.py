@@ -73,6 +73,11 @@ def _is_reached(device: str, dtype: torch.dtype = torch.float32) -> bool:
     return True
 
 
+def name_of(device: torch.device) -> str:
+    """The name of a card; of any other device its type, such as ``"cpu"``."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def said(device: torch.device) -> str:
     """What a figure or a report says of a device: the name of a card, or how many threads of the CPU.
 
@@ -81,12 +86,10 @@ def said(device: torch.device) -> str:
         ...     said(torch.device("cpu"))
         'the CPU, 1 thread'
     """
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
     if device.type == "cpu":
         threads = torch.get_num_threads()
         return f"the CPU, {threads} thread{'s' if threads > 1 else ''}"
-    return f"a GPU ({device.type})"
+    return name_of(device) if device.type == "cuda" else f"a GPU ({device.type})"
 
 
 # -- threads, generators, memory ---------------------------------------------------------------------------------------

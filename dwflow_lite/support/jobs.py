@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as_completed
 from contextlib import closing
 from typing import TypeVar
@@ -85,6 +85,22 @@ def _as_finished(
     finally:  # of an error or an interruption: what is left has not begun, or is not wanted
         for future in positions:
             future.cancel()
+
+
+def by_position(parts: Iterable[tuple[int, Result]]) -> Iterator[Result]:
+    """Results as :func:`run_jobs` gives them, in the order of their jobs, each as soon as all before it are there.
+
+    Example:
+        >>> list(by_position([(1, "b"), (0, "a"), (2, "c")]))
+        ['a', 'b', 'c']
+    """
+    early: dict[int, Result] = {}  # what came before its turn
+    turn = 0
+    for position, part in parts:
+        early[position] = part
+        while turn in early:
+            yield early.pop(turn)
+            turn += 1
 
 
 def in_worker(function: Callable[..., Result], *job: object) -> Result:

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from math import ceil
-from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from dwflow_lite.support.checks import brief, is_whole, whole_seed
 from dwflow_lite.support.devices import one_thread
-from dwflow_lite.support.jobs import run_jobs
+from dwflow_lite.support.jobs import by_position, run_jobs
 from dwflow_lite.symmetry.basis import facts_of_alignment
 from dwflow_lite.symmetry.descents import Orders
 from dwflow_lite.symmetry.many import LARGE, Matchings, default_restarts, match_rows, permute_rows, rows_at_once
@@ -205,7 +204,7 @@ class _Alignment:
             for part, orders in zip(self.parts, self.orders, strict=True)
         ]
         results = run_jobs(_match_part, jobs, self.executor, progress=self.progress, desc="aligning", unit="part")
-        in_order = [matchings for _, matchings in sorted(results, key=itemgetter(0))]
+        in_order = list(by_position(results))
         for number, matchings in enumerate(in_order):
             before = self.orders[number]
             if isinstance(self.parts[number], Tensor):

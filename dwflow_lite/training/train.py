@@ -6,7 +6,6 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from dwflow_lite.support.checkpoints import Checkpoint
 from dwflow_lite.support.checks import COUNT, WHOLE, check_ranges, is_choice
 from dwflow_lite.support.devices import usable_device
 from dwflow_lite.support.files import json_hash, understood
-from dwflow_lite.support.jobs import run_jobs, runs
+from dwflow_lite.support.jobs import by_position, run_jobs, runs
 from dwflow_lite.support.paths import as_path
 from dwflow_lite.support.versions import versions
 from dwflow_lite.tasks.checks import require_task
@@ -317,7 +316,7 @@ def _results_of_jobs(
     """The results of :func:`train_job` for these members, in order, whichever job was done first."""
     jobs = [(plan, neighbours) for neighbours in runs(members, at_once)]
     results = run_jobs(train_job, jobs, executor, progress=progress, desc=f"training {plan.total}", unit="job")
-    return [result for _, result in sorted(results, key=itemgetter(0))]
+    return list(by_position(results))
 
 
 # -- put the zoo together and save it ----------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import torch
 
 from dwflow_lite.course import artefacts, record, repository, runs_on
 from dwflow_lite.course.notebook import RECORD_MIME
-from dwflow_lite.course.sweep import machine, machine_of_notebook
+from dwflow_lite.course.sweep import machine
 
 
 @pytest.fixture
@@ -40,8 +40,8 @@ def test_record_refuses(displayed, bad, kind):
 def test_a_notebook_says_where_it_runs():
     threads = torch.get_num_threads()
     assert f"the CPU, {threads} thread" in runs_on(torch.device("cpu"))
-    assert machine_of_notebook({"where": torch.device("mps")}) == {"device": "mps", "threads": threads}
-    assert machine_of_notebook({"where": "at home"}) == machine_of_notebook({}) == machine()  # control
+    assert machine(torch.device("mps")) == {"device": "mps", "threads": threads}
+    assert machine("at home") == machine(None) == machine()  # control
 
 
 def test_folders(monkeypatch, tmp_path):

@@ -1,17 +1,12 @@
 """What each notebook says of its time and memory, beside what the last whole run took (benchmarks/course_times.py)."""
 
-import importlib.util
 import json
 
 import nbformat
 import pytest
 
-from dwflow_lite.course.paths import notebooks_folder, repository
-
-SCRIPT = repository() / "benchmarks" / "course_times.py"
-specification = importlib.util.spec_from_file_location("course_times", SCRIPT)
-times = importlib.util.module_from_spec(specification)
-specification.loader.exec_module(times)
+from benchmarks import course_times as times
+from dwflow_lite.course.paths import notebooks_folder
 
 RESULT = json.loads(times.RESULT.read_text(encoding="utf-8"))
 STEMS = sorted(path.stem for path in notebooks_folder().glob("[0-9]*.ipynb"))
