@@ -228,7 +228,8 @@ class DualPCA(BaseEstimator):
         n, d = x.shape
         device = self._device(x)
         jobs = []
-        for columns in self._chunks(n, d):
+        in_place = isinstance(x, Tensor) and x.device == device and executor is None  # only their mean is made
+        for columns in self._chunks(1 if in_place else n, d):
             if executor is not None and isinstance(x, Tensor):  # a view would travel with the whole matrix
                 jobs.append((x[:, columns].clone(), slice(None), self.precision, device))
             else:

@@ -512,8 +512,8 @@ def test_threads_that_share_the_columns_find_what_one_finds(monkeypatch):
     monkeypatch.setattr(products, "WORTH_A_THREAD", 1)
     before = torch.get_num_threads()
     used = set()
-    plain = products._few_columns
-    monkeypatch.setattr(products, "_few_columns", lambda *a: used.add(threading.get_ident()) or plain(*a))
+    plain = products._parts_of
+    monkeypatch.setattr(products, "_parts_of", lambda *a, **k: used.add(threading.get_ident()) or plain(*a, **k))
     try:
         torch.set_num_threads(3)
         together = [gram_of(x, torch.float64), projected(x[:3], x, None, torch.float64)]

@@ -6,7 +6,7 @@ other after every step, and for every other program on the machine."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 Result = TypeVar("Result")
 
-IN_CACHE = 1 << 19  # bytes that one core of a processor keeps at hand
+IN_CACHE = 1 << 21  # bytes that one core of a processor keeps at hand
 ON_A_GPU = 1 << 26  # bytes that keep a GPU busy
 WORTH_A_THREAD = 1 << 20  # numbers
 
@@ -32,21 +32,19 @@ def centred(part: Tensor) -> tuple[Tensor, Tensor]:
 def gram_of(rows: Tensor, precision: torch.dtype) -> tuple[Tensor, Tensor]:
     """Inner products (N, N) of rows (N, c) about their mean, and it (c,): in this precision, and summed in float64."""
     half = len(rows) // 2
+    means = rows.new_empty(rows.shape[1], dtype=precision)
 
-    def gram_of_range(columns: slice) -> tuple[Tensor, Tensor]:
+    def gram_of_range(columns: slice) -> Tensor:
         gram = rows.new_zeros(len(rows), len(rows), dtype=_widest(rows))
-        means = []
-        for few in _few_columns(rows[:, columns], len(rows)):
-            part, mean = centred(rows[:, columns][:, few].to(precision, copy=True))  # (N, few), (few,)
+        for few, part in _parts_of(rows, columns, precision):  # (N, few)
+            _, means[few] = centred(part)
             gram[:half, :half] += part[:half] @ part[:half].T
             gram[half:] += part[half:] @ part.T
-            means.append(mean)
-        return gram, torch.cat(means)
+        return gram
 
-    grams, means = zip(*_on_all_cores(gram_of_range, rows), strict=True)
-    gram = sum(grams)
+    gram = sum(_on_all_cores(gram_of_range, rows))
     gram[:half, half:] = gram[half:, :half].T  # the quarter that symmetry gives
-    return gram, torch.cat(means)
+    return gram, means
 
 
 def projected(x: Tensor, rows: Tensor, mean: Tensor | None, precision: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -58,13 +56,12 @@ def projected(x: Tensor, rows: Tensor, mean: Tensor | None, precision: torch.dty
     def projected_range(columns: slice) -> tuple[Tensor, Tensor]:
         products = rows.new_zeros(len(x), len(rows), dtype=_widest(rows))
         squares = rows.new_zeros(len(x), dtype=_widest(rows))
-        for few in _few_columns(rows[:, columns], len(rows) + len(x)):
-            part = rows[:, columns][:, few].to(precision, copy=True)  # (N, few)
+        for few, part in _parts_of(rows, columns, precision, beside=len(x)):  # (N, few)
             if mean is None:
                 part, here = centred(part)
             else:
-                here = mean[columns][few].to(precision)
-            about = x[:, columns][:, few].to(precision) - here  # (m, few)
+                here = mean[few].to(precision)
+            about = x[:, few].to(precision) - here  # (m, few)
             products += about @ part.T
             squares += about.square().sum(1)
         return products, squares
@@ -79,12 +76,18 @@ def combined(coefficients: Tensor, rows: Tensor, origin: Tensor | None = None) -
     return weights if origin is None else weights.add_(origin)
 
 
-def _few_columns(rows: Tensor, held: int) -> list[slice]:
-    """Columns of rows (N, c), so few that ``held`` rows of them in float64 take the bytes named above."""
+def _parts_of(rows: Tensor, columns: slice, precision: torch.dtype, beside: int = 0) -> Iterator[tuple[slice, Tensor]]:
+    """These columns of rows (N, c), a few at a time: which, and a copy of them (N, few) that the next one overwrites.
+
+    So few that they, and as many of ``beside`` further rows, take the bytes named above.
+    """
     at_once = IN_CACHE if rows.device.type == "cpu" else ON_A_GPU
-    step = max(1, at_once // (8 * max(held, 1)))
-    width = rows.shape[1]
-    return [slice(start, min(start + step, width)) for start in range(0, width, step)]
+    step = max(1, at_once // (8 * max(len(rows) + beside, 1)))
+    room = rows.new_empty(len(rows) * step, dtype=precision)
+    for start in range(columns.start, columns.stop, step):
+        few = slice(start, min(start + step, columns.stop))
+        width = few.stop - few.start
+        yield few, room[: len(rows) * width].view(len(rows), width).copy_(rows[:, few])
 
 
 def _on_all_cores(function: Callable[[slice], Result], rows: Tensor) -> list[Result]:

@@ -96,13 +96,15 @@ class Descents:
     def product(self, place: Place, which: Tensor) -> Tensor:
         """One summand (p, n, n) of a similarity, columns as given; made where it is not valid any more."""
         missing = which[~self.valid[place].index_select(0, which)]
-        if len(missing) > 0:
+        if missing.numel() > 0:
             a, b = self.rows_of(place)
             n = self.products[place].shape[1]
             orders = self.some(missing, place.groups)
             products = products_at(a, b, n, place.others, self.members_of(missing), orders).cpu()
             self.products[place].index_copy_(0, missing, products)
             self.valid[place].index_fill_(0, missing, True)
+            if missing.shape == which.shape:
+                return products
         return self.products[place].index_select(0, which)
 
     def expected_product(self, places: Sequence[Place], which: Tensor, unknown: frozenset[str]) -> Tensor:
@@ -124,7 +126,7 @@ class Descents:
 
     def members_of(self, which: Tensor) -> Tensor | None:
         """The networks (p,) of some descents; None, if that is each network once, so that no copy is made."""
-        is_each_once = len(which) == len(self.members) == len(self.before)
+        is_each_once = which.shape == self.members.shape == self.before.shape
         return None if is_each_once else self.members.index_select(0, which)
 
     def some(self, which: Tensor, groups: frozenset[str]) -> Orders:
@@ -203,7 +205,7 @@ class Descents:
         for _ in range(max_sweeps):
             for number in torch.randperm(len(self.spec.coordinates), generator=generator).tolist():
                 which = (~self.settled[number]).nonzero().flatten()
-                if len(which) > 0:
+                if which.numel() > 0:
                     self.visit(number, which)
             if bool(self.settled.all()):
                 return

@@ -13,9 +13,11 @@ from dwflow_lite.symmetry.axes import Axis, Use, permute_axis_of_many, places_of
 FIXED = (None,)  # what the other axes run over, where they are one: no group
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Place:
     """Where a group occurs: one use in a tensor with other groups, or all its uses in tensors without any.
+
+    A place is itself and no other, so that it is quickly found in a dictionary.
 
     Attributes:
         uses: of the group.
