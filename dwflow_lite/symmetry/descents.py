@@ -44,8 +44,8 @@ class Descents:
         members: which of the networks each descent permutes, (P,), ascending.
         orders: group -> index (P, n), where each descent is.
         history: of each descent the objective, at its start and after each of its visits.
-        products: of each place (P, n, n), on the CPU.
-        valid: of each place, which descents have its product, (P,).
+        products: group -> of each of its places and each descent (places, P, n, n), on the CPU.
+        valid: of each place, group after group, which descents have its product, (all places, P).
         settled: for each coordinate, which descents have nothing to solve there, (coordinates, P).
     """
 
@@ -55,8 +55,8 @@ class Descents:
     members: Tensor
     orders: Orders
     history: list[list[float]] = field(init=False)
-    products: dict[Place, Tensor] = field(default_factory=dict)
-    valid: dict[Place, Tensor] = field(default_factory=dict)
+    products: dict[str, Tensor] = field(default_factory=dict)
+    valid: Tensor = field(init=False)
     settled: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
@@ -64,17 +64,22 @@ class Descents:
         self.history = [[] for _ in range(count)]
         self.places = self.spec.places
         self.rows: dict[Place, tuple[Tensor, Tensor]] = {}  # of a (units, ...) and b (M, units, ...), laid out once
+        every = []
+        self.numbers: dict[str, slice] = {}  # of the places of each group, among all
         for group, places in self.places.items():
             n = self.spec.groups[group]
-            for place in places:
-                self.products[place] = torch.empty(count, n, n, dtype=self.a[place.uses[0].name].dtype)
-                self.valid[place] = torch.zeros(count, dtype=torch.bool)
+            dtype = self.a[places[0].uses[0].name].dtype if places else torch.float64
+            self.products[group] = torch.empty(len(places), count, n, n, dtype=dtype)
+            self.numbers[group] = slice(len(every), len(every) + len(places))
+            every += places
+        self.valid = torch.zeros(len(every), count, dtype=torch.bool)
         self.settled = torch.zeros(len(self.spec.coordinates), count, dtype=torch.bool)
         for number, (_, groups) in enumerate(self.spec.coordinates):
             self.settled[number] = not any(self.places[group] for group in groups)
-        self.upset = []  # of each coordinate the places whose products go when it moves
+        self.upset = []  # of each coordinate the places whose products go when it moves, by their numbers (u, 1)
         for _, groups in self.spec.coordinates:
-            self.upset.append([place for place in self.products if not place.groups.isdisjoint(groups)])
+            upset = [number for number, place in enumerate(every) if not place.groups.isdisjoint(groups)]
+            self.upset.append(torch.tensor(upset, dtype=torch.int64)[:, None])
         self.before = inner_products(self.a, self.b)  # <a, b>, (M,)
         self.least_gain = rounding_error(self.a)
 
@@ -82,38 +87,40 @@ class Descents:
 
     def similarity(self, group: str, which: Tensor, unknown: frozenset[str] = NOTHING) -> Tensor:
         """Similarity (p, n, n) of the units of ``a`` to those of ``b``, as they stand, for some descents (p,)."""
-        n = self.spec.groups[group]
-        total = torch.zeros(len(which), n, n, dtype=torch.float64)
-        for place in self.places[group]:
-            if not place.groups & unknown:
-                total += self.product(place, which)
-        hazy = [place for place in self.places[group] if place.groups & unknown]
+        places = self.places[group]
+        known = [number for number, place in enumerate(places) if not place.groups & unknown]
+        self.multiply(group, known, which)
+        products = self.products[group] if len(known) == len(places) else self.products[group][known]
+        total = products.index_select(1, which).sum(0, dtype=torch.float64)
+        hazy = [place for place in places if place.groups & unknown]
         if hazy:
-            total += self.expected_product(hazy, which, unknown)
+            total += self.expected_product(group, hazy, which, unknown)
         as_they_stand = self.orders[group][which]  # (p, n)
         return total.gather(2, as_they_stand[:, None].expand_as(total))
 
-    def product(self, place: Place, which: Tensor) -> Tensor:
-        """One summand (p, n, n) of a similarity, columns as given; made where it is not valid any more."""
-        missing = which[~self.valid[place].index_select(0, which)]
-        if missing.numel() > 0:
+    def multiply(self, group: str, numbers: Sequence[int], which: Tensor) -> None:
+        """Make the products of some places of a group, by their numbers in it, where they are not valid any more."""
+        valid = self.valid[self.numbers[group]]  # (places, P)
+        has = valid.index_select(1, which)  # (places, p)
+        how_many = has.sum(1).tolist()
+        for number in numbers:
+            if how_many[number] == len(which):
+                continue
+            missing = which if how_many[number] == 0 else which[~has[number]]
+            place = self.places[group][number]
             a, b = self.rows_of(place)
-            n = self.products[place].shape[1]
             orders = self.some(missing, place.groups)
-            products = products_at(a, b, n, place.others, self.members_of(missing), orders).cpu()
-            self.products[place].index_copy_(0, missing, products)
-            self.valid[place].index_fill_(0, missing, True)
-            if missing.shape == which.shape:
-                return products
-        return self.products[place].index_select(0, which)
+            products = products_at(a, b, self.spec.groups[group], place.others, self.members_of(missing), orders)
+            self.products[group][number].index_copy_(0, missing, products.cpu())
+            valid[number].index_fill_(0, missing, True)
 
-    def expected_product(self, places: Sequence[Place], which: Tensor, unknown: frozenset[str]) -> Tensor:
+    def expected_product(self, group: str, places: Sequence[Place], which: Tensor, unknown: frozenset[str]) -> Tensor:
         """The summands of some places (p, n, n) that hang on groups without an order, together; none is kept."""
+        n = self.spec.groups[group]
         members, rows_a, rows_b = self.members_of(which), [], []
         for place in places:
             a, b, others = blurred(*self.rows_of(place), place.others, unknown)
             b = ordered(b, others, members, self.some(which, place.groups - unknown))  # (p, n * each, *others)
-            n = self.products[place].shape[1]
             rows_a.append(a.reshape(n, -1))
             rows_b.append(b.reshape(len(which), n, -1))
         return product_of_rows(torch.cat(rows_a, 1), torch.cat(rows_b, 2)).cpu()
@@ -146,8 +153,7 @@ class Descents:
         has_gained = gains > self.least_gain
         movers = which[has_gained]
         self.move({group: order[has_gained] for group, order in orders.items()}, movers)
-        for place in self.upset[number]:
-            self.valid[place].index_fill_(0, movers, False)
+        self.valid[self.upset[number], movers] = False
         for other in self.spec.neighbours[number]:
             self.settled[other, movers] = False
         self.settled[number, which] = True
