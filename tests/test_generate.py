@@ -615,7 +615,9 @@ def test_arguments_are_checked_by_fit_and_changed_by_set_params(zoo):
         (ClosedFormFlow(steps=0), "steps must be a whole number >= 1"),
         (GaussianCodes(12), "N-1 = 11"),
         (GaussianCodes(factor=-1), "factor must be a number >= 0"),
-        (AffineMixture(0), "size must be a whole number >= 1"),
+        (AffineMixture(0), "size must be None or a whole number >= 1"),
+        (AffineMixture(coefficients="sings"), "coefficients must be one of sphere, signs"),
+        (AffineMixture(factor=-1), "factor must be a number >= 0"),
         (UnitCrossover(1), "parents must be a whole number >= 2"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -975,6 +977,23 @@ def test_mixtures_are_affine_combinations_of_as_many_members_as_are_named():
     assert ((shares - common).abs() > 1e-4).sum(1).max() == 3
     all_of_them = AffineMixture(10).fit(zoo).sample(50, seed=1).weights[:, :10] / 3.0
     assert ((all_of_them - all_of_them.median(1, keepdim=True).values).abs() > 1e-4).sum(1).max() > 3  # control
+
+
+def test_of_mixtures_with_equal_shares_the_nearest_member_is_farther():
+    """‖w - wⱼ‖² is 2R²(1 - cⱼ) where members are orthogonal: the largest share decides, and signs keep it least."""
+    zoo = orthogonal_zoo(40)
+    nearest = {}
+    for coefficients in ("sphere", "signs"):
+        mixed = AffineMixture(None, coefficients).fit(zoo).sample(200, seed=0).weights
+        nearest[coefficients] = torch.cdist(mixed, zoo.weights).min(1).values
+    assert nearest["signs"].min() > nearest["sphere"].median()
+    expected = (18 * (1 - 40**-0.5)) ** 0.5
+    assert abs(float(nearest["signs"].median()) / expected - 1) < 0.06
+    # A sphere of twice the radius: the same draws, twice as far from the mean.
+    mean = zoo.weights.mean(0)
+    near, far = (AffineMixture(7, "signs", f).fit(zoo).sample(9, seed=3).weights - mean for f in (1.0, 2.0))
+    torch.testing.assert_close(far, 2 * near, atol=1e-4, rtol=1e-4)
+    assert near.norm() > 1  # control: there is something to widen
 
 
 def test_a_wider_gaussian_is_the_same_draw_farther_out(zoo):

@@ -13,21 +13,26 @@ from torch import Tensor
 
 from dwflow_lite.generate.generator import require_zoo
 from dwflow_lite.generate.simple import as_zoo, different_rows, fitted_members, measured, start
-from dwflow_lite.support.checks import is_whole
+from dwflow_lite.support.checks import is_choice, is_number, is_whole
 from dwflow_lite.symmetry.axes import Axis, stretches
 from dwflow_lite.symmetry.spec import PermutationSpec, require_spec
 from dwflow_lite.zoo.zoo import Zoo
 
+COEFFICIENTS = ("sphere", "signs")
+
 
 class AffineMixture(BaseEstimator):
-    """The mean plus differences of random fitted members to it, weighted by a random point of the unit sphere.
+    """The mean plus differences of random fitted members to it, weighted by a random point of a sphere.
 
-    With Σ cᵢ² = 1 a mixture lies as far from the mean as members do (where their differences are about orthogonal,
+    The point: Σ cᵢ² = factor². With factor 1 a mixture lies as far from the mean as members do (where their differences are about orthogonal,
     as those of independently trained networks are). A :class:`Soup` is the same with cᵢ = 1/m: its squares sum to 1/m,
     and so much of the spread is left.
 
     Args:
-        size: m, how many different members are mixed; all where there are fewer.
+        size: m, how many different members are mixed; all where there are fewer; None: all.
+        coefficients: ``"sphere"``: any point of the sphere; ``"signs"``: cᵢ = ± factor / √m, so that no member has a
+            larger share than another, and none is nearer than need be.
+        factor: radius of the sphere, in units of the members' own distance from their mean.
 
     Example:
         Of members as far from their mean as from one another's opposite, mixtures keep the distance, soups do not:
@@ -42,16 +47,24 @@ class AffineMixture(BaseEstimator):
         4
     """
 
-    def __init__(self, size: int = 5) -> None:
+    def __init__(self, size: int | None = 5, coefficients: str = "sphere", factor: float = 1.0) -> None:
         self.size = size
+        self.coefficients = coefficients
+        self.factor = factor
 
     def fit(self, zoo: Zoo) -> AffineMixture:
         """Remember the fitted members, at least two, and their mean."""
-        if not is_whole(self.size, 1):
-            raise ValueError(f"size must be a whole number >= 1, got {self.size!r}")
+        if self.size is not None and not is_whole(self.size, 1):
+            raise ValueError(f"size must be None or a whole number >= 1, got {self.size!r}")
+        if not is_choice(self.coefficients, COEFFICIENTS):
+            raise ValueError(f"coefficients must be one of {', '.join(COEFFICIENTS)}, got {self.coefficients!r}")
+        if not is_number(self.factor, 0):
+            raise ValueError(f"factor must be a number >= 0, got {self.factor!r}")
         self.members_ = fitted_members(self, zoo, at_least=2)
         self.mean_ = measured(lambda weights: weights.mean(0), self.members_.weights)  # (d,)
-        self.size_ = min(int(self.size), len(self.members_))
+        self.size_ = len(self.members_) if self.size is None else min(int(self.size), len(self.members_))
+        self.coefficients_ = self.coefficients
+        self.factor_ = float(self.factor)
         return self
 
     def sample(self, n: int, *, seed: int) -> Zoo:
@@ -59,7 +72,10 @@ class AffineMixture(BaseEstimator):
         generator = start(self, n, seed)
         weights = self.members_.weights  # (N, d)
         rows = different_rows(len(weights), self.size_, n, generator)  # (n, m)
-        on_sphere = torch.nn.functional.normalize(torch.randn(n, self.size_, generator=generator))  # (n, m)
+        drawn = torch.randn(n, self.size_, generator=generator)  # (n, m)
+        if self.coefficients_ == "signs":
+            drawn = drawn.sign()
+        on_sphere = self.factor_ * torch.nn.functional.normalize(drawn)  # (n, m)
         shares = torch.zeros(n, len(weights)).scatter(1, rows, on_sphere).to(weights)  # (n, N)
         # Σ cᵢ (wᵢ - mean), without a copy of the centred members.
         mixed = shares @ weights + (1 - shares.sum(1, keepdim=True)) * self.mean_  # (n, d)
