@@ -128,9 +128,9 @@ class Reading:
     """The N fitted members in one gauge, for distances up to the order of units.
 
     Attributes:
-        weights: (N, d).
+        weights: (N, d), where the zoo is.
         matched: the same, matched to the first, (N, d).
-        distance: of each member to its nearest other, (N,).
+        distance: of each member to its nearest other, (N,), on the CPU.
     """
 
     weights: Tensor
@@ -183,7 +183,7 @@ class Yardstick:
         readings = ()
         if symmetries is not None:
             both = symmetries.readings(zoo)
-            readings = tuple(Reading.of(weights.cpu(), symmetries.spec, seed) for weights in both)
+            readings = tuple(Reading.of(weights, symmetries.spec, seed) for weights in both)
         distances = [nearest, *(reading.distance for reading in readings)]
         if min(float(distance.median()) for distance in distances) == 0:
             raise ValueError("half of the zoo are exact copies of each other; there is no distance to measure by")
@@ -199,7 +199,7 @@ class Yardstick:
         else:
             distances = []
             for reading, weights in zip(self.readings, self.symmetries.readings(networks), strict=True):
-                distances.append(reading.distance_of(weights.cpu(), self.symmetries.spec, self.seed))
+                distances.append(reading.distance_of(weights, self.symmetries.spec, self.seed))
         in_units = [d / r.distance.median() for d, r in zip(distances, self.readings, strict=True)]
         return torch.stack(in_units).amin(0)
 
