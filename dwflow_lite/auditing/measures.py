@@ -7,15 +7,19 @@ from math import log2
 import torch
 from torch import Tensor
 
+from dwflow_lite.support.devices import out_of_memory_as
 from dwflow_lite.symmetry.many import match_all, permute_all
 from dwflow_lite.symmetry.spec import PermutationSpec
 
 SMALLEST = 2.0**-20  # the largest weight of all networks, below which they are multiplied; its inverse, above
 
+FEWER = "no memory for so many networks beside the zoo: pass fewer at a time"
+
 SUSPECT = 0.1  # of other bounds, and of the distance that was found: the lower bound of a suspected copy
 RESTARTS_OF_SUSPECTS = 10
 
 
+@out_of_memory_as(FEWER)
 def nearest_distance(weights: Tensor, zoo: Tensor, *, skip_self: bool = False) -> Tensor:
     """Euclidean distance of each row of ``weights`` (n, d) to its nearest row of ``zoo`` (N, d): (n,).
 
@@ -57,6 +61,7 @@ def in_range(weights: Tensor, zoo: Tensor) -> tuple[Tensor, Tensor, float]:
     return weights * factor, zoo * factor, factor
 
 
+@out_of_memory_as(f"{FEWER}, or fewer candidates")
 def rematched_distance(
     weights: Tensor, zoo: Tensor, spec: PermutationSpec, *, skip_self: bool = False, candidates: int = 3,
     zoo_matched: Tensor | None = None, seed: int = 0,
@@ -152,6 +157,7 @@ def _by_row(pairs: set[tuple[int, int]]) -> dict[int, list[int]]:
     return columns_of
 
 
+@out_of_memory_as(FEWER)
 def wrong_set_overlap(wrong: Tensor, zoo_wrong: Tensor, *, skip_self: bool = False) -> Tensor:
     """Largest overlap |A ∩ B| / |A ∪ B| of the examples a network gets wrong with those a member gets wrong: (n,).
 

@@ -18,7 +18,7 @@ from dwflow_lite.flow.solver import Field
 from dwflow_lite.flow.watch import LOOK_POINTS, FlowTraining, Watch
 from dwflow_lite.support.checkpoints import Checkpoint
 from dwflow_lite.support.checks import whole_seed
-from dwflow_lite.support.devices import one_thread
+from dwflow_lite.support.devices import one_thread, out_of_memory_as
 from dwflow_lite.support.files import digest, json_hash
 from dwflow_lite.support.progress import bar as progress_bar
 
@@ -33,6 +33,9 @@ def flow_matching_loss(
     return (field(x, t) - velocity).square().mean()
 
 
+@out_of_memory_as(
+    "no memory to train the flow: pass FlowSettings with a smaller batch_size, or a narrower field (hidden)"
+)
 def train_flow(  # noqa: PLR0913 - a public door
     field: VelocityField,
     points: Tensor,
@@ -66,6 +69,7 @@ def train_flow(  # noqa: PLR0913 - a public door
         TypeError: settings that are no ``FlowSettings``.
         ValueError: arguments that do not fit each other, or a checkpoint of other ones.
         FloatingPointError: the loss is no longer finite.
+        MemoryError: ``batch_size`` or the field is too large.
     """
     require_settings(settings)
     seed = whole_seed(seed)

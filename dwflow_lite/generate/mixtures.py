@@ -11,9 +11,10 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
-from dwflow_lite.generate.generator import require_zoo
+from dwflow_lite.generate.generator import FIT_FEWER, SAMPLE_FEWER, require_zoo
 from dwflow_lite.generate.simple import as_zoo, different_rows, fitted_members, measured, start
 from dwflow_lite.support.checks import is_whole
+from dwflow_lite.support.devices import out_of_memory_as
 from dwflow_lite.symmetry.axes import Axis, stretches
 from dwflow_lite.symmetry.spec import PermutationSpec, require_spec
 from dwflow_lite.zoo.zoo import Zoo
@@ -45,6 +46,7 @@ class AffineMixture(BaseEstimator):
     def __init__(self, size: int = 5) -> None:
         self.size = size
 
+    @out_of_memory_as(FIT_FEWER)
     def fit(self, zoo: Zoo) -> AffineMixture:
         """Remember the fitted members, at least two, and their mean."""
         if not is_whole(self.size, 1):
@@ -54,6 +56,7 @@ class AffineMixture(BaseEstimator):
         self.size_ = min(int(self.size), len(self.members_))
         return self
 
+    @out_of_memory_as(SAMPLE_FEWER)
     def sample(self, n: int, *, seed: int) -> Zoo:
         """``n`` mixtures."""
         generator = start(self, n, seed)
@@ -81,6 +84,7 @@ class UnitCrossover(BaseEstimator):
         self.parents = parents
         self.spec = spec
 
+    @out_of_memory_as(FIT_FEWER)
     def fit(self, zoo: Zoo) -> UnitCrossover:
         """Remember the fitted members, at least two, and which weight belongs to which unit."""
         if not is_whole(self.parents, 2):
@@ -95,6 +99,7 @@ class UnitCrossover(BaseEstimator):
         self.parents_ = min(int(self.parents), len(self.members_))
         return self
 
+    @out_of_memory_as(SAMPLE_FEWER)
     def sample(self, n: int, *, seed: int) -> Zoo:
         """``n`` children."""
         generator = start(self, n, seed)
