@@ -110,8 +110,13 @@ def integrate(field: Field, x0: Tensor, *, steps: int = 20, solver: str = "heun"
     finally:
         if was_training:
             field.train()
+    _check_finite(x, solver, steps)
+    return Trajectory(times if keep else times[-1:], torch.stack(points), calls)
+
+
+def _check_finite(x: Tensor, solver: str, steps: int) -> None:
+    """``FloatingPointError`` where points (n, k) have arrived nowhere; asked once, as a GPU lets one wait for it."""
     if not torch.isfinite(x).all():
         raise FloatingPointError(
             f"the flow diverged: {solver} with {steps} steps left the finite numbers; take more steps"
         )
-    return Trajectory(times if keep else times[-1:], torch.stack(points), calls)
