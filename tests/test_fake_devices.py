@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -29,9 +30,10 @@ from dwflow_lite.flow.path import GaussianSource, StraightPath
 from dwflow_lite.generate import simple
 from dwflow_lite.networks import BERT, MLP, ResNet, ViT
 from dwflow_lite.support.products import combined, gram_of, projected
-from dwflow_lite.symmetry import activations, gauge, repairing, scales
+from dwflow_lite.symmetry import activations, gauge, matching, repairing, scales
 from dwflow_lite.symmetry.barrier import interpolate, linear_barrier
 from dwflow_lite.symmetry.many import permute_rows
+from dwflow_lite.symmetry.permutation import Permutation
 from dwflow_lite.symmetry.places import products_at
 from dwflow_lite.symmetry.spec import PermutationSpec
 from dwflow_lite.tasks import Split, Task
@@ -348,6 +350,33 @@ def test_figures_draw_what_is_on_the_cpu(fake):
     there = torch.ones(2, device="cuda:0")
     drawn = on_cpu({"a": (there, [there]), "b": 1.0})
     assert drawn["a"][0].device.type == drawn["a"][1][0].device.type == "cpu" and drawn["b"] == 1.0
+
+
+# -- alignment ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_descent_multiplies_there_and_assigns_here(fake, monkeypatch, name):
+    spec, gains = PermutationSpec.of(NETWORKS[name][0]()), iter([1.0])
+
+    def best_orders(similarity, heads):  # the first visit gains, no other does
+        assert all(units.device.type == "cpu" for units in similarity.values())  # SciPy takes no others
+        return {group: torch.arange(len(units)).flip(0) for group, units in similarity.items()}, next(gains, 0.0)
+
+    monkeypatch.setattr(Permutation, "__post_init__", lambda permutation: None)
+    monkeypatch.setattr(torch, "randperm", lambda count, **named: SimpleNamespace(tolist=lambda: list(range(count))))
+    monkeypatch.setattr(matching, "best_orders", best_orders)
+    for number in ("inner_product", "rounding_error"):
+        monkeypatch.setattr(matching, number, lambda *states: 0.0)
+    a, b = (spec.parameters(weights) for weights in zoo_on("cuda:0", name).weights[:2])
+    start = Permutation({group: torch.arange(units) for group, units in spec.groups.items()})
+    found = matching.coordinate_descent(a, b, spec, start, torch.Generator())
+    assert found.objective[:2] == [0.0, 1.0] and next(gains, None) is None
+    assert all(order.device.type == "cpu" for order in found.permutation.indices.values())
+    assert all(is_there(tensor) for tensor in spec.permute(b, found.permutation).values())
+    stays_behind = spec.uses[next(iter(spec.groups))][0].name
+    with elsewhere:
+        matching.coordinate_descent(a, b | {stays_behind: b[stays_behind].cpu()}, spec, start, torch.Generator())
 
 
 # -- from a zoo to the audit -------------------------------------------------------------------------------------------
