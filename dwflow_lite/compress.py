@@ -13,11 +13,13 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from dwflow_lite.support.checks import is_number, is_whole
+from dwflow_lite.support.devices import out_of_memory_as
 from dwflow_lite.support.jobs import by_position, run_jobs
 from dwflow_lite.support.products import centred, combined, gram_of, projected
 from dwflow_lite.zoo.storage import Shards
 
 PRECISIONS = (torch.float32, torch.float64)
+NO_MEMORY = "no memory for so many rows: pass fewer at a time, or make the PCA with a smaller memory= or n_components="
 LARGEST_IN_FLOAT32 = 16.0  # of coefficients: larger ones cancel, and what is left would have few digits
 
 
@@ -47,8 +49,7 @@ class DualPCA(BaseEstimator):
     Attributes:
         components_: (k, d), orthonormal rows. mean_: (d,). Both None where fitted on rows on disk.
         combination_: (N, k): components are ``combination_.T`` times centred rows.
-        singular_values_: (k,).
-        explained_variance_: (k,). explained_variance_ratio_: (k,), shares of the *total* variance.
+        singular_values_, explained_variance_: (k,). explained_variance_ratio_: (k,), shares of the *total* variance.
         n_components_, n_samples_, n_features_in_: k, N, d. rows_: (N, d), of which points are made: a
             tensor, or on disk; None where it is components that are kept.
 
@@ -81,6 +82,7 @@ class DualPCA(BaseEstimator):
         self.device = device
         self.copy = copy
 
+    @out_of_memory_as(NO_MEMORY)
     def fit(self, x: Tensor | Shards, *, executor: Executor | None = None, progress: bool = False) -> DualPCA:
         """Learn mean and components of ``x`` (N, d).
 
@@ -93,6 +95,7 @@ class DualPCA(BaseEstimator):
         Raises:
             ValueError: fewer than two rows, NaN, k >= N, more components than carry variance, or too little memory.
             TypeError: anything but rows on disk or a tensor in float32 or float64; another precision.
+            MemoryError: too many rows, or ``memory`` is too large.
         """
         self._check_arguments(x)
         n = len(x)
@@ -136,9 +139,9 @@ class DualPCA(BaseEstimator):
 
     def transform(self, x: Tensor | Shards) -> Tensor:
         """Codes (..., k) of weights (..., d)."""
-        codes, _ = self._project(x)
-        return codes
+        return self._project(x)[0]
 
+    @out_of_memory_as(NO_MEMORY)
     def inverse_transform(self, codes: Tensor) -> Tensor:
         """Weights (..., d) of codes (..., k)."""
         self._check_columns(codes, "n_components_")
@@ -311,6 +314,7 @@ class DualPCA(BaseEstimator):
 
     # -- chunks of columns ----------------------------------------------------------------------------------------
 
+    @out_of_memory_as(NO_MEMORY)
     def _project(self, x: Tensor | Shards) -> tuple[Tensor, Tensor]:
         """Codes (..., k), and squared distances to the mean (...,)."""
         self._check_columns(x, "n_features_in_")
@@ -354,9 +358,8 @@ class DualPCA(BaseEstimator):
 def root_mean_square(codes: Tensor) -> float:
     """Of all numbers of codes (N, k): by which they are divided to have size about 1."""
     size = float(codes.square().mean().sqrt())
-    if size > 0 and isfinite(size):
-        return size
-    return float(codes.double().square().mean().sqrt())  # squares that single precision cannot hold
+    is_held = size > 0 and isfinite(size)  # squares may be more, or less, than single precision can hold
+    return size if is_held else float(codes.double().square().mean().sqrt())
 
 
 def _check_dtype(x: Tensor | Shards) -> None:

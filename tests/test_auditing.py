@@ -515,8 +515,10 @@ def test_distances_do_not_depend_on_the_size_of_weights(zoo, task, size):
 def test_networks_that_return_no_numbers_are_said(zoo, task):
     weights = zoo.weights[:3].clone()
     weights[1] = 3e38
-    with pytest.warns(RuntimeWarning, match=r"1 of 3 networks of 'generated' have no finite loss \(positions \[1\]\)"):
+    says = r"1 of 3 networks of 'generated' have no finite loss \(positions \[1\]\)"
+    with pytest.warns(RuntimeWarning, match=says) as told:
         audit(Zoo(weights, zoo.layout, zoo.network), zoo, task, controls={})
+    assert told[0].filename == __file__  # the line that asked for the audit
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         audit(zoo.take([0]), zoo, task, controls={})  # control

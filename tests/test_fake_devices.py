@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,15 +19,22 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
 )
 
-from dwflow_lite import batchnorm
+from dwflow_lite import batchnorm, compress
 from dwflow_lite.auditing import measures
-from dwflow_lite.auditing.measures import nearest_distance, wrong_set_overlap
+from dwflow_lite.auditing.measures import nearest_distance, rematched_distance, wrong_set_overlap
 from dwflow_lite.batchnorm import measure_statistics, recalibrate
 from dwflow_lite.figures.style import on_cpu
+from dwflow_lite.flow import FlowSettings, solver, train
+from dwflow_lite.flow.field import make_field
+from dwflow_lite.flow.path import GaussianSource, StraightPath
 from dwflow_lite.generate import simple
 from dwflow_lite.networks import BERT, MLP, ResNet, ViT
-from dwflow_lite.symmetry import activations, gauge, repairing, scales
+from dwflow_lite.support.products import combined, gram_of, projected
+from dwflow_lite.symmetry import activations, gauge, matching, repairing, scales
 from dwflow_lite.symmetry.barrier import interpolate, linear_barrier
+from dwflow_lite.symmetry.many import permute_rows
+from dwflow_lite.symmetry.permutation import Permutation
+from dwflow_lite.symmetry.places import products_at
 from dwflow_lite.symmetry.spec import PermutationSpec
 from dwflow_lite.tasks import Split, Task
 from dwflow_lite.training import Recipe, batched, loop
@@ -83,6 +91,7 @@ def fake(monkeypatch):
         for module in (forward, batchnorm, repairing):
             monkeypatch.setattr(module, "runs_batched", lambda *arguments, **named: True)
         monkeypatch.setattr(simple, "measured", lambda measure, tensor: measure(tensor))
+        monkeypatch.setattr(solver, "_check_finite", lambda *arguments: None)
         monkeypatch.setattr(measures, "in_range", lambda weights, zoo: (weights, zoo, 1.0))
         yield mode
 
@@ -341,3 +350,125 @@ def test_figures_draw_what_is_on_the_cpu(fake):
     there = torch.ones(2, device="cuda:0")
     drawn = on_cpu({"a": (there, [there]), "b": 1.0})
     assert drawn["a"][0].device.type == drawn["a"][1][0].device.type == "cpu" and drawn["b"] == 1.0
+
+
+# -- alignment ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_descent_multiplies_there_and_assigns_here(fake, monkeypatch, name):
+    spec, gains = PermutationSpec.of(NETWORKS[name][0]()), iter([1.0])
+
+    def best_orders(similarity, heads):  # the first visit gains, no other does
+        assert all(units.device.type == "cpu" for units in similarity.values())  # SciPy takes no others
+        return {group: torch.arange(len(units)).flip(0) for group, units in similarity.items()}, next(gains, 0.0)
+
+    monkeypatch.setattr(Permutation, "__post_init__", lambda permutation: None)
+    monkeypatch.setattr(torch, "randperm", lambda count, **named: SimpleNamespace(tolist=lambda: list(range(count))))
+    monkeypatch.setattr(matching, "best_orders", best_orders)
+    for number in ("inner_product", "rounding_error"):
+        monkeypatch.setattr(matching, number, lambda *states: 0.0)
+    a, b = (spec.parameters(weights) for weights in zoo_on("cuda:0", name).weights[:2])
+    start = Permutation({group: torch.arange(units) for group, units in spec.groups.items()})
+    found = matching.coordinate_descent(a, b, spec, start, torch.Generator())
+    assert found.objective[:2] == [0.0, 1.0] and next(gains, None) is None
+    assert all(order.device.type == "cpu" for order in found.permutation.indices.values())
+    assert all(is_there(tensor) for tensor in spec.permute(b, found.permutation).values())
+    stays_behind = spec.uses[next(iter(spec.groups))][0].name
+    with elsewhere:
+        matching.coordinate_descent(a, b | {stays_behind: b[stays_behind].cpu()}, spec, start, torch.Generator())
+
+
+# -- from a zoo to the audit -------------------------------------------------------------------------------------------
+
+
+def orders_of(spec, rows):
+    """What assignments on the CPU would give for so many rows: here every group turned round."""
+    return {group: torch.arange(units).flip(0).expand(rows, units) for group, units in spec.groups.items()}
+
+
+def similarities(spec, reference, weights):
+    """Of the units of a reference (d,) to those of each row (N, d): the first visit of each group, on the device."""
+    a, b = spec.parameters(reference), spec.parameters(weights)
+    orders = orders_of(spec, len(weights))
+    for group, places in spec.places.items():
+        for place in places:
+            yield products_at(place.rows(a, 0), place.rows(b, 1), spec.groups[group], place.others, None, orders)
+
+
+def flow_step(monkeypatch, field, codes, settings):
+    """One step of training, as train_flow takes it; gives the loss."""
+    monkeypatch.setattr(torch.Tensor, "backward", lambda loss: no_gradients(loss, field.parameters()))
+    generator = torch.Generator()
+    batches = train.Batches(codes, 8, generator)
+    optimizer, _ = train.make_optimizer(field, settings)
+    source = GaussianSource(codes.shape[1])
+    return train.take_step(field, StraightPath(0.001), source, batches, optimizer, "independent", generator)
+
+
+def distances_up_to_permutation(monkeypatch, spec, weights, zoo):
+    """As the audit measures them; which pairs are matched, and how, is answered."""
+    monkeypatch.setattr(measures, "_nearest_pairs", lambda distances, candidates: {(0, 0), (0, 1), (3, 2)})
+    monkeypatch.setattr(measures, "_suspected_copies", lambda at_least, best: {(1, 2)})
+    matched_on = []
+
+    def match_all(reference, rows, spec, **named):
+        matched_on.extend([reference, rows, *similarities(spec, reference, rows)])
+        return orders_of(spec, len(rows))
+
+    monkeypatch.setattr(measures, "match_all", match_all)
+    monkeypatch.setattr(measures, "permute_all", permute_rows)
+    found = rematched_distance(weights, zoo, spec)
+    assert all(is_there(tensor) for tensor in matched_on)
+    return found
+
+
+def chain(monkeypatch, name, left_behind=None):
+    """Zoo, alignment, PCA, flow, networks, BatchNorm, predictions, audit: each takes what the one before gives."""
+
+    def handed_on(stage, tensor):
+        assert is_there(tensor) or left_behind, stage
+        return tensor.cpu() if stage == left_behind else tensor
+
+    zoo, task, spec = zoo_on("cuda:0", name), task_on("cpu", name), PermutationSpec.of(NETWORKS[name][0]())
+    for similarity in similarities(spec, zoo.weights[0], handed_on("zoo", zoo.weights)):
+        assert is_there(similarity)
+    weights = handed_on("alignment", permute_rows(orders_of(spec, N), spec, zoo.weights))  # (N, d)
+    aligned = Zoo(weights, zoo.layout, zoo.network)
+
+    gram, mean = gram_of(aligned.weights, torch.float64)
+    handed_on("Gram matrix", gram), handed_on("mean", mean)
+    values, vectors = compress._eigenvectors(gram.cpu())  # (N,), (N, N): small, and decomposed on the CPU
+    combination = vectors[:, : N - 1] / values[: N - 1].sqrt()  # (N, k)
+    products, _ = projected(aligned.weights, aligned.weights, None, torch.float64)
+    codes = handed_on("PCA", products @ combination.to(products)).float()  # (N, k)
+
+    settings = FlowSettings(hidden=8)
+    field = make_field(N - 1, settings, seed=0).to(zoo.device)
+    handed_on("loss", flow_step(monkeypatch, field, codes, settings))
+    x0 = GaussianSource(N - 1).sample(4, torch.Generator()).to(field.head.weight)
+    points = handed_on("flow", solver.integrate(field.eval(), x0, steps=2).end)  # (4, k)
+
+    coefficients = points @ combination.T.to(zoo.weights)  # (4, N)
+    decoded = handed_on("decoding", combined(coefficients, aligned.weights))  # (4, d)
+    generated = Zoo(decoded, zoo.layout, zoo.network)
+    if name == "ResNet":
+        recalibrated = recalibrate(generated, task, batch_size=16).weights
+        generated = generated.with_weights(handed_on("BatchNorm", recalibrated), {}, keep_scores=False)
+    handed_on("outputs", predict(generated, task.test.x))
+    wrong, wrong_of_zoo = (evaluate(networks, task).wrong for networks in (generated, aligned))
+    handed_on("overlap", wrong_set_overlap(handed_on("scores", wrong), wrong_of_zoo))
+    handed_on("distance", nearest_distance(generated.weights, aligned.weights))
+    found = distances_up_to_permutation(monkeypatch, spec, generated.weights, aligned.weights)
+    assert found.device.type == "cpu" and found.shape == (4,)  # numbers for a table
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_from_a_zoo_to_the_audit(fake, monkeypatch, name):
+    chain(monkeypatch, name)
+
+
+@pytest.mark.parametrize("stage", ["zoo", "alignment", "PCA", "flow", "decoding", "BatchNorm", "scores"])
+def test_what_stays_behind_between_two_stages_is_refused(fake, monkeypatch, stage):
+    with elsewhere:
+        chain(monkeypatch, "ResNet", left_behind=stage)

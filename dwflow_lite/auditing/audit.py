@@ -33,6 +33,7 @@ from dwflow_lite.auditing.table import Audit, Row
 from dwflow_lite.flow.watch import dispersion_ratio
 from dwflow_lite.generate.generator import Generator
 from dwflow_lite.generate.simple import simple_generators
+from dwflow_lite.support.devices import out_of_memory_as
 from dwflow_lite.symmetry.spec import PermutationSpec
 from dwflow_lite.tasks.task import Task
 from dwflow_lite.zoo.forward import Evaluation, evaluate
@@ -41,6 +42,10 @@ from dwflow_lite.zoo.zoo import Zoo
 LOWEST_SHARE = 0.05  # of the fitted members, which lie below each bar
 
 
+@out_of_memory_as(
+    "no memory for so many networks beside the zoo: pass fewer generated networks, generated.take(range(n)), or "
+    "rematch=False"
+)
 def audit(  # noqa: PLR0913 - a public door
     generated: Zoo | Mapping[str, Zoo],
     zoo: Zoo,
@@ -83,6 +88,7 @@ def audit(  # noqa: PLR0913 - a public door
         ValueError: networks, zoo and task that cannot be compared, or the first two of them in each other's place; two
             rows of one name, or a spec that is no symmetry.
         TypeError: a control that is no generator, or makes no zoo; a zoo or a task that is none.
+        MemoryError: too many generated networks.
 
     Warns:
         RuntimeWarning: networks that return NaN or infinite outputs.
@@ -128,9 +134,9 @@ class Reading:
     """The N fitted members in one gauge, for distances up to the order of units.
 
     Attributes:
-        weights: (N, d).
+        weights: (N, d), where the zoo is.
         matched: the same, matched to the first, (N, d).
-        distance: of each member to its nearest other, (N,).
+        distance: of each member to its nearest other, (N,), on the CPU.
     """
 
     weights: Tensor
@@ -183,7 +189,7 @@ class Yardstick:
         readings = ()
         if symmetries is not None:
             both = symmetries.readings(zoo)
-            readings = tuple(Reading.of(weights.cpu(), symmetries.spec, seed) for weights in both)
+            readings = tuple(Reading.of(weights, symmetries.spec, seed) for weights in both)
         distances = [nearest, *(reading.distance for reading in readings)]
         if min(float(distance.median()) for distance in distances) == 0:
             raise ValueError("half of the zoo are exact copies of each other; there is no distance to measure by")
@@ -199,7 +205,7 @@ class Yardstick:
         else:
             distances = []
             for reading, weights in zip(self.readings, self.symmetries.readings(networks), strict=True):
-                distances.append(reading.distance_of(weights.cpu(), self.symmetries.spec, self.seed))
+                distances.append(reading.distance_of(weights, self.symmetries.spec, self.seed))
         in_units = [d / r.distance.median() for d, r in zip(distances, self.readings, strict=True)]
         return torch.stack(in_units).amin(0)
 
@@ -253,7 +259,7 @@ def _warn_of_diverged(name: str, evaluation: Evaluation) -> None:
             f"{len(positions)} of {len(evaluation.loss)} networks of {name!r} have no finite loss (positions "
             f"{positions[:10]}{', …' if len(positions) > 10 else ''}): their scores mean nothing",
             RuntimeWarning,
-            stacklevel=5,
+            stacklevel=6,
         )
 
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import log2
 
 import torch
 from torch import Tensor
 
+from dwflow_lite.support.devices import out_of_memory_as
 from dwflow_lite.symmetry.many import match_all, permute_all
 from dwflow_lite.symmetry.spec import PermutationSpec
 
 SMALLEST = 2.0**-20  # the largest weight of all networks, below which they are multiplied; its inverse, above
 
+FEWER = "no memory for so many networks beside the zoo: pass fewer at a time"
+
 SUSPECT = 0.1  # of other bounds, and of the distance that was found: the lower bound of a suspected copy
 RESTARTS_OF_SUSPECTS = 10
 
 
+@out_of_memory_as(FEWER)
 def nearest_distance(weights: Tensor, zoo: Tensor, *, skip_self: bool = False) -> Tensor:
     """Euclidean distance of each row of ``weights`` (n, d) to its nearest row of ``zoo`` (N, d): (n,).
 
@@ -58,6 +61,7 @@ def in_range(weights: Tensor, zoo: Tensor) -> tuple[Tensor, Tensor, float]:
     return weights * factor, zoo * factor, factor
 
 
+@out_of_memory_as(f"{FEWER}, or fewer candidates")
 def rematched_distance(
     weights: Tensor, zoo: Tensor, spec: PermutationSpec, *, skip_self: bool = False, candidates: int = 3,
     zoo_matched: Tensor | None = None, seed: int = 0,
@@ -78,8 +82,10 @@ def rematched_distance(
         zoo_matched: ``zoo`` matched to its first row, for a caller that asks about several sets of ``weights``.
         seed: of the matching.
 
+    Networks are matched, permuted and compared on the device of ``weights``.
+
     Returns:
-        Distances (n,).
+        Distances (n,), on the CPU.
     """
     if zoo_matched is None:
         zoo_matched = match_to_first(zoo, zoo, spec, seed)
@@ -92,7 +98,7 @@ def rematched_distance(
     if skip_self:
         pairs = {(i, j) for i, j in pairs if i != j}
 
-    best = plain.min(1).values.tolist()
+    best = plain.min(1).values  # (n,)
     for restarts in (0, RESTARTS_OF_SUSPECTS):
         if restarts:
             pairs = _suspected_copies(_sorted_distances(weights, zoo, spec, skip_self), best)
@@ -100,8 +106,9 @@ def rematched_distance(
             others = zoo[columns]  # (m, d)
             matchings = match_all(weights[i], others, spec, restarts=restarts, seed=seed)
             distances = (weights[i] - permute_all(matchings, spec, others)).norm(dim=1)  # (m,)
-            best[i] = min(best[i], float(distances.min()))
-    return torch.tensor(best) if factor == 1 else torch.tensor(best, dtype=torch.float64) / factor
+            best[i] = torch.minimum(best[i], distances.min())
+    best = best.cpu()
+    return best.float() if factor == 1 else best.double() / factor
 
 
 def _sorted_distances(weights: Tensor, zoo: Tensor, spec: PermutationSpec, skip_self: bool) -> Tensor:
@@ -116,15 +123,16 @@ def _sorted_distances(weights: Tensor, zoo: Tensor, spec: PermutationSpec, skip_
     return _distances(*in_order, skip_self)
 
 
-def _suspected_copies(at_least: Tensor, best: Sequence[float]) -> set[tuple[int, int]]:
+def _suspected_copies(at_least: Tensor, best: Tensor) -> set[tuple[int, int]]:
     """Pairs of rows that may be copies, by lower bounds (n, N), though the distance that was found, best (n,), is not.
 
     Among members of a zoo the bounds are much alike, so a copy is what stands out by its own.
     """
     lowest = at_least.min(1)
     largest = at_least.masked_fill(at_least.isinf(), 0.0).max(1).values
-    is_suspect = lowest.values < SUSPECT * torch.minimum(largest, torch.tensor(best).to(largest))
-    return {(i, int(lowest.indices[i])) for i in is_suspect.nonzero().flatten().tolist()}
+    is_suspect = lowest.values < SUSPECT * torch.minimum(largest, best.to(largest))
+    columns = lowest.indices.tolist()
+    return {(i, columns[i]) for i in is_suspect.nonzero().flatten().tolist()}
 
 
 def match_to_first(weights: Tensor, zoo: Tensor, spec: PermutationSpec, seed: int) -> Tensor:
@@ -149,6 +157,7 @@ def _by_row(pairs: set[tuple[int, int]]) -> dict[int, list[int]]:
     return columns_of
 
 
+@out_of_memory_as(FEWER)
 def wrong_set_overlap(wrong: Tensor, zoo_wrong: Tensor, *, skip_self: bool = False) -> Tensor:
     """Largest overlap |A ∩ B| / |A ∪ B| of the examples a network gets wrong with those a member gets wrong: (n,).
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dwflow_lite.support.checks import is_choice, is_whole
+from dwflow_lite.support.devices import out_of_memory_as
 
 Field = Callable[[Tensor, Tensor], Tensor]
 
@@ -56,6 +57,7 @@ class Trajectory:
 
 
 @torch.no_grad()
+@out_of_memory_as("no memory for so many points: pass fewer x0 at a time, or keep=False")
 def integrate(field: Field, x0: Tensor, *, steps: int = 20, solver: str = "heun", keep: bool = True) -> Trajectory:
     """Carry points x0 (n, k) along ``field`` from t = 0 to 1 in equal steps.
 
@@ -72,6 +74,7 @@ def integrate(field: Field, x0: Tensor, *, steps: int = 20, solver: str = "heun"
     Raises:
         ValueError: an unknown solver, steps < 1.
         FloatingPointError: the points left the finite numbers.
+        MemoryError: too many points, or steps that are kept.
 
     Example:
         Along v(x, t) = x a point grows from 1 to e = 2.71828…; two Heun steps come close:
@@ -107,8 +110,13 @@ def integrate(field: Field, x0: Tensor, *, steps: int = 20, solver: str = "heun"
     finally:
         if was_training:
             field.train()
+    _check_finite(x, solver, steps)
+    return Trajectory(times if keep else times[-1:], torch.stack(points), calls)
+
+
+def _check_finite(x: Tensor, solver: str, steps: int) -> None:
+    """``FloatingPointError`` where points (n, k) have arrived nowhere; asked once, as a GPU lets one wait for it."""
     if not torch.isfinite(x).all():
         raise FloatingPointError(
             f"the flow diverged: {solver} with {steps} steps left the finite numbers; take more steps"
         )
-    return Trajectory(times if keep else times[-1:], torch.stack(points), calls)

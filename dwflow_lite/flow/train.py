@@ -18,7 +18,7 @@ from dwflow_lite.flow.solver import Field
 from dwflow_lite.flow.watch import LOOK_POINTS, FlowTraining, Watch
 from dwflow_lite.support.checkpoints import Checkpoint
 from dwflow_lite.support.checks import whole_seed
-from dwflow_lite.support.devices import one_thread
+from dwflow_lite.support.devices import one_thread, out_of_memory_as
 from dwflow_lite.support.files import digest, json_hash
 from dwflow_lite.support.progress import bar as progress_bar
 
@@ -33,6 +33,9 @@ def flow_matching_loss(
     return (field(x, t) - velocity).square().mean()
 
 
+@out_of_memory_as(
+    "no memory to train the flow: pass FlowSettings with a smaller batch_size, or a narrower field (hidden)"
+)
 def train_flow(  # noqa: PLR0913 - a public door
     field: VelocityField,
     points: Tensor,
@@ -66,6 +69,7 @@ def train_flow(  # noqa: PLR0913 - a public door
         TypeError: settings that are no ``FlowSettings``.
         ValueError: arguments that do not fit each other, or a checkpoint of other ones.
         FloatingPointError: the loss is no longer finite.
+        MemoryError: ``batch_size`` or the field is too large.
     """
     require_settings(settings)
     seed = whole_seed(seed)
@@ -92,16 +96,9 @@ def train_flow(  # noqa: PLR0913 - a public door
         done = _restore(store.half_done_state(points.device), parts, generator)
         bar.update(done)
         for step in range(done + 1, settings.steps + 1):
-            x1 = batches.draw()  # (B, k) targets
-            x0 = source.sample(len(x1), generator, training=True).to(x1)  # (B, k)
-            x0, x1 = couple(x0, x1, settings.coupling)
-            t = torch.rand(len(x1), generator=generator).to(x1)  # (B,)
-            loss = flow_matching_loss(field, path, x0, x1, t, generator)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            loss = take_step(field, path, source, batches, optimizer, settings.coupling, generator)
             schedule.step()
-            watch.note_loss(field, loss.detach())
+            watch.note_loss(field, loss)
             if step % settings.every == 0 or step == settings.steps:
                 watch.look(field, step)
                 bar.set_postfix(watch.summary(), refresh=False)
@@ -114,6 +111,27 @@ def train_flow(  # noqa: PLR0913 - a public door
     log = watch.close(field)
     store.finish(vars(log))
     return _with_kept_state(field, log, settings)
+
+
+def take_step(
+    field: VelocityField,
+    path: StraightPath,
+    source: Source,
+    batches: Batches,
+    optimizer: AdamW,
+    coupling: str,
+    generator: torch.Generator,
+) -> Tensor:
+    """One step of the optimizer on new pairs; gives their loss before it, on the device, where nobody waits for it."""
+    x1 = batches.draw()  # (B, k) targets
+    x0 = source.sample(len(x1), generator, training=True).to(x1)  # (B, k)
+    x0, x1 = couple(x0, x1, coupling)
+    t = torch.rand(len(x1), generator=generator).to(x1)  # (B,)
+    loss = flow_matching_loss(field, path, x0, x1, t, generator)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
 
 
 def check_targets(field: VelocityField, points: Tensor, held_out: Tensor | None, settings: FlowSettings) -> None:

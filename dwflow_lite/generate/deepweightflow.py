@@ -21,11 +21,11 @@ from dwflow_lite.flow.solver import Trajectory, integrate
 from dwflow_lite.flow.train import train_flow
 from dwflow_lite.flow.watch import FlowTraining
 from dwflow_lite.generate.files import FittedFlow, on_device, read_generator, write_generator
-from dwflow_lite.generate.generator import check_number_of_networks, require_zoo
+from dwflow_lite.generate.generator import SAMPLE_FEWER, check_number_of_networks, require_zoo
 from dwflow_lite.generate.simple import computable
 from dwflow_lite.generate.sources import check_source, make_source
 from dwflow_lite.support.checks import is_whole, plain, whole_seed
-from dwflow_lite.support.devices import generator_from, usable_device
+from dwflow_lite.support.devices import generator_from, out_of_memory_as, usable_device
 from dwflow_lite.symmetry.basis import basis_of, check_same_basis
 from dwflow_lite.symmetry.canonical import canonicalise
 from dwflow_lite.symmetry.spec import PermutationSpec
@@ -156,11 +156,13 @@ class DeepWeightFlow(BaseEstimator):
         self._take(prepared, prepared.train(checkpoint=checkpoint, progress=progress))
         return self
 
+    @out_of_memory_as(SAMPLE_FEWER)
     def sample(self, n: int, *, seed: int, folder: str | Path | None = None) -> Zoo:
         """Generate ``n`` complete networks; the same seed gives the same networks. ``folder``: keep them on disk."""
         codes = self.trajectory(n, seed=seed).end  # (n, k)
         return self._decode(codes, folder, {"sample_seed": whole_seed(seed)})
 
+    @out_of_memory_as(SAMPLE_FEWER)
     def trajectory(self, n: int, *, seed: int, steps: int | None = None, solver: str | None = None) -> Trajectory:
         """Follow ``n`` points from noise to codes; :meth:`decode` turns any of them into networks.
 
@@ -178,6 +180,7 @@ class DeepWeightFlow(BaseEstimator):
         x0 = self.source_.sample(n, generator_from(seed)).to(self.field_.head.weight)  # (n, k)
         return integrate(self.field_, x0, steps=steps, solver=solver)
 
+    @out_of_memory_as("no memory for so many networks at once: pass fewer, or fit with a smaller memory=")
     def encode(self, zoo: Zoo) -> Tensor:
         """The codes (n, k) of a zoo's networks, of which :meth:`decode` is the inverse as far as the PCA reaches.
 
@@ -199,6 +202,7 @@ class DeepWeightFlow(BaseEstimator):
         )
         return (self.pca_.transform(computable(zoo).weights) / self.scale_).float()
 
+    @out_of_memory_as("no memory for so many networks at once: pass fewer codes, or fit with a smaller memory=")
     def decode(self, codes: Tensor, folder: str | Path | None = None) -> Zoo:
         """The networks (n, d) of codes (n, k), as a zoo; written to ``folder`` as they are made, if one is named.
 

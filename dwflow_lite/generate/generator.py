@@ -7,6 +7,9 @@ from typing import Protocol, Self, runtime_checkable
 from dwflow_lite.support.checks import is_whole
 from dwflow_lite.zoo.zoo import Zoo
 
+FIT_FEWER = "no memory for so many members: pass a zoo of fewer, zoo.take(range(n))"
+SAMPLE_FEWER = "no memory for so many networks at once: pass a smaller n"
+
 
 @runtime_checkable
 class Generator(Protocol):

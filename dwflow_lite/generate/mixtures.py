@@ -11,9 +11,10 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
-from dwflow_lite.generate.generator import require_zoo
+from dwflow_lite.generate.generator import FIT_FEWER, SAMPLE_FEWER, require_zoo
 from dwflow_lite.generate.simple import as_zoo, different_rows, fitted_members, measured, start
 from dwflow_lite.support.checks import is_choice, is_number, is_whole
+from dwflow_lite.support.devices import out_of_memory_as
 from dwflow_lite.symmetry.axes import Axis, stretches
 from dwflow_lite.symmetry.spec import PermutationSpec, require_spec
 from dwflow_lite.zoo.zoo import Zoo
@@ -24,9 +25,9 @@ COEFFICIENTS = ("sphere", "signs")
 class AffineMixture(BaseEstimator):
     """The mean plus differences of random fitted members to it, weighted by a random point of a sphere.
 
-    The point: Σ cᵢ² = factor². With factor 1 a mixture lies as far from the mean as members do (where their differences are about orthogonal,
-    as those of independently trained networks are). A :class:`Soup` is the same with cᵢ = 1/m: its squares sum to 1/m,
-    and so much of the spread is left.
+    Σ cᵢ² = factor². With factor 1 a mixture lies as far from the mean as members do (where their differences are about
+    orthogonal, as those of independently trained networks are). A :class:`Soup` is the same with cᵢ = 1/m: its squares
+    sum to 1/m, and so much of the spread is left.
 
     Args:
         size: m, how many different members are mixed; all where there are fewer; None: all.
@@ -52,6 +53,7 @@ class AffineMixture(BaseEstimator):
         self.coefficients = coefficients
         self.factor = factor
 
+    @out_of_memory_as(FIT_FEWER)
     def fit(self, zoo: Zoo) -> AffineMixture:
         """Remember the fitted members, at least two, and their mean."""
         if self.size is not None and not is_whole(self.size, 1):
@@ -67,6 +69,7 @@ class AffineMixture(BaseEstimator):
         self.factor_ = float(self.factor)
         return self
 
+    @out_of_memory_as(SAMPLE_FEWER)
     def sample(self, n: int, *, seed: int) -> Zoo:
         """``n`` mixtures."""
         generator = start(self, n, seed)
@@ -97,6 +100,7 @@ class UnitCrossover(BaseEstimator):
         self.parents = parents
         self.spec = spec
 
+    @out_of_memory_as(FIT_FEWER)
     def fit(self, zoo: Zoo) -> UnitCrossover:
         """Remember the fitted members, at least two, and which weight belongs to which unit."""
         if not is_whole(self.parents, 2):
@@ -111,6 +115,7 @@ class UnitCrossover(BaseEstimator):
         self.parents_ = min(int(self.parents), len(self.members_))
         return self
 
+    @out_of_memory_as(SAMPLE_FEWER)
     def sample(self, n: int, *, seed: int) -> Zoo:
         """``n`` children."""
         generator = start(self, n, seed)

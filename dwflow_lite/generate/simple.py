@@ -1,7 +1,8 @@
 """Simple generators: what anybody could do with a zoo, no training needed. A flow has to beat them.
 
 All are estimators: ``fit(zoo)`` remembers the fitted members, or measures them, and ``sample(n, seed=…)`` draws.
-Networks come in the precision of the zoo; of one in half precision or whole numbers, in float32.
+Networks come in the precision of the zoo; of one in half precision or whole numbers, in float32. Where memory runs out,
+a ``MemoryError`` says what to lower.
 """
 
 from __future__ import annotations
@@ -18,9 +19,15 @@ from dwflow_lite.compress import PRECISIONS, DualPCA, root_mean_square
 from dwflow_lite.flow.field import ClosedFormField
 from dwflow_lite.flow.path import GaussianSource
 from dwflow_lite.flow.solver import integrate
-from dwflow_lite.generate.generator import Generator, check_number_of_networks, require_zoo
+from dwflow_lite.generate.generator import (
+    FIT_FEWER,
+    SAMPLE_FEWER,
+    Generator,
+    check_number_of_networks,
+    require_zoo,
+)
 from dwflow_lite.support.checks import is_number, is_whole
-from dwflow_lite.support.devices import generator_from
+from dwflow_lite.support.devices import generator_from, out_of_memory_as
 from dwflow_lite.symmetry.barrier import interpolate
 from dwflow_lite.symmetry.basis import basis_of, says_nothing
 from dwflow_lite.zoo.storage import Shards
@@ -38,11 +45,13 @@ class Retrieval(BaseEstimator):
         (5, True)
     """
 
+    @out_of_memory_as(FIT_FEWER)
     def fit(self, zoo: Zoo) -> Retrieval:
         """Remember the fitted members."""
         self.members_ = fitted_members(self, zoo)
         return self
 
+    @out_of_memory_as(SAMPLE_FEWER)
     def sample(self, n: int, *, seed: int) -> Zoo:
         """``n`` members, drawn with repeats."""
         generator = start(self, n, seed)
@@ -63,6 +72,7 @@ class ClosedFormFlow(BaseEstimator):
         self.source = source
         self.steps = steps
 
+    @out_of_memory_as(FIT_FEWER)
     def fit(self, zoo: Zoo) -> ClosedFormFlow:
         """Compress the fitted members; their codes are all that the field needs."""
         if not is_number(self.source, 0) or self.source == 0:
@@ -81,6 +91,7 @@ class ClosedFormFlow(BaseEstimator):
         self.codes_ = codes / self.scale_
         return self
 
+    @out_of_memory_as(SAMPLE_FEWER)
     def sample(self, n: int, *, seed: int) -> Zoo:
         """``n`` points of the source, carried along the field and decoded."""
         generator = start(self, n, seed)
@@ -102,6 +113,7 @@ class MemberNoise(BaseEstimator):
     def __init__(self, level: float = 0.1) -> None:
         self.level = level
 
+    @out_of_memory_as(FIT_FEWER)
     def fit(self, zoo: Zoo) -> MemberNoise:
         """Remember the fitted members."""
         if not is_number(self.level, 0):
@@ -110,6 +122,7 @@ class MemberNoise(BaseEstimator):
         self.level_ = float(self.level)
         return self
 
+    @out_of_memory_as(SAMPLE_FEWER)
     def sample(self, n: int, *, seed: int) -> Zoo:
         """``n`` noisy copies of members."""
         generator = start(self, n, seed)
@@ -124,11 +137,13 @@ class MemberNoise(BaseEstimator):
 class PairInterpolation(BaseEstimator):
     """Points on the lines between random pairs of fitted members, at t uniform in [0, 1]."""
 
+    @out_of_memory_as(FIT_FEWER)
     def fit(self, zoo: Zoo) -> PairInterpolation:
         """Remember the fitted members, at least two."""
         self.members_ = fitted_members(self, zoo, at_least=2)
         return self
 
+    @out_of_memory_as(SAMPLE_FEWER)
     def sample(self, n: int, *, seed: int) -> Zoo:
         """``n`` points on lines."""
         generator = start(self, n, seed)
@@ -149,6 +164,7 @@ class Soup(BaseEstimator):
     def __init__(self, size: int = 10) -> None:
         self.size = size
 
+    @out_of_memory_as(FIT_FEWER)
     def fit(self, zoo: Zoo) -> Soup:
         """Remember the fitted members, at least two."""
         if not is_whole(self.size, 1):
@@ -157,6 +173,7 @@ class Soup(BaseEstimator):
         self.size_ = min(int(self.size), len(self.members_))
         return self
 
+    @out_of_memory_as(SAMPLE_FEWER)
     def sample(self, n: int, *, seed: int) -> Zoo:
         """``n`` soups."""
         generator = start(self, n, seed)
@@ -178,6 +195,7 @@ class GaussianCodes(BaseEstimator):
         self.components = components
         self.factor = factor
 
+    @out_of_memory_as(FIT_FEWER)
     def fit(self, zoo: Zoo) -> GaussianCodes:
         """Compress the fitted members, and measure their codes."""
         if not is_number(self.factor, 0):
@@ -191,6 +209,7 @@ class GaussianCodes(BaseEstimator):
         self.std_ = float(self.factor) * measured(lambda c: c.std(0), codes)  # (k,)
         return self
 
+    @out_of_memory_as(SAMPLE_FEWER)
     def sample(self, n: int, *, seed: int) -> Zoo:
         """``n`` random codes, decoded."""
         generator = start(self, n, seed)
@@ -202,6 +221,7 @@ class GaussianCodes(BaseEstimator):
 class GaussianWeights(BaseEstimator):
     """Gaussian noise with the mean and standard deviation of every single weight over the fitted members."""
 
+    @out_of_memory_as(FIT_FEWER)
     def fit(self, zoo: Zoo) -> GaussianWeights:
         """Measure every weight over the fitted members, at least two."""
         self.members_ = fitted_members(self, zoo, at_least=2)
@@ -209,6 +229,7 @@ class GaussianWeights(BaseEstimator):
         self.std_ = measured(lambda weights: weights.std(0), self.members_.weights)  # (d,)
         return self
 
+    @out_of_memory_as(SAMPLE_FEWER)
     def sample(self, n: int, *, seed: int) -> Zoo:
         """``n`` random weight vectors."""
         generator = start(self, n, seed)
@@ -219,11 +240,13 @@ class GaussianWeights(BaseEstimator):
 class RandomWeights(BaseEstimator):
     """Noise of each tensor's own mean and standard deviation: no network at all, the floor."""
 
+    @out_of_memory_as(FIT_FEWER)
     def fit(self, zoo: Zoo) -> RandomWeights:
         """Remember the fitted members."""
         self.members_ = fitted_members(self, zoo)
         return self
 
+    @out_of_memory_as(SAMPLE_FEWER)
     def sample(self, n: int, *, seed: int) -> Zoo:
         """``n`` random weight vectors."""
         generator = start(self, n, seed)

@@ -10,7 +10,7 @@ import torch
 
 from dwflow_lite.generate.deepweightflow import DeepWeightFlow, PreparedFlow
 from dwflow_lite.support.checks import is_whole
-from dwflow_lite.support.devices import one_thread
+from dwflow_lite.support.devices import one_thread, out_of_memory_as
 from dwflow_lite.support.jobs import run_jobs
 from dwflow_lite.zoo.zoo import Zoo
 
@@ -59,7 +59,8 @@ def fit_together(
     jobs = [(prepared[name],) for name in names]
     trainings = {}
     threads = ThreadPoolExecutor(at_once, initializer=torch.set_num_threads, initargs=(1,))
-    with one_thread(), threads:
+    message = f"no memory for {at_once} flows at once: pass a smaller at_once, or flows with a smaller batch_size"
+    with out_of_memory_as(message), one_thread(), threads:
         for position, training in run_jobs(PreparedFlow.train, jobs, threads, progress=progress, desc="flows"):
             trainings[names[position]] = training
     for name, (model, _) in work.items():

@@ -151,6 +151,7 @@ def is_out_of_memory(error: Exception) -> bool:
 def out_of_memory_as(message: str) -> Iterator[None]:
     """Out of memory in here, be it the GPU's or the CPU's, is a ``MemoryError`` that says ``message``.
 
+    Around a block (``with``), or above a function whose whole body is meant (``@``). The message says what to lower.
     Of several, one in another, the outermost speaks: it knows what its caller can lower.
     """
     try:

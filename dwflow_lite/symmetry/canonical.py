@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dwflow_lite.support.checks import brief, is_whole, whole_seed
-from dwflow_lite.support.devices import one_thread
+from dwflow_lite.support.devices import one_thread, out_of_memory_as
 from dwflow_lite.support.jobs import by_position, run_jobs
 from dwflow_lite.symmetry.basis import facts_of_alignment
 from dwflow_lite.symmetry.descents import Orders
@@ -29,6 +29,9 @@ from dwflow_lite.zoo.zoo import Zoo
 JOBS = 16  # at least so many, if there are as many members, where an executor runs them
 
 
+@out_of_memory_as(
+    "no memory to align so many networks: pass fewer restarts, fewer members, or a zoo on disk and a folder"
+)
 def canonicalise(  # noqa: PLR0913 - a public door
     zoo: Zoo,
     spec: PermutationSpec | None = None,
@@ -73,6 +76,7 @@ def canonicalise(  # noqa: PLR0913 - a public door
         ValueError: a spec of another layout or that is no symmetry, a reference that is no member that generators may
             see, a probe that the networks do not take, or a zoo on disk and no folder.
         TypeError: no zoo, no spec, or a probe that is no tensor.
+        MemoryError: too many members in memory, or too many restarts.
     """
     require_zoo(zoo)
     zoo.check_room(folder)

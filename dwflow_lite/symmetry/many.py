@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dwflow_lite.support.checks import is_whole
-from dwflow_lite.support.devices import generator_from, one_thread
+from dwflow_lite.support.devices import generator_from, one_thread, out_of_memory_as
 from dwflow_lite.support.progress import bar as progress_bar
 from dwflow_lite.symmetry.descents import Descents, Orders
 from dwflow_lite.symmetry.matching import Matching, State, has_usual_size, require_vector
@@ -39,6 +39,7 @@ def match_each(match: Callable[[Item], Result], items: Sequence[Item], progress:
 # -- weight matching ---------------------------------------------------------------------------------------------------
 
 
+@out_of_memory_as("no memory to match these weights: pass fewer restarts")
 def weight_matching(
     a: Tensor, b: Tensor, spec: PermutationSpec, *, restarts: int | None = None, seed: int = 0, max_sweeps: int = 100
 ) -> Matching:
@@ -82,6 +83,7 @@ def default_restarts(spec: PermutationSpec, restarts: int | None) -> int:
     return int(restarts)
 
 
+@out_of_memory_as("no memory to match so many rows: pass fewer at a time, or fewer restarts")
 def match_all(
     reference: Tensor, weights: Tensor, spec: PermutationSpec, *, restarts: int | None = None, seed: int = 0
 ) -> list[Matching]:

@@ -222,6 +222,7 @@ def coordinate_descent(
     A coordinate is a free group or a block of heads. A visit solves it exactly, all others as they stand; so the
     objective never falls. It stays solved until a coordinate that shares a tensor with it moves; the descent ends when
     all are solved at once. Matrix products are the costly part, so they are kept until one of their tensors changes.
+    They are made on the device of the tensors, assignments on the CPU.
 
     Args:
         a: named tensors of the reference, in float32 or float64.
@@ -246,7 +247,7 @@ def coordinate_descent(
             heads, groups = spec.coordinates[number]
             if is_settled(groups, spec, products):
                 continue
-            similarity = {g: unit_similarity(a, moved, spec, g, products) for g in groups}
+            similarity = {g: unit_similarity(a, moved, spec, g, products).cpu() for g in groups}
             orders, gain = best_orders(similarity, heads)
             if watch is not None:
                 watch(similarity, orders)

@@ -9,7 +9,7 @@ from torch.func import functional_call
 from dwflow_lite.batchnorm import without_statistics
 from dwflow_lite.networks.constants import template_on
 from dwflow_lite.support.checks import COUNT, POSITIVE, WHOLE, check_ranges
-from dwflow_lite.support.devices import generator_from
+from dwflow_lite.support.devices import generator_from, out_of_memory_as
 from dwflow_lite.support.progress import bar as progress_bar
 from dwflow_lite.symmetry.many import weight_matching
 from dwflow_lite.symmetry.matching import Matching, State, coordinate_descent
@@ -19,6 +19,7 @@ from dwflow_lite.tasks.splits import Split
 from dwflow_lite.tasks.task import Task
 
 
+@out_of_memory_as("no memory for so many examples at once: pass a smaller batch_size")
 def straight_through_matching(  # noqa: PLR0913 - how it trains is part of the method
     a: Tensor, b: Tensor, spec: PermutationSpec, network: nn.Module, task: Task, *,
     steps: int = 100, batch_size: int = 256, lr: float = 1e-3, seed: int = 0, progress: bool = False,
@@ -48,6 +49,7 @@ def straight_through_matching(  # noqa: PLR0913 - how it trains is part of the m
 
     Raises:
         ValueError: a number out of range, or weights that are not finite.
+        MemoryError: ``batch_size`` is too large.
     """
     numbers = {"steps": steps, "batch_size": batch_size, "lr": lr}
     check_ranges(numbers, {"steps": WHOLE, "batch_size": COUNT, "lr": POSITIVE})

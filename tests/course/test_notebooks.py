@@ -85,7 +85,8 @@ def test_links_between_notebooks_lead_somewhere(path):
 def test_profiles_name_the_notebooks_there_are():
     profiles = yaml.safe_load((notebooks_folder() / "profiles.yaml").read_text())
     assert {"smoke", "laptop", "gpu"} <= set(profiles)
-    assert set(profiles["smoke"]) == {p.stem for p in FILES}
+    assert set(profiles["smoke"]) == set(profiles["gpu"]) == {p.stem for p in FILES}
+    assert {values["device"] for values in profiles["gpu"].values()} == {"cuda"}  # says so where there is none
 
 
 @pytest.mark.parametrize("profile", ["smoke", "laptop", "gpu"])
