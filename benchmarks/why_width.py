@@ -1,0 +1,178 @@
+"""Why do mixtures of aligned networks work when layers are wide? Explanations, and what each of them forbids.
+
+    python benchmarks/why_width.py [--shapes 32 128 32x32 …] [--seeds 0 1 2] [--toy]
+
+A mixture is the mean plus Σ cᵢ (wᵢ - mean) with Σ cᵢ² = 1 over all N members. What could make it a good network?
+
+- *A linear regime*: near the mean, outputs are linear in the weights. Then a network replaced by its linearisation
+  about the mean is as good as it is itself.
+- *Products that members bring along*: outputs hold products of weights of neighbouring layers. Mixed by c and c', the
+  members' own products keep the share ρ = Σ cᵢ c'ᵢ; the products of strangers, cᵢ c'ⱼ, are noise of mean zero. Then
+  accuracy rises with ρ from -1 to 1, and c' = c is best.
+- *Many units, each a draw of its own*: outputs are sums over units, and the noise of strangers averages out, by the
+  square root of the width. Then every unit may have a c of its own, for all that it is made of, and it costs little.
+
+For each shape: the share of right answers on the test split lost against the members, of each way to mix, for aligned
+members and for members as they were trained. Shapes and seeds that the file holds are not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from datetime import date
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, jvp
+
+from dwflow_lite import MLP, PermutationSpec, Recipe, Task, Zoo, canonicalise, load_task, train_zoo
+from dwflow_lite.generate.mixtures import owners
+from dwflow_lite.zoo import evaluate
+
+SHAPES = ["32", "64", "128", "256", "512", "32x32", "64x64", "128x128", "256x256", "32x32x32", "128x128x128"]
+RECIPE = Recipe(optimizer="adamw", lr=3e-3, weight_decay=1.0, epochs=60)
+MEMBERS, HELD_OUT, SAMPLES = 50, 10, 50
+OVERLAPS = (-1.0, -0.5, 0.0, 0.5, 1.0)
+
+
+def points_of_sphere(n: int, members: int, generator: torch.Generator) -> Tensor:
+    """Coefficients (n, N), each row of length 1, and equal in size: signs."""
+    signs = torch.randn(n, members, generator=generator).sign()
+    return torch.nn.functional.normalize(signs)
+
+
+def at_overlap(c: Tensor, overlap: float, generator: torch.Generator) -> Tensor:
+    """Points of the sphere (n, N) whose inner product with those of ``c`` (n, N) is ``overlap``."""
+    other = torch.randn(c.shape, generator=generator)
+    other = torch.nn.functional.normalize(other - (other * c).sum(1, keepdim=True) * c)
+    return overlap * c + (1 - overlap**2) ** 0.5 * other
+
+
+def mixed(zoo: Zoo, coefficients: dict[str, Tensor]) -> Zoo:
+    """Networks (n, d) whose tensors are mixed by coefficients (n, N) of their own, by name."""
+    weights = zoo.weights
+    mean = weights.mean(0)
+    n = len(next(iter(coefficients.values())))
+    networks = torch.empty(n, weights.shape[1])
+    for name, columns in zoo.layout.slices.items():
+        networks[:, columns] = mean[columns] + coefficients[name] @ (weights[:, columns] - mean[columns])
+    return Zoo(networks, zoo.layout, zoo.network)
+
+
+def mixed_by_layer(zoo: Zoo, overlap: float, n: int, seed: int) -> Zoo:
+    """Every layer by coefficients that overlap so much with those of the layer before."""
+    generator = torch.Generator().manual_seed(seed)
+    c = points_of_sphere(n, len(zoo), generator)
+    coefficients, layer = {}, None
+    for name in zoo.layout.slices:  # layers.0.weight, layers.0.bias, layers.1.weight, …
+        if layer not in (None, name.rpartition(".")[0]):
+            c = at_overlap(c, overlap, generator)
+        layer = name.rpartition(".")[0]
+        coefficients[name] = c
+    return mixed(zoo, coefficients)
+
+
+def mixed_by_unit(zoo: Zoo, n: int, seed: int) -> Zoo:
+    """Every hidden unit by coefficients of its own, for all weights that belong to it (:func:`owners`)."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = zoo.weights
+    mean = weights.mean(0)
+    owner = owners(PermutationSpec.of(zoo.network))  # (d,), -1: of no unit
+    networks = torch.empty(n, weights.shape[1])
+    for unit in owner.unique().tolist():
+        columns = (owner == unit).nonzero().flatten()
+        c = points_of_sphere(n, len(zoo), generator)
+        networks[:, columns] = mean[columns] + c @ (weights[:, columns] - mean[columns])
+    return Zoo(networks, zoo.layout, zoo.network)
+
+
+def linearised_accuracy(zoo: Zoo, networks: Zoo, task: Task) -> float:
+    """Of each network (n, d) the outputs to first order about the zoo's mean: their share of right answers."""
+    mean = zoo.weights.mean(0)
+    split = task.split("test")
+    x = split.inputs(mean)
+
+    def outputs(weights: Tensor) -> Tensor:
+        return functional_call(zoo.network, zoo.layout.unflatten(weights), (x,))
+
+    right = []
+    for row in networks.weights:
+        at_mean, change = jvp(outputs, (mean,), (row - mean,))
+        right.append(float(task.score(at_mean + change, split.y)))
+    return sum(right) / len(right)
+
+
+def accuracy(networks: Zoo, task: Task) -> float:
+    return float(evaluate(networks, task, "test").score.mean())
+
+
+def one_run(shape: str, seed: int, toy: bool) -> dict:
+    """All that is measured of one shape and seed: accuracies on the test split."""
+    members, held_out, samples = (6, 2, 4) if toy else (MEMBERS, HELD_OUT, SAMPLES)
+    task = load_task("digits", seed=seed)
+    network = MLP([64, *map(int, shape.split("x")), 10])
+    recipe = Recipe(epochs=2) if toy else RECIPE
+    trained = train_zoo(task, network, recipe=recipe, members=members, held_out=held_out, seed=seed)
+    found: dict = {"zoo": accuracy(trained.fitted, task)}
+    for basis, zoo in (("aligned", canonicalise(trained, rounds=5, seed=seed)), ("not aligned", trained)):
+        fitted = zoo.fitted
+        here: dict = {"mean": accuracy(Zoo(fitted.weights.mean(0, keepdim=True), zoo.layout, zoo.network), task)}
+        for overlap in OVERLAPS:
+            here[f"overlap {overlap:g}"] = accuracy(mixed_by_layer(fitted, overlap, samples, seed + 1), task)
+        here["each unit by itself"] = accuracy(mixed_by_unit(fitted, samples, seed + 1), task)
+        one_c = mixed_by_layer(fitted, 1.0, samples, seed + 1)
+        here["linearised"] = linearised_accuracy(fitted, one_c, task)
+        here["members, linearised"] = linearised_accuracy(fitted, fitted, task)
+        found[basis] = here
+    return found
+
+
+def page(runs: dict[str, dict]) -> str:
+    """A table: points lost against the zoo, mean over seeds, a row for each shape."""
+    columns = ["mean", *(f"overlap {o:g}" for o in OVERLAPS), "each unit by itself", "linearised"]
+    lines = [f"| shape | seeds | zoo | {' | '.join(columns)} |", "|---" * (len(columns) + 3) + "|"]
+    for basis in ("aligned", "not aligned"):
+        lines.append(f"| **{basis}** |" + " |" * (len(columns) + 2))
+        for shape in SHAPES:
+            some = [run for key, run in runs.items() if key.split(", ")[0] == shape]
+            if not some:
+                continue
+            zoo = sum(run["zoo"] for run in some) / len(some)
+            lost = [sum(100 * (run["zoo"] - run[basis][column]) for run in some) / len(some) for column in columns]
+            lines.append(
+                f"| {shape} | {len(some)} | {100 * zoo:.1f} % | " + " | ".join(f"{x:.1f}" for x in lost) + " |"
+            )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", nargs="*", default=SHAPES, metavar="WIDTHS", help="of hidden layers, such as 64x64")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--toy", action="store_true", help="tiny sizes: whether it runs")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/why_width.json"))
+    args = parser.parse_args()
+    stored = json.loads(args.out.read_text()) if args.out.exists() else {"runs": {}}
+    for seed in args.seeds:
+        for shape in args.shapes:
+            key = f"{shape}, seed {seed}"
+            if key in stored["runs"]:
+                continue
+            stored["runs"][key] = one_run(shape, seed, args.toy)
+            stored |= {"command": "python benchmarks/why_width.py", "date": date.today().isoformat()}
+            stored |= {"machine": {"cpu": platform.machine(), "torch": torch.__version__}}
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            args.out.write_text(json.dumps(stored, indent=1) + "\n")
+            args.out.with_suffix(".md").write_text(
+                "Points of accuracy lost against the zoo, digits, test split; see benchmarks/why_width.py.\n\n"
+                + page(stored["runs"])
+                + "\n"
+            )
+            print(key, json.dumps(stored["runs"][key]), flush=True)
+
+
+if __name__ == "__main__":
+    main()
