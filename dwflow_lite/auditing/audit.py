@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from sklearn.base import clone
 from torch import Tensor
 
+from dwflow_lite.auditing.agreement import copying_statistic, effective_rank, error_consistency
 from dwflow_lite.auditing.checks import (
     as_numbers,
     check_controls,
@@ -29,11 +30,12 @@ from dwflow_lite.auditing.measures import (
     wrong_set_overlap,
 )
 from dwflow_lite.auditing.symmetries import Symmetries, check_symmetry
-from dwflow_lite.auditing.table import Audit, Row
+from dwflow_lite.auditing.table import Audit, Bars, Row, Values
 from dwflow_lite.flow.watch import dispersion_ratio
 from dwflow_lite.generate.generator import Generator
 from dwflow_lite.generate.simple import simple_generators
 from dwflow_lite.support.devices import out_of_memory_as
+from dwflow_lite.support.products import gram_of
 from dwflow_lite.symmetry.spec import PermutationSpec
 from dwflow_lite.tasks.task import Task
 from dwflow_lite.zoo.forward import Evaluation, evaluate
@@ -126,7 +128,11 @@ def audit(  # noqa: PLR0913 - a public door
     n = max(len(networks) for networks in kinds.values())
     for name, control in controls.items():  # one after the other: networks of all of them might fill the memory
         rows.append(yardstick.row(name, _sampled(name, control, fitted, n, seed)))
-    return Audit(tuple(rows), task.score_name, split, () if symmetries is None else symmetries.names)
+    if any(zoo.held_out):
+        held_out = rows[1].values.distance
+        rows = [replace(row, z_u=copying_statistic(row.values.distance, held_out)) for row in rows]
+    names = () if symmetries is None else symmetries.names
+    return Audit(tuple(rows), task.score_name, split, names, yardstick.bars)
 
 
 @dataclass(frozen=True)
@@ -167,6 +173,7 @@ class Yardstick:
         evaluation: scores and mistakes of the members.
         nearest: distance of each member to its nearest other, (N,).
         readings: the members in one or two gauges; empty without ``symmetries``.
+        gram: inner products of the members about their mean, (N, N).
     """
 
     zoo: Zoo
@@ -177,6 +184,7 @@ class Yardstick:
     evaluation: Evaluation
     nearest: Tensor
     readings: tuple[Reading, ...]
+    gram: Tensor
 
     @classmethod
     def of(cls, zoo: Zoo, task: Task, split: str, symmetries: Symmetries | None, seed: int) -> Yardstick:
@@ -194,7 +202,26 @@ class Yardstick:
         if min(float(distance.median()) for distance in distances) == 0:
             raise ValueError("half of the zoo are exact copies of each other; there is no distance to measure by")
         evaluation = evaluate(zoo, task, split)
-        return cls(zoo, task, split, symmetries, seed, evaluation, nearest, readings)
+        return cls(zoo, task, split, symmetries, seed, evaluation, nearest, readings, _gram(zoo.weights))
+
+    @property
+    def bars(self) -> Bars:
+        """What is accurate, and what is new, by the members alone."""
+        distance = in_units(*self._deciding(self.nearest, self._rematched(None)))
+        score = self.evaluation.score.cpu().quantile(LOWEST_SHARE)
+        return Bars(float(score), float(distance.quantile(LOWEST_SHARE)), best_constant(self.task, self.split))
+
+    def _deciding(self, nearest: Tensor, rematched: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Of two distances (n,) the one that says what is new, and the same of the members (N,)."""
+        return (nearest, self.nearest) if rematched is None else (rematched, self._rematched(None))
+
+    def _directions(self, weights: Tensor) -> float | None:
+        """Effective rank of networks (n, d), over that of as many members; None of a single one."""
+        if len(weights) < 2:
+            return None
+        order = torch.randperm(len(self.gram), generator=torch.Generator().manual_seed(self.seed))
+        some = order[: len(weights)].sort().values  # a few networks have few directions, members too
+        return effective_rank(_gram(weights)) / effective_rank(self.gram[some][:, some])
 
     def _rematched(self, networks: Zoo | None) -> Tensor | None:
         """Distance up to symmetries (n,), in units of each reading, the least of them; None: of the members (N,)."""
@@ -226,29 +253,64 @@ class Yardstick:
         """What was measured of n networks, as numbers in units of the zoo."""
         _warn_of_diverged(name, evaluation)
         score = evaluation.score.cpu()  # (n,)
-        overlap = None
+        overlap = kappa = None
         if evaluation.wrong is not None:
-            overlap = wrong_set_overlap(evaluation.wrong, self.evaluation.wrong, skip_self=itself)  # (n,)
-        own_rematched = self._rematched(None)  # (N,)
-        is_accurate = score >= self.evaluation.score.cpu().quantile(LOWEST_SHARE)
-        distance, of_members = (nearest, self.nearest) if rematched is None else (rematched, own_rematched)
-        is_new = distance >= of_members.quantile(LOWEST_SHARE)
+            overlap = wrong_set_overlap(evaluation.wrong, self.evaluation.wrong, skip_self=itself).cpu()  # (n,)
+            kappa = error_consistency(evaluation.wrong, self.evaluation.wrong, skip_self=itself)  # (n,)
+        distance = in_units(*self._deciding(nearest, rematched))  # (n,)
+        is_accurate = score >= self.bars.score
+        is_new = distance >= self.bars.distance
+        values = Values(
+            score=tuple(score.tolist()),
+            distance=tuple(distance.tolist()),
+            nearest=tuple(in_units(nearest, self.nearest).tolist()),
+            overlap=None if overlap is None else tuple(overlap.tolist()),
+            accurate=tuple(is_accurate.tolist()),
+        )
         return Row(
             name=name,
             networks=len(networks),
             score=float(score.mean()),
             score_std=float(score.std()) if len(networks) > 1 else 0.0,
-            nearest=_in_units(nearest, self.nearest),
-            rematched=None if rematched is None else _in_units(rematched, own_rematched),
-            overlap=None if overlap is None else float(overlap.mean()),
+            nearest=median_in_units(nearest, self.nearest),
+            rematched=None if rematched is None else median_in_units(rematched, self._rematched(None)),
+            overlap=_mean(overlap),
             dispersion=dispersion_ratio(*in_range(networks.weights, self.zoo.weights)[:2]),
             accurate_and_new=float((is_accurate & is_new).float().mean()),
+            nll=_mean(evaluation.loss),
+            ece=_mean(evaluation.ece),
+            kappa=_mean(kappa),
+            effective_rank=self._directions(networks.weights),
+            values=values,
         )
 
 
-def _in_units(distance: Tensor, of_members: Tensor) -> float:
-    """Median distance, where the median of the members is 1."""
+def best_constant(task: Task, split: str) -> float:
+    """The score of the best answer that does not look at its input: the most frequent class, or the mean target."""
+    if task.kind == "regression":
+        return 0.0  # R² of the mean; a rank correlation of nothing
+    y = task.split(split).y
+    return float(y.unique(return_counts=True)[1].max()) / y.numel()
+
+
+def in_units(distance: Tensor, of_members: Tensor) -> Tensor:
+    """Distances (n,) where the median of the members (N,) is 1."""
+    return distance.double() / float(of_members.median())
+
+
+def median_in_units(distance: Tensor, of_members: Tensor) -> float:
+    """The median of distances (n,), where the median of the members (N,) is 1."""
     return float(distance.median()) / float(of_members.median())
+
+
+def _mean(values: Tensor | None) -> float | None:
+    return None if values is None else float(values.mean())
+
+
+def _gram(weights: Tensor) -> Tensor:
+    """Inner products (n, n) of weights (n, d) about their mean, in float64 where the device has it."""
+    weights = in_range(weights, weights)[0]
+    return gram_of(weights, torch.float32 if weights.device.type == "mps" else torch.float64)[0].cpu().double()
 
 
 def _warn_of_diverged(name: str, evaluation: Evaluation) -> None:

@@ -2,10 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple
+
+FARTHEST = 1.5  # distance, in units of the zoo, to which the area under a curve goes
+COPY = 0.5  # distance, in units of the zoo, below which most networks are copies
+LOST_SPREAD = 0.5  # of the zoo's dispersion: below, most of its variance is lost
+LOST_DIRECTIONS = 0.25  # of the zoo's effective rank
+
+EXTRA_COLUMNS = {"kappa": "kappa", "NLL": "nll", "ECE": "ece", "Z_U": "z_u", "effective rank": "effective_rank"}
+FLAGS = "flags"  # a column too
 
 UNBROKEN = "\N{NO-BREAK SPACE}"  # in a table, so that a narrow column breaks no number from its unit
+
+
+@dataclass(frozen=True)
+class Values:
+    """What was measured of each of n networks, in their order; distances in units of the zoo.
+
+    Attributes:
+        score: of each.
+        distance: to its nearest member, up to symmetries where any are known: the one that decides what is new.
+        nearest: the plain one.
+        overlap: :func:`wrong_set_overlap` with its most similar member; None for regression.
+        accurate: whether it scores at least as well as all but the lowest twentieth of the fitted members.
+    """
+
+    score: tuple[float, ...]
+    distance: tuple[float, ...]
+    nearest: tuple[float, ...]
+    overlap: tuple[float, ...] | None
+    accurate: tuple[bool, ...]
+
+    @classmethod
+    def pooled(cls, several: Sequence[Values]) -> Values:
+        """All networks of several, one after the other."""
+        joined = {}
+        for field_ in fields(cls):
+            parts = [getattr(values, field_.name) for values in several]
+            joined[field_.name] = None if None in parts else tuple(value for part in parts for value in part)
+        return cls(**joined)
+
+
+class Bars(NamedTuple):
+    """What generated networks are judged by, fixed before one of them is read: from the fitted members alone.
+
+    Attributes:
+        score: that all but the lowest twentieth of them reach.
+        distance: that all but the lowest twentieth keep from their nearest other member, in units of the zoo.
+        chance: the score of the best constant answer: of naming the most frequent class, or the mean of the targets.
+    """
+
+    score: float
+    distance: float
+    chance: float
 
 
 @dataclass(frozen=True)
@@ -25,6 +76,13 @@ class Row:
         dispersion: spread about the zoo's mean, over the zoo's spread.
         accurate_and_new: share of networks that score at least as well *and* lie at least as far from their nearest
             member as all but the lowest twentieth of the fitted members do (held-out networks: about 0.9).
+        nll: mean loss; of a classification, the negative log-likelihood in nats.
+        ece: mean calibration error (:func:`calibration_error`); None for regression.
+        kappa: mean :func:`error_consistency` with the most similar member; None for regression.
+        z_u: :func:`copying_statistic` beside held-out networks; None without any.
+        effective_rank: directions in which they spread (:func:`effective_rank`), over those of as many fitted members
+            (1: as the zoo); None for a single network.
+        values: of each network, for curves and histograms; None in rows of older versions.
     """
 
     name: str
@@ -36,17 +94,39 @@ class Row:
     overlap: float | None
     dispersion: float
     accurate_and_new: float
+    nll: float | None = None
+    ece: float | None = None
+    kappa: float | None = None
+    z_u: float | None = field(default=None, compare=False)  # held-out networks change no other row, but for this
+    effective_rank: float | None = None
+    values: Values | None = field(default=None, repr=False, compare=False)  # rows are equal by their numbers
+
+    def __post_init__(self) -> None:
+        if isinstance(self.values, Mapping):  # as JSON brings them back
+            lists = {name: None if value is None else tuple(value) for name, value in self.values.items()}
+            object.__setattr__(self, "values", Values(**lists))
+
+    @property
+    def distance(self) -> float:
+        """The median distance that decides: up to symmetries, where any are known."""
+        return self.nearest if self.rematched is None else self.rematched
+
+    def numbers(self) -> dict[str, Any]:
+        """Everything but the values of each network, JSON-able; ``Row(**numbers)`` is the row again."""
+        return {field_.name: getattr(self, field_.name) for field_ in fields(self) if field_.name != "values"}
 
     @classmethod
     def mean(cls, rows: Sequence[Row]) -> Row:
-        """Average rows of one name, number by number; ``networks`` stays a whole number."""
+        """Average rows of one name, number by number, and pool their values; ``networks`` stays a whole number."""
         means = {}
-        for field in fields(cls):
-            values = [getattr(row, field.name) for row in rows]
-            if field.name == "name" or values[0] is None:
-                means[field.name] = values[0]
+        for field_ in fields(cls):
+            values = [getattr(row, field_.name) for row in rows]
+            if field_.name == "name" or None in values:
+                means[field_.name] = values[0] if field_.name == "name" else None
+            elif field_.name == "values":
+                means["values"] = Values.pooled(values)
             else:
-                means[field.name] = sum(values) / len(values)
+                means[field_.name] = sum(values) / len(values)
         return cls(**means | {"networks": round(means["networks"])})
 
 
@@ -59,12 +139,14 @@ class Audit:
         score_name: of the task.
         split: where the score was measured.
         symmetries: what was seen through in ``rematched``, and so in ``accurate_and_new``; empty: nothing.
+        bars: by which networks are judged; None in tables of older versions.
     """
 
     rows: tuple[Row, ...]
     score_name: str
     split: str
     symmetries: tuple[str, ...] = ()
+    bars: Bars | None = None
 
     def __getitem__(self, name: str) -> Row:
         for row in self.rows:
@@ -81,6 +163,9 @@ class Audit:
     def mean(cls, audits: Sequence[Audit]) -> Audit:
         """Average audits of several seeds, row by row, over the names that all of them have.
 
+        Numbers, and the bars, are averaged. The values of networks are pooled: each was judged by the bars of its own
+        seed, and distances are in units of its own zoo.
+
         Raises:
             ValueError: no audits, or some of another score, split or symmetries than the first.
         """
@@ -92,30 +177,112 @@ class Audit:
                 raise ValueError("audits are averaged that measured one score, on one split, up to the same symmetries")
         common = [name for name in first.names if all(name in audit.names for audit in audits)]
         rows = [Row.mean([audit[name] for audit in audits]) for name in common]
-        return cls(tuple(rows), first.score_name, first.split, first.symmetries)
+        bars = [audit.bars for audit in audits]
+        mean_bars = None if None in bars else Bars(*(sum(each) / len(each) for each in zip(*bars, strict=True)))
+        return cls(tuple(rows), first.score_name, first.split, first.symmetries, mean_bars)
 
-    def cells(self) -> list[list[str]]:
-        """The table as text, cell by cell, its heading first."""
+    # -- what is asked of one kind of network --------------------------------------------------------------------
+
+    def curve(self, name: str, thresholds: Iterable[float]) -> list[float]:
+        """The share of networks that are accurate *and* lie at least so far from their nearest member.
+
+        Args:
+            name: of a row.
+            thresholds: of distance, in units of the zoo. At ``bars.distance`` the share is ``accurate_and_new``.
+
+        Returns:
+            A share for each threshold, which falls as they grow.
+
+        Raises:
+            KeyError: no row of that name.
+            ValueError: a row of an older version, without the values of each network.
+        """
+        values = self._values(name)
+        accurate = [far for far, is_accurate in zip(values.distance, values.accurate, strict=True) if is_accurate]
+        return [sum(far >= threshold for far in accurate) / len(values.distance) for threshold in thresholds]
+
+    def area(self, name: str) -> float:
+        """The area under :meth:`curve` for thresholds from 0 to 1.5: one number by which generators are compared.
+
+        It is 0 for networks that are copies or not accurate, 1.5 where all are accurate and farther than that; a zoo
+        itself has about 1. (Each accurate network adds its distance.) Errors as of :meth:`curve`.
+        """
+        values = self._values(name)
+        far = [min(far, FARTHEST) * ok for far, ok in zip(values.distance, values.accurate, strict=True)]
+        return sum(far) / len(far)
+
+    def flags(self, name: str) -> tuple[str, ...]:
+        """What is wrong with the networks of a row, by bars that come from the zoo and the task alone.
+
+        - ``"copy"``: the median network lies nearer to a member than half way to where the zoo's own nearest
+          neighbours are (distance below 0.5, up to symmetries): it is that member, changed.
+        - ``"collapse"``: dispersion below half of the zoo's, or effective rank below a quarter. (As many draws of a
+          Gaussian as it has directions read 0.6, since they do not fill them evenly; members drawn with repeats do
+          too.)
+        - ``"noise"``: the mean score is nearer to the best constant answer's than to the bar. Of a zoo whose own bar
+          is no better than a constant answer, nothing is called noise; nor in tables of older versions, without bars.
+
+        Raises:
+            KeyError: no row of that name.
+        """
+        row = self[name]
+        few_directions = row.effective_rank is not None and row.effective_rank < LOST_DIRECTIONS
+        is_noise = False
+        if self.bars is not None and self.bars.score > self.bars.chance:
+            is_noise = not row.score >= (self.bars.score + self.bars.chance) / 2  # nor is NaN
+        is_collapsed = row.dispersion < LOST_SPREAD or few_directions
+        found = {"copy": row.distance < COPY, "collapse": is_collapsed, "noise": is_noise}
+        return tuple(flag for flag, is_so in found.items() if is_so)
+
+    def _values(self, name: str) -> Values:
+        values = self[name].values
+        if values is None:
+            raise ValueError(f"row {name!r} holds averages alone, not the values of each network: audit anew")
+        return values
+
+    # -- the table -----------------------------------------------------------------------------------------------
+
+    def cells(self, columns: Sequence[str] = ()) -> list[list[str]]:
+        """The table as text, cell by cell, its heading first.
+
+        Args:
+            columns: what is added to it, of ``"kappa"``, ``"NLL"``, ``"ECE"``, ``"Z_U"``, ``"effective rank"`` and
+                ``"flags"``.
+
+        Raises:
+            ValueError: a column that there is none of.
+        """
+        unknown = [column for column in columns if column not in (*EXTRA_COLUMNS, FLAGS)]
+        if unknown:
+            raise ValueError(f"no column {unknown[0]!r}: add some of {', '.join((*EXTRA_COLUMNS, FLAGS))}")
         heading = ["networks", f"{self.score_name} ({self.split})", "nearest member", "re-matched",
                    "wrong-set overlap", "dispersion", self._heading_of_new()]  # fmt: skip
-        return [heading] + [self._cells_of(row) for row in self.rows]
+        headings = {"NLL": "NLL" if self.score_name == "accuracy" else "loss"}
+        heading += [headings.get(column, column) for column in columns]
+        return [heading] + [self._cells_of(row, columns) for row in self.rows]
 
     def _heading_of_new(self) -> str:
         """Up to what a network has to be new."""
         return f"accurate and new (up to {', '.join(self.symmetries)})" if self.symmetries else "accurate and new"
 
-    def _cells_of(self, row: Row) -> list[str]:
+    def _cells_of(self, row: Row, columns: Sequence[str]) -> list[str]:
         if self.score_name == "accuracy":
             score = f"{100 * row.score:.1f} ± {100 * row.score_std:.1f} %"
         else:
             score = f"{row.score:.3f} ± {row.score_std:.3f}"
         distances = [row.nearest, row.rematched, row.overlap, row.dispersion]
-        numbers = ["–" if value is None else f"{value:.2f}" for value in distances]
-        return [row.name.replace("|", "/"), score, *numbers, f"{100 * row.accurate_and_new:.0f} %"]
+        numbers = [_two_places(value) for value in distances]
+        extra = []
+        for column in columns:
+            if column == FLAGS:
+                extra.append(", ".join(self.flags(row.name)) or "–")
+            else:
+                extra.append(_two_places(getattr(row, EXTRA_COLUMNS[column])))
+        return [row.name.replace("|", "/"), score, *numbers, f"{100 * row.accurate_and_new:.0f} %", *extra]
 
-    def markdown(self) -> str:
-        """The table in Markdown."""
-        heading, *rows = self.cells()
+    def markdown(self, columns: Sequence[str] = ()) -> str:
+        """The table in Markdown, with more columns if they are asked for, as of :meth:`cells`."""
+        heading, *rows = self.cells(columns)
         lines = [heading, ["---"] * len(heading)]
         for name, *numbers in rows:
             lines.append([name, *(number.replace(" ", UNBROKEN) for number in numbers)])
@@ -132,3 +299,7 @@ class Audit:
 
     def _repr_markdown_(self) -> str:
         return self.markdown()
+
+
+def _two_places(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
