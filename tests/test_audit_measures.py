@@ -1,7 +1,8 @@
 """What an audit measures beside distance: calibration, mistakes beyond chance, Z_U, directions; curves and flags."""
 
 import json
-from dataclasses import asdict
+import re
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from sklearn.metrics import cohen_kappa_score
 
 from dwflow_lite import MLP, Zoo, audit, canonicalise, load_task, train_zoo
 from dwflow_lite.auditing import Audit, Row, copying_statistic, effective_rank, error_consistency
+from dwflow_lite.auditing.drawing import LINE, frontier_of
+from dwflow_lite.course.markup import external_resources
 from dwflow_lite.generate import MemberNoise, RandomWeights, Retrieval, Soup
 from dwflow_lite.tasks import Task
 from dwflow_lite.tasks.measures import calibration_error
@@ -301,3 +304,51 @@ def test_seeds_pool_their_values(found, zoo, task):
         both = [one.curve("mine", thresholds)[0] for one in (found, other)]
         assert mean.curve("mine", thresholds)[0] == pytest.approx(np.mean(both))
     assert mean["mine"].kappa == pytest.approx((found["mine"].kappa + other["mine"].kappa) / 2)
+
+
+# -- the page ------------------------------------------------------------------------------------------------------
+
+
+def test_a_page_has_every_network_and_fetches_nothing(found, tmp_path):
+    page = found.report(tmp_path / "deep" / "audit.html").read_text(encoding="utf-8")
+    assert external_resources(page) == [] and "default-src 'none'" in page and "prefers-color-scheme: dark" in page
+    assert external_resources(page.replace("<svg", '<img src="https://there.org/a.png"><svg', 1))  # control
+    frontier, distances, curves = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    assert frontier.count('class="mark faint"') == sum(row.networks for row in found.rows)
+    assert frontier.count('class="mark ring"') == len(found.rows) == curves.count("<polyline")
+    assert [picture.count('class="bar"') for picture in (frontier, distances, curves)] == [2, 1, 1]
+    for row in found.rows:
+        for part in (page[: page.index("<svg")], frontier, distances, curves):
+            assert f">{row.name}<" in part
+    assert '<td class="flag">noise</td>' in page and [p.name for p in (tmp_path / "deep").iterdir()] == ["audit.html"]
+
+
+def test_names_in_figures_do_not_collide(found):
+    """Even of kinds that all lie at one point."""
+    crowd = tuple(replace(found["zoo"], name=f"kind {i}") for i in range(18))
+    svg = frontier_of(crowd, found.bars, "accuracy, test", set())
+    heights = [float(y) for y in re.findall(r'y="([\d.]+)" text-anchor="start">kind', svg)]
+    assert len(heights) == 18 and min(b - a for a, b in zip(heights, heights[1:], strict=False)) >= LINE - 0.2
+    assert 0 < min(heights) and max(heights) < 450
+    points = {float(y) for y in re.findall(r'class="mark ring" .*?cy="([\d.]+)"', svg)}
+    assert len(points) == 1  # control: they do lie there
+
+
+def test_names_are_text_whatever_they_say(found, tmp_path):
+    name = "<script>alert('$x$')</script>"
+    rows = (*found.rows, replace(found["mine"], name=name))
+    page = replace(found, rows=rows).report(tmp_path / "a.html").read_text()
+    assert "<script" not in page and external_resources(page) == [] and "&lt;script&gt;" in page
+
+
+def test_pages_that_cannot_be_drawn_are_refused(found, tmp_path):
+    older = replace(found, rows=tuple(replace(row, values=None) for row in found.rows))
+    with pytest.raises(ValueError, match="holds averages alone"):
+        older.report(tmp_path / "a.html")
+    with pytest.raises(ValueError, match="no bars"):
+        replace(found, bars=None).report(tmp_path / "a.html")
+    with pytest.raises(OSError, match="it is a folder"):
+        found.report(tmp_path)
+    nan = replace(found["mine"], values=replace(found["mine"].values, score=(float("nan"),) * 20), score=float("nan"))
+    page = replace(found, rows=(*found.rows[:2], nan)).report(tmp_path / "a.html").read_text()
+    assert "nan" not in re.sub(r"<table>.*</table>", "", page, flags=re.DOTALL) and "mine" in page

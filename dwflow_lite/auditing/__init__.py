@@ -4,7 +4,8 @@ from dwflow_lite.auditing.agreement import copying_statistic, effective_rank, er
 from dwflow_lite.auditing.audit import audit
 from dwflow_lite.auditing.ceiling import Ceiling, codec_ceiling
 from dwflow_lite.auditing.measures import nearest_distance, rematched_distance, wrong_set_overlap
-from dwflow_lite.auditing.table import Audit, Bars, Row, Values
+from dwflow_lite.auditing.rows import Bars, Row, Values
+from dwflow_lite.auditing.table import Audit
 
 __all__ = [
     "Audit",

@@ -29,8 +29,9 @@ from dwflow_lite.auditing.measures import (
     rematched_distance,
     wrong_set_overlap,
 )
+from dwflow_lite.auditing.rows import Bars, Row, Values
 from dwflow_lite.auditing.symmetries import Symmetries, check_symmetry
-from dwflow_lite.auditing.table import Audit, Bars, Row, Values
+from dwflow_lite.auditing.table import Audit
 from dwflow_lite.flow.watch import dispersion_ratio
 from dwflow_lite.generate.generator import Generator
 from dwflow_lite.generate.simple import simple_generators

@@ -1,11 +1,16 @@
-"""The table of an audit: its rows, their mean over seeds, and how they print."""
+"""The table of an audit: its rows, their mean over seeds, what is asked of each, and how they print."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
+from dwflow_lite.auditing.drawing import curves_of, frontier_of, histograms_of
+from dwflow_lite.auditing.page import page_of, write_page
+from dwflow_lite.auditing.rows import Bars, Row, Values
+
+THRESHOLDS = [i / 100 for i in range(151)]  # of the curves of a page
 FARTHEST = 1.5  # distance, in units of the zoo, to which the area under a curve goes
 COPY = 0.5  # distance, in units of the zoo, below which most networks are copies
 LOST_SPREAD = 0.5  # of the zoo's dispersion: below, most of its variance is lost
@@ -15,119 +20,6 @@ EXTRA_COLUMNS = {"kappa": "kappa", "NLL": "nll", "ECE": "ece", "Z_U": "z_u", "ef
 FLAGS = "flags"  # a column too
 
 UNBROKEN = "\N{NO-BREAK SPACE}"  # in a table, so that a narrow column breaks no number from its unit
-
-
-@dataclass(frozen=True)
-class Values:
-    """What was measured of each of n networks, in their order; distances in units of the zoo.
-
-    Attributes:
-        score: of each.
-        distance: to its nearest member, up to symmetries where any are known: the one that decides what is new.
-        nearest: the plain one.
-        overlap: :func:`wrong_set_overlap` with its most similar member; None for regression.
-        accurate: whether it scores at least as well as all but the lowest twentieth of the fitted members.
-    """
-
-    score: tuple[float, ...]
-    distance: tuple[float, ...]
-    nearest: tuple[float, ...]
-    overlap: tuple[float, ...] | None
-    accurate: tuple[bool, ...]
-
-    @classmethod
-    def pooled(cls, several: Sequence[Values]) -> Values:
-        """All networks of several, one after the other."""
-        joined = {}
-        for field_ in fields(cls):
-            parts = [getattr(values, field_.name) for values in several]
-            joined[field_.name] = None if None in parts else tuple(value for part in parts for value in part)
-        return cls(**joined)
-
-
-class Bars(NamedTuple):
-    """What generated networks are judged by, fixed before one of them is read: from the fitted members alone.
-
-    Attributes:
-        score: that all but the lowest twentieth of them reach.
-        distance: that all but the lowest twentieth keep from their nearest other member, in units of the zoo.
-        chance: the score of the best constant answer: of naming the most frequent class, or the mean of the targets.
-    """
-
-    score: float
-    distance: float
-    chance: float
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of an audit; distances are in units of the zoo's own median distance to the nearest other member.
-
-    Attributes:
-        name: of these networks.
-        networks: how many.
-        score: mean over networks.
-        score_std: their standard deviation.
-        nearest: median distance to the nearest fitted member (1: as far as a member from its nearest other, 0: a copy).
-        rematched: the same up to the symmetries that the audit sees through; None where none is known. In a zoo
-            aligned to a reference, only the reference was matched to everybody, so it is everybody's nearest plain
-            neighbour; here all pairs are treated alike.
-        overlap: mean :func:`wrong_set_overlap` with the fitted members; None for regression.
-        dispersion: spread about the zoo's mean, over the zoo's spread.
-        accurate_and_new: share of networks that score at least as well *and* lie at least as far from their nearest
-            member as all but the lowest twentieth of the fitted members do (held-out networks: about 0.9).
-        nll: mean loss; of a classification, the negative log-likelihood in nats.
-        ece: mean calibration error (:func:`calibration_error`); None for regression.
-        kappa: mean :func:`error_consistency` with the most similar member; None for regression.
-        z_u: :func:`copying_statistic` beside held-out networks; None without any.
-        effective_rank: directions in which they spread (:func:`effective_rank`), over those of as many fitted members
-            (1: as the zoo); None for a single network.
-        values: of each network, for curves and histograms; None in rows of older versions.
-    """
-
-    name: str
-    networks: int
-    score: float
-    score_std: float
-    nearest: float
-    rematched: float | None
-    overlap: float | None
-    dispersion: float
-    accurate_and_new: float
-    nll: float | None = None
-    ece: float | None = None
-    kappa: float | None = None
-    z_u: float | None = field(default=None, compare=False)  # held-out networks change no other row, but for this
-    effective_rank: float | None = None
-    values: Values | None = field(default=None, repr=False, compare=False)  # rows are equal by their numbers
-
-    def __post_init__(self) -> None:
-        if isinstance(self.values, Mapping):  # as JSON brings them back
-            lists = {name: None if value is None else tuple(value) for name, value in self.values.items()}
-            object.__setattr__(self, "values", Values(**lists))
-
-    @property
-    def distance(self) -> float:
-        """The median distance that decides: up to symmetries, where any are known."""
-        return self.nearest if self.rematched is None else self.rematched
-
-    def numbers(self) -> dict[str, Any]:
-        """Everything but the values of each network, JSON-able; ``Row(**numbers)`` is the row again."""
-        return {field_.name: getattr(self, field_.name) for field_ in fields(self) if field_.name != "values"}
-
-    @classmethod
-    def mean(cls, rows: Sequence[Row]) -> Row:
-        """Average rows of one name, number by number, and pool their values; ``networks`` stays a whole number."""
-        means = {}
-        for field_ in fields(cls):
-            values = [getattr(row, field_.name) for row in rows]
-            if field_.name == "name" or None in values:
-                means[field_.name] = values[0] if field_.name == "name" else None
-            elif field_.name == "values":
-                means["values"] = Values.pooled(values)
-            else:
-                means[field_.name] = sum(values) / len(values)
-        return cls(**means | {"networks": round(means["networks"])})
 
 
 @dataclass(frozen=True)
@@ -287,6 +179,37 @@ class Audit:
         for name, *numbers in rows:
             lines.append([name, *(number.replace(" ", UNBROKEN) for number in numbers)])
         return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+    def report(self, path: str | Path) -> Path:
+        """Write a page: the table, the frontier, the distances and the curves, in one HTML file that fetches nothing.
+
+        Args:
+            path: of the file, such as ``"audit.html"``; its folder is made.
+
+        Returns:
+            Where it was written.
+
+        Raises:
+            ValueError: rows of an older version, without the values of each network, or no bars.
+            OSError: it cannot be written.
+        """
+        for row in self.rows:
+            self._values(row.name)
+        if self.bars is None:
+            raise ValueError("these averages have no bars, which a page draws: audit anew")
+        noise = {row.name for row in self.rows if "noise" in self.flags(row.name)}
+        curves = {row.name: self.curve(row.name, THRESHOLDS) for row in self.rows}
+        areas = {row.name: self.area(row.name) for row in self.rows}
+        pictures = {
+            "Accurate and new": frontier_of(self.rows, self.bars, f"{self.score_name}, {self.split}", noise),
+            "How far from the nearest member": histograms_of(self.rows, self.bars, noise),
+            "How many are accurate and at least that far": curves_of(curves, areas, THRESHOLDS, self.bars),
+        }
+        table = self.cells(("kappa", "NLL", "Z_U", FLAGS) if self._has_kappa() else ("NLL", "Z_U", FLAGS))
+        return write_page(path, page_of(table, pictures, self.bars, self.symmetries))
+
+    def _has_kappa(self) -> bool:
+        return any(row.kappa is not None for row in self.rows)
 
     def __str__(self) -> str:
         cells = self.cells()

@@ -8,8 +8,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dwflow_lite.auditing.table import Audit, Row
-from dwflow_lite.figures.style import COLOURS, colour, finite_range, new_figure, require, require_named, score_axis
+from dwflow_lite.auditing.rows import Row
+from dwflow_lite.auditing.table import Audit
+from dwflow_lite.figures.style import colour, finite_range, new_figure, require, require_named, score_axis
+from dwflow_lite.support.colours import COLOURS
 
 
 def draw_audit(audits: Mapping[str, Audit]) -> Figure:
