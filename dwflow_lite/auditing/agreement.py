@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import sqrt
+from math import nan, sqrt
 
 import torch
 from torch import Tensor
@@ -83,6 +83,8 @@ def effective_rank(gram: Tensor) -> float:
         [2.0, 1.0, 0.0]
     """
     gram = gram.cpu().double()
+    if not gram.isfinite().all():  # of weights beyond what can be squared
+        return nan
     gram = gram - gram.mean(0) - gram.mean(1, keepdim=True) + gram.mean()  # about the mean of the points
     variances = torch.linalg.eigvalsh(gram).clamp_min(0)
     if float(variances.sum()) == 0:
