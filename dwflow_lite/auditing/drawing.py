@@ -77,13 +77,11 @@ def frontier_of(rows: Sequence[Row], bars: Bars, score: str, noise: Collection[s
         rows: with values.
         bars: of the audit.
         score: what stands at the axis; an accuracy is drawn in percent.
-        noise: kinds that are left out when the axes are chosen; they lie on the edges, if anywhere.
+        noise: kinds that are left out when the axes are chosen; what lies beyond an edge is drawn on it.
     """
     unit = 100 if score.startswith("accuracy") else 1
-    shown = _numbers([value for row in rows if row.name not in noise for value in row.values.score])
-    lowest, highest = min([*shown, bars.score]), max([*shown, bars.score])
-    pad = 0.05 * (highest - lowest) or 0.01
-    y = (unit * (lowest - pad), unit * min(highest + pad, 1.0 if unit == 100 else highest + pad))
+    low, high = score_range([row for row in rows if row.name not in noise], bars)
+    y = (unit * low, unit * high)
     frame = Frame(60, 34, WIDTH - NAMES - 30, 400, (0, _farthest(rows, noise)), y)
     parts = [frame.axis_x("distance to the nearest member (what lies beyond an axis stands at its end)")]
     parts.append(frame.axis_y(score + (" (%)" if unit == 100 else "")))
@@ -186,6 +184,19 @@ def ticks(low: float, high: float) -> list[float]:
             break
     first = -floor(-low / step + 1e-9)
     return [round(step * number, 10) for number in range(first, floor(high / step + 1e-9) + 1)]
+
+
+def score_range(rows: Sequence[Row], bars: Bars) -> tuple[float, float]:
+    """Where an axis of scores begins and ends: with the networks of these rows, but near the bar.
+
+    It begins at most a fifth of the way from the bar down to chance, so that few bad networks do not hide the others.
+    """
+    shown = [bars.score, *_numbers([value for row in rows for value in row.values.score])]
+    low, high = min(shown), max(shown)
+    if bars.score > bars.chance:
+        low = max(low, bars.score - (bars.score - bars.chance) / 5)
+    pad = 0.05 * (high - low) or 0.01
+    return low - pad, high + pad
 
 
 def _numbers(values: Sequence[float]) -> list[float]:
