@@ -57,7 +57,7 @@ def one_basis(zoo: Zoo, task: Task, models: Mapping[str, DeepWeightFlow], seed: 
         print(f"  {name}: {fit:.0f} s", flush=True)
     report, spent = timed(lambda: audit(made, zoo, task, controls=TRIVIAL | NOISE_LADDER, split="test", seed=seed))
     print(report, flush=True)
-    return {"rows": [asdict(r) for r in report.rows], "seconds": seconds | {"audit": spent},
+    return {"rows": [row.numbers() for row in report.rows], "seconds": seconds | {"audit": spent},
             "ceiling": [asdict(c) for c in codec_ceiling(zoo, task, COMPONENTS, split="test")]}  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from dwflow_lite import (
     train_zoo,
     widgets,
 )
-from dwflow_lite.auditing.table import Audit, Row
+from dwflow_lite.auditing import Audit, Bars, Row, Values
 from dwflow_lite.flow import FlowSettings
 from dwflow_lite.symmetry import coordinate_descent
 
@@ -352,3 +352,23 @@ def test_every_point_of_a_dispersion_figure_is_inside_and_its_legend_names_nothi
         assert [text.get_text() for text in ax.get_legend().get_texts()] == named
         assert ax.get_xlim()[1] > max(row.dispersion for row in shown)
     assert ax.get_xlim() == (0, 1.55)  # as in the course, where nothing lies farther
+
+
+def test_a_frontier_shows_every_network_inside_its_axes_with_both_bars():
+    near = Values((0.9, 0.2), (1.0, 9.0), (1.0, 9.0), None, (True, False))
+    rows = (Row("zoo", 2, 0.55, 0.1, 1.0, None, None, 1.0, 0.5, values=near),
+            Row("mine", 2, 0.0, 0.1, 4.0, None, None, 1.0, 0.5, values=replace(near, score=(0.0, -0.1))))  # fmt: skip
+    result = Audit(rows, "accuracy", "test", bars=Bars(0.8, 0.7, 0.1))
+    (ax,) = figures.draw_frontier({"a": result}).axes
+    points = np.concatenate([points.get_offsets() for points in ax.collections])
+    assert len(points) == 4  # one each, those beyond an edge on it
+    for values, (low, high) in zip(points.T, (ax.get_xlim(), ax.get_ylim()), strict=True):
+        assert low <= values.min() and values.max() <= high
+    assert ax.get_ylim()[0] > 50  # a fifth of the way down to chance
+    drawn = [(line.get_xdata()[0], line.get_ydata()[0]) for line in ax.lines if line.get_linestyle() == "--"]
+    assert drawn[0][0] == 0.7 and drawn[1][1] == 80
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["zoo", "mine"]
+    older = Audit((replace(rows[0], values=None),), "accuracy", "test", bars=result.bars)
+    for without in (older, replace(result, bars=None)):
+        with pytest.raises(ValueError, match="'a' holds averages alone"):
+            figures.draw_frontier({"a": without})

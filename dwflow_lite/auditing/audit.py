@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import sqrt
 
 import torch
 from sklearn.base import clone
 from torch import Tensor
 
+from dwflow_lite.auditing.agreement import copying_statistic, effective_rank, error_consistency
 from dwflow_lite.auditing.checks import (
     as_numbers,
     check_controls,
@@ -28,18 +30,22 @@ from dwflow_lite.auditing.measures import (
     rematched_distance,
     wrong_set_overlap,
 )
+from dwflow_lite.auditing.rows import Bars, Row, Values
+from dwflow_lite.auditing.streams import Moments, Rows, rows_at_once
 from dwflow_lite.auditing.symmetries import Symmetries, check_symmetry
-from dwflow_lite.auditing.table import Audit, Row
-from dwflow_lite.flow.watch import dispersion_ratio
+from dwflow_lite.auditing.table import Audit
 from dwflow_lite.generate.generator import Generator
 from dwflow_lite.generate.simple import simple_generators
+from dwflow_lite.support.checks import whole
 from dwflow_lite.support.devices import out_of_memory_as
 from dwflow_lite.symmetry.spec import PermutationSpec
 from dwflow_lite.tasks.task import Task
-from dwflow_lite.zoo.forward import Evaluation, evaluate
+from dwflow_lite.zoo.forward import Evaluation, evaluate, together
+from dwflow_lite.zoo.storage import Shards
 from dwflow_lite.zoo.zoo import Zoo
 
 LOWEST_SHARE = 0.05  # of the fitted members, which lie below each bar
+FROM_DISK = ("closed-form flow", "Gaussian on codes")  # trivial generators that never hold the whole zoo
 
 
 @out_of_memory_as(
@@ -57,6 +63,7 @@ def audit(  # noqa: PLR0913 - a public door
     rematch: bool = True,
     gauge: bool = True,
     seed: int = 0,
+    memory: int = 1 << 28,
 ) -> Audit:
     """Measure generated networks beside the zoo, its held-out members, and simple generators.
 
@@ -68,9 +75,10 @@ def audit(  # noqa: PLR0913 - a public door
         generated: networks in the same basis as ``zoo`` (for an aligning model, audit against ``model.zoo_``); several
             kinds may be given by name. Another basis is refused, whatever ``rematch`` says: plain distances and
             dispersion would mean nothing.
-        zoo: what the generator was fitted on, in memory.
+        zoo: what the generator was fitted on, in memory or on disk.
         task: gives the score.
-        controls: unfitted generators by name, by default all of ``TRIVIAL``. A copy of each is fitted on the fitted
+        controls: unfitted generators by name, by default all of ``TRIVIAL``, and of a zoo on disk those that read it
+            from there, which are the closed-form flow and the Gaussian on codes. A copy of each is fitted on the fitted
             members and samples as many networks as were generated; they themselves stay unfitted.
         split: where the score is measured; ``"test"`` is for the final report only.
         spec: of a reader's own network, for the distance up to symmetries; the course's networks have theirs, and for
@@ -80,13 +88,16 @@ def audit(  # noqa: PLR0913 - a public door
         gauge: see through scales, signs and bases too, not only through the order of units. (Networks are compared as
             they are in eval mode. What is not known: how a stream of units may be rotated.)
         seed: of the controls.
+        memory: bytes that networks on disk may take as they are measured, but at least one network is held at a time.
+            (Generators that are fitted as controls have bounds of their own.) What is kept of all of them is small: a
+            few numbers for each pair of networks, for each example, and for each unit.
 
     Returns:
         A table with one row for each kind of network.
 
     Raises:
         ValueError: networks, zoo and task that cannot be compared, or the first two of them in each other's place; two
-            rows of one name, or a spec that is no symmetry.
+            rows of one name, a spec that is no symmetry, or ``memory`` that is no whole number of bytes.
         TypeError: a control that is no generator, or makes no zoo; a zoo or a task that is none.
         MemoryError: too many generated networks.
 
@@ -98,7 +109,11 @@ def audit(  # noqa: PLR0913 - a public door
     check_kinds(kinds)
     check_zoo(zoo)
     check_order(kinds, zoo)
-    controls = simple_generators(len(zoo.fitted)) if controls is None else controls
+    memory = whole(memory, "memory", 1)
+    if controls is None:
+        controls = simple_generators(len(zoo.fitted))
+        if isinstance(zoo.weights, Shards):
+            controls = {name: controls[name] for name in FROM_DISK}
     check_controls(controls)
     check_names(["zoo", "held-out networks", *kinds, *controls])
     for name, networks in kinds.items():
@@ -115,7 +130,7 @@ def audit(  # noqa: PLR0913 - a public door
         if spec is not None:
             check_symmetry(fitted, spec, x)
         symmetries = Symmetries.of(fitted.network, spec, x, gauge)
-    yardstick = Yardstick.of(fitted, task, split, symmetries, seed)
+    yardstick = Yardstick.of(fitted, task, split, symmetries, seed, memory)
 
     # One row for each kind of network.
     rows = [yardstick.row_of_zoo()]
@@ -126,7 +141,11 @@ def audit(  # noqa: PLR0913 - a public door
     n = max(len(networks) for networks in kinds.values())
     for name, control in controls.items():  # one after the other: networks of all of them might fill the memory
         rows.append(yardstick.row(name, _sampled(name, control, fitted, n, seed)))
-    return Audit(tuple(rows), task.score_name, split, () if symmetries is None else symmetries.names)
+    if any(zoo.held_out):
+        held_out = rows[1].values.distance
+        rows = [replace(row, z_u=copying_statistic(row.values.distance, held_out)) for row in rows]
+    names = () if symmetries is None else symmetries.names
+    return Audit(tuple(rows), task.score_name, split, names, yardstick.bars)
 
 
 @dataclass(frozen=True)
@@ -134,25 +153,25 @@ class Reading:
     """The N fitted members in one gauge, for distances up to the order of units.
 
     Attributes:
-        weights: (N, d), where the zoo is.
+        rows: (N, d), where the zoo is.
         matched: the same, matched to the first, (N, d).
         distance: of each member to its nearest other, (N,), on the CPU.
     """
 
-    weights: Tensor
-    matched: Tensor
+    rows: Rows
+    matched: Rows
     distance: Tensor
 
     @classmethod
-    def of(cls, weights: Tensor, spec: PermutationSpec, seed: int) -> Reading:
+    def of(cls, rows: Rows, spec: PermutationSpec, seed: int) -> Reading:
         """Match and measure the members (N, d)."""
-        matched = match_to_first(weights, weights, spec, seed)
-        distance = rematched_distance(weights, weights, spec, skip_self=True, zoo_matched=matched, seed=seed)
-        return cls(weights, matched, distance)
+        matched = match_to_first(rows, rows, spec, seed)
+        distance = rematched_distance(rows, rows, spec, skip_self=True, zoo_matched=matched, seed=seed)
+        return cls(rows, matched, distance)
 
-    def distance_of(self, weights: Tensor, spec: PermutationSpec, seed: int) -> Tensor:
+    def distance_of(self, rows: Rows, spec: PermutationSpec, seed: int) -> Tensor:
         """Of networks (n, d) in the same gauge: distance to the nearest member, (n,)."""
-        return rematched_distance(weights, self.weights, spec, zoo_matched=self.matched, seed=seed)
+        return rematched_distance(rows, self.rows, spec, zoo_matched=self.matched, seed=seed)
 
 
 @dataclass(frozen=True)
@@ -164,9 +183,12 @@ class Yardstick:
         task, split: on which networks are scored.
         symmetries: up to which distances are measured; None: as the weights stand.
         seed: of the matching.
+        memory: bytes that networks on disk may take.
         evaluation: scores and mistakes of the members.
         nearest: distance of each member to its nearest other, (N,).
         readings: the members in one or two gauges; empty without ``symmetries``.
+        factor: by which weights are multiplied before their products are taken; 1 but for very large or small ones.
+        moments: mean and inner products of the members.
     """
 
     zoo: Zoo
@@ -174,27 +196,59 @@ class Yardstick:
     split: str
     symmetries: Symmetries | None
     seed: int
+    memory: int
     evaluation: Evaluation
     nearest: Tensor
     readings: tuple[Reading, ...]
+    factor: float
+    moments: Moments
 
     @classmethod
-    def of(cls, zoo: Zoo, task: Task, split: str, symmetries: Symmetries | None, seed: int) -> Yardstick:
+    def of(cls, zoo: Zoo, task: Task, split: str, symmetries: Symmetries | None, seed: int, memory: int) -> Yardstick:
         """Measure the fitted members themselves.
 
         Raises:
             ValueError: half of them are copies of others, so that the unit of distance would be zero.
         """
-        nearest = nearest_distance(zoo.weights, zoo.weights, skip_self=True).cpu()
+        at_once = rows_at_once(memory, zoo.layout.size)
+        rows = Rows(zoo.weights, at_once)
+        nearest = nearest_distance(rows, rows, skip_self=True).cpu()
         readings = ()
         if symmetries is not None:
-            both = symmetries.readings(zoo)
-            readings = tuple(Reading.of(weights, symmetries.spec, seed) for weights in both)
+            both = symmetries.readings(zoo, at_once)
+            readings = tuple(Reading.of(reading, symmetries.spec, seed) for reading in both)
         distances = [nearest, *(reading.distance for reading in readings)]
         if min(float(distance.median()) for distance in distances) == 0:
             raise ValueError("half of the zoo are exact copies of each other; there is no distance to measure by")
-        evaluation = evaluate(zoo, task, split)
-        return cls(zoo, task, split, symmetries, seed, evaluation, nearest, readings)
+        evaluation = _evaluated(zoo, task, split, at_once)
+        factor = in_range(zoo.weights[:1], zoo.weights)[2] if isinstance(zoo.weights, Tensor) else 1.0
+        moments = Moments.of(zoo.weights, memory, factor)
+        return cls(zoo, task, split, symmetries, seed, memory, evaluation, nearest, readings, factor, moments)
+
+    @property
+    def at_once(self) -> int:
+        """How many networks on disk are held at a time."""
+        return rows_at_once(self.memory, self.zoo.layout.size)
+
+    @property
+    def bars(self) -> Bars:
+        """What is accurate, and what is new, by the members alone."""
+        distance = in_units(*self._deciding(self.nearest, self._rematched(None)))
+        score = self.evaluation.score.cpu().quantile(LOWEST_SHARE)
+        return Bars(float(score), float(distance.quantile(LOWEST_SHARE)), best_constant(self.task, self.split))
+
+    def _deciding(self, nearest: Tensor, rematched: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Of two distances (n,) the one that says what is new, and the same of the members (N,)."""
+        return (nearest, self.nearest) if rematched is None else (rematched, self._rematched(None))
+
+    def _directions(self, moments: Moments) -> float | None:
+        """Effective rank of networks, over that of as many members; None of a single one."""
+        n = len(moments.gram)
+        if n < 2:
+            return None
+        order = torch.randperm(len(self.moments.gram), generator=torch.Generator().manual_seed(self.seed))
+        some = order[:n].sort().values  # a few networks have few directions, members too
+        return effective_rank(moments.gram) / effective_rank(self.moments.gram[some][:, some])
 
     def _rematched(self, networks: Zoo | None) -> Tensor | None:
         """Distance up to symmetries (n,), in units of each reading, the least of them; None: of the members (N,)."""
@@ -204,8 +258,9 @@ class Yardstick:
             distances = [reading.distance for reading in self.readings]
         else:
             distances = []
-            for reading, weights in zip(self.readings, self.symmetries.readings(networks), strict=True):
-                distances.append(reading.distance_of(weights, self.symmetries.spec, self.seed))
+            of_networks = self.symmetries.readings(networks, self.at_once)
+            for reading, rows in zip(self.readings, of_networks, strict=True):
+                distances.append(reading.distance_of(rows, self.symmetries.spec, self.seed))
         in_units = [d / r.distance.median() for d, r in zip(distances, self.readings, strict=True)]
         return torch.stack(in_units).amin(0)
 
@@ -215,8 +270,9 @@ class Yardstick:
 
     def row(self, name: str, networks: Zoo) -> Row:
         """Networks (n, d) beside the fitted members."""
-        evaluation = evaluate(networks, self.task, self.split)
-        nearest = nearest_distance(networks.weights, self.zoo.weights).cpu()  # (n,)
+        evaluation = _evaluated(networks, self.task, self.split, self.at_once)
+        rows, members = Rows(networks.weights, self.at_once), Rows(self.zoo.weights, self.at_once)
+        nearest = nearest_distance(rows, members).cpu()  # (n,)
         return self._row(name, networks, evaluation, nearest, self._rematched(networks))
 
     def _row(
@@ -226,29 +282,66 @@ class Yardstick:
         """What was measured of n networks, as numbers in units of the zoo."""
         _warn_of_diverged(name, evaluation)
         score = evaluation.score.cpu()  # (n,)
-        overlap = None
+        overlap = kappa = None
         if evaluation.wrong is not None:
-            overlap = wrong_set_overlap(evaluation.wrong, self.evaluation.wrong, skip_self=itself)  # (n,)
-        own_rematched = self._rematched(None)  # (N,)
-        is_accurate = score >= self.evaluation.score.cpu().quantile(LOWEST_SHARE)
-        distance, of_members = (nearest, self.nearest) if rematched is None else (rematched, own_rematched)
-        is_new = distance >= of_members.quantile(LOWEST_SHARE)
+            overlap = wrong_set_overlap(evaluation.wrong, self.evaluation.wrong, skip_self=itself).cpu()  # (n,)
+            kappa = error_consistency(evaluation.wrong, self.evaluation.wrong, skip_self=itself)  # (n,)
+        moments = self.moments if itself else Moments.of(networks.weights, self.memory, self.factor)
+        centre = self.moments.mean
+        distance = in_units(*self._deciding(nearest, rematched))  # (n,)
+        is_accurate = score >= self.bars.score
+        is_new = distance >= self.bars.distance
+        values = Values(
+            score=tuple(score.tolist()),
+            distance=tuple(distance.tolist()),
+            nearest=tuple(in_units(nearest, self.nearest).tolist()),
+            overlap=None if overlap is None else tuple(overlap.tolist()),
+            accurate=tuple(is_accurate.tolist()),
+        )
         return Row(
             name=name,
             networks=len(networks),
             score=float(score.mean()),
             score_std=float(score.std()) if len(networks) > 1 else 0.0,
-            nearest=_in_units(nearest, self.nearest),
-            rematched=None if rematched is None else _in_units(rematched, own_rematched),
-            overlap=None if overlap is None else float(overlap.mean()),
-            dispersion=dispersion_ratio(*in_range(networks.weights, self.zoo.weights)[:2]),
+            nearest=median_in_units(nearest, self.nearest),
+            rematched=None if rematched is None else median_in_units(rematched, self._rematched(None)),
+            overlap=_mean(overlap),
+            dispersion=sqrt(moments.squared_spread(centre) / self.moments.squared_spread(centre)),
             accurate_and_new=float((is_accurate & is_new).float().mean()),
+            nll=_mean(evaluation.loss),
+            ece=_mean(evaluation.ece),
+            kappa=_mean(kappa),
+            effective_rank=self._directions(moments),
+            values=values,
         )
 
 
-def _in_units(distance: Tensor, of_members: Tensor) -> float:
-    """Median distance, where the median of the members is 1."""
+def best_constant(task: Task, split: str) -> float:
+    """The score of the best answer that does not look at its input: the most frequent class, or the mean target."""
+    if task.kind == "regression":
+        return 0.0  # R² of the mean; a rank correlation of nothing
+    y = task.split(split).y
+    return float(y.unique(return_counts=True)[1].max()) / y.numel()
+
+
+def in_units(distance: Tensor, of_members: Tensor) -> Tensor:
+    """Distances (n,) where the median of the members (N,) is 1."""
+    return distance.double() / float(of_members.median())
+
+
+def median_in_units(distance: Tensor, of_members: Tensor) -> float:
+    """The median of distances (n,), where the median of the members (N,) is 1."""
     return float(distance.median()) / float(of_members.median())
+
+
+def _mean(values: Tensor | None) -> float | None:
+    return None if values is None else float(values.mean())
+
+
+def _evaluated(networks: Zoo, task: Task, split: str, at_once: int) -> Evaluation:
+    """Networks on one split, on disk as few at a time as is asked for."""
+    members_at_once = min(together(networks.layout), at_once) if isinstance(networks.weights, Shards) else None
+    return evaluate(networks, task, split, members_at_once=members_at_once)
 
 
 def _warn_of_diverged(name: str, evaluation: Evaluation) -> None:

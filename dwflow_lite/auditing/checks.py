@@ -16,7 +16,6 @@ from dwflow_lite.symmetry.spec import PermutationSpec, require_spec
 from dwflow_lite.tasks.checks import require_task
 from dwflow_lite.tasks.task import Task
 from dwflow_lite.zoo.checks import other_cut
-from dwflow_lite.zoo.storage import Shards
 from dwflow_lite.zoo.zoo import Zoo
 
 PRECISIONS = (torch.float32, torch.float64)  # in which networks are run and distances measured
@@ -57,8 +56,6 @@ def check_zoo(zoo: Zoo) -> None:
     """Whether networks can be measured by the fitted members of this zoo."""
     if not isinstance(zoo, Zoo):
         raise TypeError(f"networks are audited against a Zoo, such as model.zoo_, not against {type(zoo).__name__}")
-    if isinstance(zoo.weights, Shards):
-        raise ValueError(f"{zoo!r} lives on disk, and an audit measures all distances: audit(…, zoo.in_memory(), …)")
     if len(zoo.fitted) < 2:
         raise ValueError("an audit needs at least two fitted members and some generated networks")
 
@@ -101,16 +98,17 @@ def check_task(zoo: Zoo, task: Task, split: str) -> None:
 
 
 def as_numbers(zoo: Zoo, like: Zoo | None = None) -> Zoo:
-    """A zoo in memory, in a precision in which networks can be measured: that of ``like``, or its own if it is one.
+    """A zoo in a precision in which networks can be measured: that of ``like``, or its own if it is one.
 
-    Half precision and whole numbers become float32, in which all of them can be written.
+    Half precision and whole numbers become float32, in which all of them can be written; rows on disk are read as such,
+    and stay there unless ``like`` is in float64.
     """
     if like is not None:
         device, dtype = like.weights.device, like.weights.dtype
     else:
         device = zoo.weights.device
         dtype = zoo.weights.dtype if zoo.weights.dtype in PRECISIONS else torch.float32
-    if (zoo.weights.device, zoo.weights.dtype) == (device, dtype) and not isinstance(zoo.weights, Shards):
+    if (zoo.weights.device, zoo.weights.dtype) == (device, dtype):
         return zoo
     zoo = zoo.in_memory()
     return replace(zoo, weights=zoo.weights.to(device, dtype), network=deepcopy(zoo.network).to(dtype))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import log2
 
 import torch
 from torch import Tensor
 
+from dwflow_lite.auditing.streams import Rows
 from dwflow_lite.support.devices import out_of_memory_as
 from dwflow_lite.symmetry.many import match_all, permute_all
+from dwflow_lite.symmetry.matching import Matching
 from dwflow_lite.symmetry.spec import PermutationSpec
 
 SMALLEST = 2.0**-20  # the largest weight of all networks, below which they are multiplied; its inverse, above
@@ -20,24 +23,32 @@ RESTARTS_OF_SUSPECTS = 10
 
 
 @out_of_memory_as(FEWER)
-def nearest_distance(weights: Tensor, zoo: Tensor, *, skip_self: bool = False) -> Tensor:
+def nearest_distance(weights: Tensor | Rows, zoo: Tensor | Rows, *, skip_self: bool = False) -> Tensor:
     """Euclidean distance of each row of ``weights`` (n, d) to its nearest row of ``zoo`` (N, d): (n,).
 
     ``skip_self`` leaves out the row of the same position, for a zoo measured against itself.
     """
-    return _distances(weights, zoo, skip_self).min(1).values
+    return _distances(Rows.of(weights), Rows.of(zoo), skip_self).min(1).values
 
 
-def _distances(weights: Tensor, zoo: Tensor, skip_self: bool) -> Tensor:
-    if skip_self and (weights.shape != zoo.shape or len(zoo) < 2):
+def _distances(weights: Rows, zoo: Rows, skip_self: bool) -> Tensor:
+    """All distances (n, N), block by block."""
+    if skip_self and (weights.weights.shape != zoo.weights.shape or len(zoo) < 2):
         raise ValueError("skip_self compares a zoo of at least two members with itself")
-    weights, zoo, factor = in_range(weights, zoo)
-    distance = torch.cdist(weights, zoo, compute_mode="donot_use_mm_for_euclid_dist")
-    if factor != 1:
-        distance = distance.double() / factor
+    columns = []
+    for _, there in zoo.blocks():  # outside, since it is the longer one to read
+        columns.append(torch.cat([_all_distances(here, there) for _, here in weights.blocks()]))  # (n, some)
+    distance = torch.cat(columns, 1)  # (n, N)
     if skip_self:
         distance.fill_diagonal_(float("inf"))
     return distance
+
+
+def _all_distances(weights: Tensor, zoo: Tensor) -> Tensor:
+    """Of rows (n, d) to rows (N, d): (n, N)."""
+    weights, zoo, factor = in_range(weights, zoo)
+    distance = torch.cdist(weights, zoo, compute_mode="donot_use_mm_for_euclid_dist")
+    return distance if factor == 1 else distance.double() / factor
 
 
 def in_range(weights: Tensor, zoo: Tensor) -> tuple[Tensor, Tensor, float]:
@@ -63,8 +74,8 @@ def in_range(weights: Tensor, zoo: Tensor) -> tuple[Tensor, Tensor, float]:
 
 @out_of_memory_as(f"{FEWER}, or fewer candidates")
 def rematched_distance(
-    weights: Tensor, zoo: Tensor, spec: PermutationSpec, *, skip_self: bool = False, candidates: int = 3,
-    zoo_matched: Tensor | None = None, seed: int = 0,
+    weights: Tensor | Rows, zoo: Tensor | Rows, spec: PermutationSpec, *, skip_self: bool = False,
+    candidates: int = 3, zoo_matched: Tensor | Rows | None = None, seed: int = 0,
 ) -> Tensor:  # fmt: skip
     """Distance to the nearest row of ``zoo`` up to a permutation of hidden units, never above the plain one.
 
@@ -87,10 +98,8 @@ def rematched_distance(
     Returns:
         Distances (n,), on the CPU.
     """
-    if zoo_matched is None:
-        zoo_matched = match_to_first(zoo, zoo, spec, seed)
-    weights, zoo, factor = in_range(weights, zoo)
-    zoo_matched = zoo_matched.to(zoo) * factor
+    weights, zoo = Rows.of(weights), Rows.of(zoo)
+    zoo_matched = match_to_first(zoo, zoo, spec, seed) if zoo_matched is None else Rows.of(zoo_matched)
     weights_matched = match_to_first(weights, zoo, spec, seed)
     plain = _distances(weights, zoo, skip_self)  # (n, N)
     matched = _distances(weights_matched, zoo_matched, skip_self)  # (n, N)
@@ -103,24 +112,25 @@ def rematched_distance(
         if restarts:
             pairs = _suspected_copies(_sorted_distances(weights, zoo, spec, skip_self), best)
         for i, columns in _by_row(pairs).items():
-            others = zoo[columns]  # (m, d)
-            matchings = match_all(weights[i], others, spec, restarts=restarts, seed=seed)
-            distances = (weights[i] - permute_all(matchings, spec, others)).norm(dim=1)  # (m,)
-            best[i] = torch.minimum(best[i], distances.min())
-    best = best.cpu()
-    return best.float() if factor == 1 else best.double() / factor
+            some = len(columns) if isinstance(zoo.weights, Tensor) else zoo.at_once
+            for start in range(0, len(columns), some):
+                row, others, factor = in_range(weights[[i]], zoo[columns[start : start + some]])  # (1, d), (m, d)
+                matchings = match_all(row[0], others, spec, restarts=restarts, seed=seed)
+                distance = (row - permute_all(matchings, spec, others)).norm(dim=1).min()
+                best[i] = torch.minimum(best[i], distance.to(best) / factor)
+    return best.cpu()
 
 
-def _sorted_distances(weights: Tensor, zoo: Tensor, spec: PermutationSpec, skip_self: bool) -> Tensor:
+def _sorted_distances(weights: Rows, zoo: Rows, spec: PermutationSpec, skip_self: bool) -> Tensor:
     """Distances (n, N) when the numbers of every tensor stand in order of size: never above those of any permutation.
 
     (Of two vectors with given numbers, those in the same order are the closest.)
     """
-    in_order = []
-    for rows in (weights, zoo):
-        tensors = [rows[:, columns].sort(1).values for columns in spec.layout.slices.values()]
-        in_order.append(torch.cat(tensors, 1))
-    return _distances(*in_order, skip_self)
+
+    def in_order(rows: Tensor, _: Sequence[int]) -> Tensor:
+        return torch.cat([rows[:, columns].sort(1).values for columns in spec.layout.slices.values()], 1)
+
+    return _distances(weights.changed(in_order), zoo.changed(in_order), skip_self)
 
 
 def _suspected_copies(at_least: Tensor, best: Tensor) -> set[tuple[int, int]]:
@@ -135,11 +145,23 @@ def _suspected_copies(at_least: Tensor, best: Tensor) -> set[tuple[int, int]]:
     return {(i, columns[i]) for i in is_suspect.nonzero().flatten().tolist()}
 
 
-def match_to_first(weights: Tensor, zoo: Tensor, spec: PermutationSpec, seed: int) -> Tensor:
+def match_to_first(weights: Rows, zoo: Rows, spec: PermutationSpec, seed: int) -> Rows:
     """Rows (n, d), their hidden units permuted to agree with the first row of ``zoo`` (N, d)."""
-    in_range_weights, in_range_zoo, _ = in_range(weights, zoo)
-    matchings = match_all(in_range_zoo[0], in_range_weights, spec, restarts=0, seed=seed)
-    return permute_all(matchings, spec, weights)
+    first = zoo[[0]]  # (1, d)
+
+    def matchings_of(rows: Tensor) -> list[Matching]:
+        rows_in_range, first_in_range, _ = in_range(rows, first)
+        return match_all(first_in_range[0], rows_in_range, spec, restarts=0, seed=seed)
+
+    if isinstance(weights.weights, Tensor):
+        return Rows(permute_all(matchings_of(weights.weights), spec, weights.weights))
+    # Of rows on disk their matchings are kept, a few numbers a unit, and the rows are moved whenever they are read.
+    matchings = [matching for _, rows in weights.blocks() for matching in matchings_of(rows)]
+
+    def moved(rows: Tensor, positions: Sequence[int]) -> Tensor:
+        return permute_all([matchings[position] for position in positions], spec, rows)
+
+    return weights.changed(moved)
 
 
 def _nearest_pairs(distances: Tensor, candidates: int) -> set[tuple[int, int]]:

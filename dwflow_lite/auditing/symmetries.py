@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from dwflow_lite.auditing.streams import Rows
 from dwflow_lite.networks import BERT, ViT
 from dwflow_lite.symmetry.gauge import fix_circuits
 from dwflow_lite.symmetry.probing import Probe, in_double, known_state
@@ -66,20 +68,37 @@ class Symmetries:
             names += self.scales.names
         return (*names, "attention circuits") if self.has_circuits else names
 
-    def readings(self, networks: Zoo) -> list[Tensor]:
-        """Weights (n, d) of the same functions, in the gauges in which distances are to be measured.
+    @property
+    def gauges(self) -> list[Callable[[Zoo], Tensor]]:
+        """What gives the weights (n, d) of the same functions in each gauge in which distances are to be measured.
 
         Signs and circuits are chosen by what is largest, and nearly equal networks may be given other ones. So where
         there are any, the weights as they stand are a second reading.
         """
         if self.scales is None:
-            return [networks.weights]
-        fixed = networks
-        if self.has_circuits:
-            fixed = fix_circuits(fold_norms(networks) if type(networks.network) is ViT else networks)
-        fixed_weights = self.scales.fix(fixed.weights)
+            return [_as_they_stand]
         is_rough = self.has_circuits or self.scales.signed
-        return [networks.weights, fixed_weights] if is_rough else [fixed_weights]
+        return [_as_they_stand, self._fixed] if is_rough else [self._fixed]
+
+    def readings(self, networks: Zoo, at_once: int) -> list[Rows]:
+        """Rows (n, d) of networks in each gauge; of networks on disk, so many are read at a time."""
+        if isinstance(networks.weights, Tensor):
+            return [Rows(gauge(networks)) for gauge in self.gauges]
+        as_read = Rows(networks.weights, at_once)
+
+        def in_gauge(gauge: Callable[[Zoo], Tensor]) -> Rows:
+            return as_read.changed(lambda rows, _: gauge(Zoo(rows, networks.layout, networks.network)))
+
+        return [in_gauge(gauge) for gauge in self.gauges]
+
+    def _fixed(self, networks: Zoo) -> Tensor:
+        if self.has_circuits:
+            networks = fix_circuits(fold_norms(networks) if type(networks.network) is ViT else networks)
+        return self.scales.fix(networks.weights)
+
+
+def _as_they_stand(networks: Zoo) -> Tensor:
+    return networks.weights
 
 
 def check_symmetry(zoo: Zoo, spec: PermutationSpec, x: Tensor) -> None:

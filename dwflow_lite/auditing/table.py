@@ -1,53 +1,25 @@
-"""The table of an audit: its rows, their mean over seeds, and how they print."""
+"""The table of an audit: its rows, their mean over seeds, what is asked of each, and how they print."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dwflow_lite.auditing.drawing import curves_of, frontier_of, histograms_of
+from dwflow_lite.auditing.page import page_of, write_page
+from dwflow_lite.auditing.rows import Bars, Row, Values
+
+THRESHOLDS = [i / 100 for i in range(151)]  # of the curves of a page
+FARTHEST = 1.5  # distance, in units of the zoo, to which the area under a curve goes
+COPY = 0.5  # distance, in units of the zoo, below which most networks are copies
+LOST_SPREAD = 0.5  # of the zoo's dispersion: below, most of its variance is lost
+LOST_DIRECTIONS = 0.25  # of the zoo's effective rank
+
+EXTRA_COLUMNS = {"kappa": "kappa", "NLL": "nll", "ECE": "ece", "Z_U": "z_u", "effective rank": "effective_rank"}
+FLAGS = "flags"  # a column too
 
 UNBROKEN = "\N{NO-BREAK SPACE}"  # in a table, so that a narrow column breaks no number from its unit
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of an audit; distances are in units of the zoo's own median distance to the nearest other member.
-
-    Attributes:
-        name: of these networks.
-        networks: how many.
-        score: mean over networks.
-        score_std: their standard deviation.
-        nearest: median distance to the nearest fitted member (1: as far as a member from its nearest other, 0: a copy).
-        rematched: the same up to the symmetries that the audit sees through; None where none is known. In a zoo
-            aligned to a reference, only the reference was matched to everybody, so it is everybody's nearest plain
-            neighbour; here all pairs are treated alike.
-        overlap: mean :func:`wrong_set_overlap` with the fitted members; None for regression.
-        dispersion: spread about the zoo's mean, over the zoo's spread.
-        accurate_and_new: share of networks that score at least as well *and* lie at least as far from their nearest
-            member as all but the lowest twentieth of the fitted members do (held-out networks: about 0.9).
-    """
-
-    name: str
-    networks: int
-    score: float
-    score_std: float
-    nearest: float
-    rematched: float | None
-    overlap: float | None
-    dispersion: float
-    accurate_and_new: float
-
-    @classmethod
-    def mean(cls, rows: Sequence[Row]) -> Row:
-        """Average rows of one name, number by number; ``networks`` stays a whole number."""
-        means = {}
-        for field in fields(cls):
-            values = [getattr(row, field.name) for row in rows]
-            if field.name == "name" or values[0] is None:
-                means[field.name] = values[0]
-            else:
-                means[field.name] = sum(values) / len(values)
-        return cls(**means | {"networks": round(means["networks"])})
 
 
 @dataclass(frozen=True)
@@ -59,12 +31,14 @@ class Audit:
         score_name: of the task.
         split: where the score was measured.
         symmetries: what was seen through in ``rematched``, and so in ``accurate_and_new``; empty: nothing.
+        bars: by which networks are judged; None in tables of older versions.
     """
 
     rows: tuple[Row, ...]
     score_name: str
     split: str
     symmetries: tuple[str, ...] = ()
+    bars: Bars | None = None
 
     def __getitem__(self, name: str) -> Row:
         for row in self.rows:
@@ -81,6 +55,9 @@ class Audit:
     def mean(cls, audits: Sequence[Audit]) -> Audit:
         """Average audits of several seeds, row by row, over the names that all of them have.
 
+        Numbers, and the bars, are averaged. The values of networks are pooled: each was judged by the bars of its own
+        seed, and distances are in units of its own zoo.
+
         Raises:
             ValueError: no audits, or some of another score, split or symmetries than the first.
         """
@@ -92,34 +69,147 @@ class Audit:
                 raise ValueError("audits are averaged that measured one score, on one split, up to the same symmetries")
         common = [name for name in first.names if all(name in audit.names for audit in audits)]
         rows = [Row.mean([audit[name] for audit in audits]) for name in common]
-        return cls(tuple(rows), first.score_name, first.split, first.symmetries)
+        bars = [audit.bars for audit in audits]
+        mean_bars = None if None in bars else Bars(*(sum(each) / len(each) for each in zip(*bars, strict=True)))
+        return cls(tuple(rows), first.score_name, first.split, first.symmetries, mean_bars)
 
-    def cells(self) -> list[list[str]]:
-        """The table as text, cell by cell, its heading first."""
+    # -- what is asked of one kind of network --------------------------------------------------------------------
+
+    def curve(self, name: str, thresholds: Iterable[float]) -> list[float]:
+        """The share of networks that are accurate *and* lie at least so far from their nearest member.
+
+        Args:
+            name: of a row.
+            thresholds: of distance, in units of the zoo. At ``bars.distance`` the share is ``accurate_and_new``.
+
+        Returns:
+            A share for each threshold, which falls as they grow.
+
+        Raises:
+            KeyError: no row of that name.
+            ValueError: a row of an older version, without the values of each network.
+        """
+        values = self._values(name)
+        accurate = [far for far, is_accurate in zip(values.distance, values.accurate, strict=True) if is_accurate]
+        return [sum(far >= threshold for far in accurate) / len(values.distance) for threshold in thresholds]
+
+    def area(self, name: str) -> float:
+        """The area under :meth:`curve` for thresholds from 0 to 1.5: one number by which generators are compared.
+
+        It is 0 for networks that are copies or not accurate, 1.5 where all are accurate and farther than that; a zoo
+        itself has about 1. (Each accurate network adds its distance.) Errors as of :meth:`curve`.
+        """
+        values = self._values(name)
+        far = [min(far, FARTHEST) * ok for far, ok in zip(values.distance, values.accurate, strict=True)]
+        return sum(far) / len(far)
+
+    def flags(self, name: str) -> tuple[str, ...]:
+        """What is wrong with the networks of a row, by bars that come from the zoo and the task alone.
+
+        - ``"copy"``: the median network lies nearer to a member than half way to where the zoo's own nearest
+          neighbours are (distance below 0.5, up to symmetries): it is that member, changed.
+        - ``"collapse"``: dispersion below half of the zoo's, or effective rank below a quarter. (As many draws of a
+          Gaussian as it has directions read 0.6, since they do not fill them evenly; members drawn with repeats do
+          too.)
+        - ``"noise"``: the mean score is nearer to the best constant answer's than to the bar. Of a zoo whose own bar
+          is no better than a constant answer, nothing is called noise; nor in tables of older versions, without bars.
+
+        Raises:
+            KeyError: no row of that name.
+        """
+        row = self[name]
+        few_directions = row.effective_rank is not None and row.effective_rank < LOST_DIRECTIONS
+        is_noise = False
+        if self.bars is not None and self.bars.score > self.bars.chance:
+            is_noise = not row.score >= (self.bars.score + self.bars.chance) / 2  # nor is NaN
+        is_collapsed = row.dispersion < LOST_SPREAD or few_directions
+        found = {"copy": row.distance < COPY, "collapse": is_collapsed, "noise": is_noise}
+        return tuple(flag for flag, is_so in found.items() if is_so)
+
+    def _values(self, name: str) -> Values:
+        values = self[name].values
+        if values is None:
+            raise ValueError(f"row {name!r} holds averages alone, not the values of each network: audit anew")
+        return values
+
+    # -- the table -----------------------------------------------------------------------------------------------
+
+    def cells(self, columns: Sequence[str] = ()) -> list[list[str]]:
+        """The table as text, cell by cell, its heading first.
+
+        Args:
+            columns: what is added to it, of ``"kappa"``, ``"NLL"``, ``"ECE"``, ``"Z_U"``, ``"effective rank"`` and
+                ``"flags"``.
+
+        Raises:
+            ValueError: a column that there is none of.
+        """
+        unknown = [column for column in columns if column not in (*EXTRA_COLUMNS, FLAGS)]
+        if unknown:
+            raise ValueError(f"no column {unknown[0]!r}: add some of {', '.join((*EXTRA_COLUMNS, FLAGS))}")
         heading = ["networks", f"{self.score_name} ({self.split})", "nearest member", "re-matched",
                    "wrong-set overlap", "dispersion", self._heading_of_new()]  # fmt: skip
-        return [heading] + [self._cells_of(row) for row in self.rows]
+        headings = {"NLL": "NLL" if self.score_name == "accuracy" else "loss"}
+        heading += [headings.get(column, column) for column in columns]
+        return [heading] + [self._cells_of(row, columns) for row in self.rows]
 
     def _heading_of_new(self) -> str:
         """Up to what a network has to be new."""
         return f"accurate and new (up to {', '.join(self.symmetries)})" if self.symmetries else "accurate and new"
 
-    def _cells_of(self, row: Row) -> list[str]:
+    def _cells_of(self, row: Row, columns: Sequence[str]) -> list[str]:
         if self.score_name == "accuracy":
             score = f"{100 * row.score:.1f} ± {100 * row.score_std:.1f} %"
         else:
             score = f"{row.score:.3f} ± {row.score_std:.3f}"
         distances = [row.nearest, row.rematched, row.overlap, row.dispersion]
-        numbers = ["–" if value is None else f"{value:.2f}" for value in distances]
-        return [row.name.replace("|", "/"), score, *numbers, f"{100 * row.accurate_and_new:.0f} %"]
+        numbers = [_two_places(value) for value in distances]
+        extra = []
+        for column in columns:
+            if column == FLAGS:
+                extra.append(", ".join(self.flags(row.name)) or "–")
+            else:
+                extra.append(_two_places(getattr(row, EXTRA_COLUMNS[column])))
+        return [row.name.replace("|", "/"), score, *numbers, f"{100 * row.accurate_and_new:.0f} %", *extra]
 
-    def markdown(self) -> str:
-        """The table in Markdown."""
-        heading, *rows = self.cells()
+    def markdown(self, columns: Sequence[str] = ()) -> str:
+        """The table in Markdown, with more columns if they are asked for, as of :meth:`cells`."""
+        heading, *rows = self.cells(columns)
         lines = [heading, ["---"] * len(heading)]
         for name, *numbers in rows:
             lines.append([name, *(number.replace(" ", UNBROKEN) for number in numbers)])
         return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+    def report(self, path: str | Path) -> Path:
+        """Write a page: the table, the frontier, the distances and the curves, in one HTML file that fetches nothing.
+
+        Args:
+            path: of the file, such as ``"audit.html"``; its folder is made.
+
+        Returns:
+            Where it was written.
+
+        Raises:
+            ValueError: rows of an older version, without the values of each network, or no bars.
+            OSError: it cannot be written.
+        """
+        for row in self.rows:
+            self._values(row.name)
+        if self.bars is None:
+            raise ValueError("these averages have no bars, which a page draws: audit anew")
+        noise = {row.name for row in self.rows if "noise" in self.flags(row.name)}
+        curves = {row.name: self.curve(row.name, THRESHOLDS) for row in self.rows}
+        areas = {row.name: self.area(row.name) for row in self.rows}
+        pictures = {
+            "Accurate and new": frontier_of(self.rows, self.bars, f"{self.score_name}, {self.split}", noise),
+            "How far from the nearest member": histograms_of(self.rows, self.bars, noise),
+            "How many are accurate and at least that far": curves_of(curves, areas, THRESHOLDS, self.bars),
+        }
+        table = self.cells(("kappa", "NLL", "Z_U", FLAGS) if self._has_kappa() else ("NLL", "Z_U", FLAGS))
+        return write_page(path, page_of(table, pictures, self.bars, self.symmetries))
+
+    def _has_kappa(self) -> bool:
+        return any(row.kappa is not None for row in self.rows)
 
     def __str__(self) -> str:
         cells = self.cells()
@@ -132,3 +222,7 @@ class Audit:
 
     def _repr_markdown_(self) -> str:
         return self.markdown()
+
+
+def _two_places(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"

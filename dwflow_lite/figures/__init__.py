@@ -1,11 +1,12 @@
 """Figures of the course: each function takes what it draws and returns a Figure, and changes nothing else."""
 
-from dwflow_lite.figures.audits import draw_accuracy_dispersion, draw_audit
+from dwflow_lite.figures.audits import draw_accuracy_dispersion, draw_audit, draw_frontier
 from dwflow_lite.figures.flows import draw_clouds, draw_flow, draw_training, draw_trajectories
 from dwflow_lite.figures.general import draw_distances, draw_images, draw_lines, draw_matrices, draw_scores
-from dwflow_lite.figures.style import COLOURS, colour, png, show
+from dwflow_lite.figures.style import colour, png, show
 from dwflow_lite.figures.symmetries import draw_assignment, draw_barrier_table, draw_barriers
 from dwflow_lite.figures.zoos import draw_learning_curves
+from dwflow_lite.support.colours import COLOURS
 
 __all__ = [
     "COLOURS",
@@ -18,6 +19,7 @@ __all__ = [
     "draw_clouds",
     "draw_distances",
     "draw_flow",
+    "draw_frontier",
     "draw_images",
     "draw_learning_curves",
     "draw_lines",

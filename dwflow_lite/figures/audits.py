@@ -8,8 +8,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dwflow_lite.auditing.table import Audit, Row
-from dwflow_lite.figures.style import COLOURS, colour, finite_range, new_figure, require, require_named, score_axis
+from dwflow_lite.auditing.drawing import score_range
+from dwflow_lite.auditing.rows import Row
+from dwflow_lite.auditing.table import Audit
+from dwflow_lite.figures.style import colour, finite_range, new_figure, require, require_named, score_axis
+from dwflow_lite.support.colours import COLOURS
 
 
 def draw_audit(audits: Mapping[str, Audit]) -> Figure:
@@ -49,6 +52,43 @@ def draw_audit(audits: Mapping[str, Audit]) -> Figure:
         ax.set(xlabel="distance to nearest member (zoo's own = 1)", ylabel=_score_label(result), title=title)
         ax.set(ylim=(lowest - 0.06 * unit, 1.04 * unit), xlim=(-0.05, 1.4 * max(farthest, 0.1)))
         _name_points(ax, [(row.name, row.nearest, unit * row.score) for row in result.rows])
+    return figure
+
+
+def draw_frontier(audits: Mapping[str, Audit]) -> Figure:
+    """Score against the distance that decides what is new: a point for each network, a ring at each mean, both bars.
+
+    Accurate *and* new is what lies right of the one bar and above the other. Scores far below do not stretch the axis,
+    nor do distances of noise: what lies beyond an edge is drawn on it.
+
+    Args:
+        audits: title -> audit, one panel each; of rows with the values of each network, and with bars.
+
+    Raises:
+        ValueError: an audit of an older version, without them.
+    """
+    _rows(audits)  # there are some
+    figure, panels = new_figure(len(audits), width=7.6, height=4.6)
+    for ax, (title, result) in zip(panels, audits.items(), strict=True):
+        if result.bars is None or any(row.values is None for row in result.rows):
+            raise ValueError(f"the audit {title!r} holds averages alone, not the values of each network: audit anew")
+        unit = score_axis(result.score_name)[1]
+        seen = [row for row in result.rows if "noise" not in result.flags(row.name)]
+        low, high = (unit * score for score in score_range(seen, result.bars))
+        _, farthest = finite_range(np.concatenate([[1.5], *(np.array(row.values.distance) for row in seen)]))
+        xlim, ylim = (-0.03, 1.04 * farthest), (low, high)
+        ax.set(xlabel="distance to nearest member (zoo's own = 1)", ylabel=_score_label(result), title=title)
+        ax.set(xlim=xlim, ylim=ylim)
+        for i, row in enumerate(result.rows):
+            shade = colour(row.name, i)
+            x, y = np.clip(row.values.distance, *xlim), np.clip(unit * np.array(row.values.score), *ylim)
+            ax.scatter(x, y, s=7, alpha=0.35, color=shade, lw=0, clip_on=False)
+            x, y = np.clip(row.distance, *xlim), np.clip(unit * row.score, *ylim)
+            ring = {"mfc": "white", "mec": shade, "mew": 2.2, "zorder": 4, "clip_on": False}
+            ax.plot(x, y, "o", ms=8, label=row.name, **ring)
+        ax.axvline(result.bars.distance, color="black", ls="--", lw=1)
+        ax.axhline(unit * result.bars.score, color="black", ls="--", lw=1)
+        ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 

@@ -9,8 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from dwflow_lite.figures.style import COLOURS, finite_range, new_figure, on_cpu, require_named, score_axis
+from dwflow_lite.figures.style import finite_range, new_figure, on_cpu, require_named, score_axis
 from dwflow_lite.flow.watch import FlowTraining
+from dwflow_lite.support.colours import COLOURS
 
 
 def draw_training(training: FlowTraining) -> Figure:

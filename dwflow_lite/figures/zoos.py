@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
-from dwflow_lite.figures.style import COLOURS, finite_range, loss_axis, new_figure, score_axis
+from dwflow_lite.figures.style import finite_range, loss_axis, new_figure, score_axis
+from dwflow_lite.support.colours import COLOURS
 from dwflow_lite.zoo.zoo import Zoo
 
 

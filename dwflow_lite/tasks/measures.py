@@ -1,4 +1,4 @@
-"""How outputs are compared with targets: accuracy, R², Spearman's rank correlation, mean absolute error.
+"""How outputs are compared with targets: accuracy, calibration, R², Spearman's rank correlation, mean absolute error.
 
 Every measure takes ``outputs`` (..., n, outputs) of networks and targets ``y`` (..., n) or (..., n, outputs), and gives
 one number for each network: (...). The leading axes are those of the networks, if there are several.
@@ -14,10 +14,39 @@ SCORES = {"classification": ("accuracy",), "regression": ("R²", "Spearman")}
 
 KINDS = tuple(SCORES)
 
+CALIBRATION_BINS = 15
+
 
 def accuracy(outputs: Tensor, y: Tensor) -> Tensor:
     """Share of examples whose largest output is that of their label, in [0, 1]."""
     return (outputs.argmax(-1) == y).float().mean(-1)
+
+
+def calibration_error(outputs: Tensor, y: Tensor, bins: int = CALIBRATION_BINS) -> Tensor:
+    """Expected calibration error (ECE): how far confidence lies from accuracy, in [0, 1]; 0 is calibrated.
+
+    Confidence is the softmax probability of the class that is named. Examples are put into bins of equal width by
+    their confidence; in each bin mean confidence is compared with accuracy, and the differences are averaged, each bin
+    by its number of examples (Guo et al. 2017, eq. 3).
+
+    Args:
+        outputs: logits (..., n, classes).
+        y: labels (..., n).
+        bins: how many, each open below and closed above.
+
+    Example:
+        Two examples at 0.9, of which one is right: 0.9 confidence, 0.5 accuracy.
+
+        >>> logits = torch.tensor([[0.9, 0.1], [0.9, 0.1]]).log()
+        >>> round(float(calibration_error(logits, torch.tensor([0, 1]))), 4)
+        0.4
+    """
+    largest, named = outputs.max(-1)  # (..., n)
+    confidence = (largest - outputs.logsumexp(-1)).exp()  # (..., n): the largest entry of the softmax, which is slower
+    excess = confidence - (named == y).to(confidence)  # (..., n): above its accuracy
+    bin_of = (confidence * bins).ceil().long().clamp(1, bins) - 1  # (..., n); of NaN: some bin, and the sum is NaN
+    of_bins = torch.zeros(*excess.shape[:-1], bins).to(excess).scatter_add(-1, bin_of, excess)  # (..., bins)
+    return of_bins.abs().sum(-1) / excess.shape[-1]
 
 
 def r2(outputs: Tensor, y: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from dwflow_lite.networks.constants import template_on
 from dwflow_lite.support.checks import whole
 from dwflow_lite.support.devices import is_out_of_memory, out_of_memory_as
 from dwflow_lite.tasks.checks import require_task
+from dwflow_lite.tasks.measures import calibration_error
 from dwflow_lite.tasks.task import Task
 from dwflow_lite.zoo.batching import State, copies, note_one_by_one, run_all, runs_batched
 from dwflow_lite.zoo.checks import warn_of_other_cut
@@ -99,7 +101,9 @@ def predict(zoo: Zoo, x: Tensor, *, members_at_once: int | None = None, inputs_a
     note_unprepared(zoo, x)
     x = x.to(zoo.device)
     try:
-        return _predict(zoo, x, members_at_once, inputs_at_once)
+        pieces = list(_predict(zoo, x, members_at_once, inputs_at_once))
+        with out_of_memory_as(f"no memory for the outputs of {len(zoo)} members: predict fewer members, or inputs"):
+            return torch.cat(pieces)
     except MemoryError:
         raise
     except Exception as error:  # the network's own, which stays: with what to do about it
@@ -108,23 +112,24 @@ def predict(zoo: Zoo, x: Tensor, *, members_at_once: int | None = None, inputs_a
 
 
 @torch.no_grad()
-def _predict(zoo: Zoo, x: Tensor, members_at_once: int | None = None, inputs_at_once: int | None = None) -> Tensor:
-    """:func:`predict`, of inputs that are known to be some."""
+def _predict(
+    zoo: Zoo, x: Tensor, members_at_once: int | None = None, inputs_at_once: int | None = None
+) -> Iterator[Tensor]:
+    """:func:`predict`, of inputs that are known to be some, a few members at a time: outputs (members, n, outputs)."""
     members_at_once = whole(together(zoo.layout) if members_at_once is None else members_at_once, "members_at_once", 1)
     if inputs_at_once is None:
         inputs_at_once = inputs_together(zoo, min(members_at_once, len(zoo)))
     inputs_at_once = whole(inputs_at_once, "inputs_at_once", 1)
     network = template_on(zoo.network, zoo.weights.device, zoo.weights.dtype).eval()
     at_once = None
-    outputs_of_members = []
-    with out_of_memory_as(no_memory_for(members_at_once, inputs_at_once)):
-        for weights in zoo.weights.split(members_at_once):  # (members, d)
+    for weights in zoo.weights.split(members_at_once):  # (members, d)
+        with out_of_memory_as(no_memory_for(members_at_once, inputs_at_once)):
             state = zoo.layout.unflatten(weights)
             if at_once is None:
                 at_once = runs_batched(network, state, x[:2])
             outputs = [forward_all(network, state, inputs, at_once) for inputs in x.split(inputs_at_once)]
-            outputs_of_members.append(torch.cat(outputs, 1))  # (members, n, outputs)
-        return torch.cat(outputs_of_members)
+            outputs = torch.cat(outputs, 1)  # (members, n, outputs)
+        yield outputs
 
 
 def no_memory_for(members: int, inputs: int) -> str:
@@ -144,12 +149,14 @@ class Evaluation:
         loss: (N,), of the task.
         score: (N,), the metric of the task; 1 is perfect.
         wrong: for classification, which examples each member errs on, (N, n).
+        ece: for classification, how far confidence lies from accuracy, (N,): :func:`calibration_error`.
     """
 
     split: str
     loss: Tensor
     score: Tensor
     wrong: Tensor | None = None
+    ece: Tensor | None = None
 
 
 def evaluate(
@@ -160,9 +167,10 @@ def evaluate(
     members_at_once: int | None = None,
     inputs_at_once: int | None = None,
 ) -> Evaluation:
-    """Loss and score of every member on one split of a task, all members in one batched pass.
+    """Loss, score, mistakes and calibration of every member on one split of a task, a few members at a time.
 
-    Examples are moved to the device of the zoo, once; the results lie there.
+    What is measured of members is kept, their outputs are not. Examples are moved to the device of the zoo, once; the
+    results lie there.
 
     Args:
         zoo: N networks, in memory or on disk.
@@ -193,20 +201,30 @@ def evaluate(
     warn_of_other_cut(zoo, task, split)
     note_other_preparation(zoo, task)
     x = examples.inputs(zoo.weights)  # (n, ...)
+    pieces = []
     try:
-        outputs = _predict(zoo, x, members_at_once, inputs_at_once)  # (N, n, outputs)
+        for outputs in _predict(zoo, x, members_at_once, inputs_at_once):  # (members, n, outputs)
+            pieces.append(_measured(outputs, task, split))
     except MemoryError:
         raise
     except Exception:
         check_taken(zoo, x, f"inputs of shape {task.input_shape} of task {task.name!r}")
         raise
+    names = [field.name for field in fields(Evaluation) if getattr(pieces[0], field.name) is not None]
+    joined = {name: torch.cat([getattr(piece, name) for piece in pieces]) for name in names if name != "split"}
+    return Evaluation(split, **joined)
+
+
+def _measured(outputs: Tensor, task: Task, split: str) -> Evaluation:
+    """What outputs (members, n, outputs) on one split are worth; ``ValueError`` where the task wants other ones."""
+    y = task.split(split).y.to(outputs.device)
     if outputs.ndim != 3:
         shape = tuple(outputs.shape[1:])
-        raise ValueError(f"the networks return {shape} for {len(x)} examples: return one row an example, (n, outputs)")
+        raise ValueError(f"the networks return {shape} for {len(y)} examples: return one row an example, (n, outputs)")
     if outputs.shape[-1] != task.outputs:
         raise ValueError(f"the networks return {outputs.shape[-1]} outputs, task {task.name!r} wants {task.outputs}")
-    y = examples.y.to(outputs.device)
-    wrong = None
+    wrong = ece = None
     if task.kind == "classification":
-        wrong = outputs.argmax(-1) != y  # (N, n)
-    return Evaluation(split, task.loss(outputs, y), task.score(outputs, y), wrong)
+        wrong = outputs.argmax(-1) != y  # (members, n)
+        ece = calibration_error(outputs, y)  # (members,)
+    return Evaluation(split, task.loss(outputs, y), task.score(outputs, y), wrong, ece)
