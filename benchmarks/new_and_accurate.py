@@ -17,7 +17,7 @@ import json
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
@@ -143,7 +143,7 @@ def one_seed(regime: Regime, task: Task, seed: int, samples: int, flows: bool) -
         rivals = generators(networks, seed, flows and basis == "universe")
         made = {name: rival.fit(networks).sample(samples, seed=seed + 1) for name, rival in rivals.items()}
         report = audit(made, networks, task, controls={}, split="test", seed=seed)
-        found[basis] = [asdict(row) for row in report.rows]
+        found[basis] = [row.numbers() for row in report.rows]
         print(f"\n{regime.name}, seed {seed}, {basis}\n{report}", flush=True)
     found["seconds"] = time.perf_counter() - start
     return found
