@@ -22,6 +22,7 @@ from dwflow_lite.generate import (
     ClosedFormFlow,
     GaussianCodes,
     Generator,
+    LeadingFlow,
     MemberNoise,
     PairInterpolation,
     RandomWeights,
@@ -454,6 +455,7 @@ GENERATORS = (
         "a wider Gaussian": GaussianCodes(factor=1.3),
         "mixtures of 5": AffineMixture(),
         "mixtures of all": AffineMixture(size=100),
+        "flow on 2 codes": LeadingFlow(2, flow=FlowSettings(hidden=8, steps=5)),
         "children of 2": UnitCrossover(),
         "children of 4": UnitCrossover(parents=4),
         "a wide source": ClosedFormFlow(source=1.0, steps=5),
@@ -618,6 +620,8 @@ def test_arguments_are_checked_by_fit_and_changed_by_set_params(zoo):
         (AffineMixture(0), "size must be None or a whole number >= 1"),
         (AffineMixture(coefficients="sings"), "coefficients must be one of sphere, signs"),
         (AffineMixture(factor=-1), "factor must be a number >= 0"),
+        (LeadingFlow(12), "components must be a whole number from 0 to 11"),
+        (LeadingFlow(factor=-1), "factor must be a number >= 0"),
         (UnitCrossover(1), "parents must be a whole number >= 2"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -994,6 +998,27 @@ def test_of_mixtures_with_equal_shares_the_nearest_member_is_farther():
     near, far = (AffineMixture(7, "signs", f).fit(zoo).sample(9, seed=3).weights - mean for f in (1.0, 2.0))
     torch.testing.assert_close(far, 2 * near, atol=1e-4, rtol=1e-4)
     assert near.norm() > 1  # control: there is something to widen
+
+
+def test_a_flow_on_leading_codes_keeps_two_clusters_apart():
+    """A Gaussian of all codes puts networks between clusters, where nobody is; without a flow it is that Gaussian."""
+    network = MLP([4, 6, 3])
+    layout = Layout.of(network)
+    noise = torch.randn(40, layout.size, generator=torch.Generator().manual_seed(0))
+    side = torch.tensor([-1.0, 1.0]).repeat(20)  # (40,)
+    apart = torch.zeros(layout.size)
+    apart[0] = 20.0
+    zoo = Zoo(noise + side[:, None] * apart, layout, network)
+    flow = FlowSettings(hidden=32, steps=300, dropout=0.0)
+    between = {}
+    for name, generator in {"flow": LeadingFlow(1, flow=flow), "Gaussian": GaussianCodes()}.items():
+        first = generator.fit(zoo).sample(400, seed=1).weights[:, 0]
+        between[name] = float((first.abs() < 10).float().mean())
+        assert 0.35 < float((first > 0).float().mean()) < 0.65  # both sides
+    assert between["flow"] < 0.1
+    assert between["Gaussian"] > 0.3  # control
+    drawn = LeadingFlow(0, factor=1.2).fit(zoo).sample(5, seed=2).weights
+    torch.testing.assert_close(drawn, GaussianCodes(factor=1.2).fit(zoo).sample(5, seed=2).weights)
 
 
 def test_a_wider_gaussian_is_the_same_draw_farther_out(zoo):

@@ -3,6 +3,7 @@
 from dwflow_lite.generate.deepweightflow import DeepWeightFlow
 from dwflow_lite.generate.files import FORMAT
 from dwflow_lite.generate.generator import Generator
+from dwflow_lite.generate.leading import LeadingFlow
 from dwflow_lite.generate.mixtures import AffineMixture, UnitCrossover
 from dwflow_lite.generate.simple import (
     NOISE_LADDER,
@@ -28,6 +29,7 @@ __all__ = [
     "GaussianCodes",
     "GaussianWeights",
     "Generator",
+    "LeadingFlow",
     "MemberNoise",
     "PairInterpolation",
     "RandomWeights",
