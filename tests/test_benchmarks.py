@@ -11,9 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
-from benchmarks import bench
+from benchmarks import bench, new_and_accurate, two_modes, why_width
 from benchmarks.measure import Measured, side_by_side, timed
+from dwflow_lite import MLP, PermutationSpec, Zoo, load_task
+from dwflow_lite.auditing import rematched_distance
+from dwflow_lite.generate import MemberNoise
+from dwflow_lite.zoo import Layout
 
 ROOT = Path(__file__).parents[1]
 
@@ -124,3 +129,52 @@ def test_the_clock():
     order = []
     found = side_by_side({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, repeats=2, warm=1)
     assert order == ["a", "b"] * 3 and set(found) == {"a", "b"} and all(spread >= 1 for _, spread in found.values())
+
+
+# -- questions ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_question_why_width_helps_is_asked_as_it_says():
+    generator = torch.Generator().manual_seed(0)
+    c = why_width.points_of_sphere(50, 30, generator)
+    torch.testing.assert_close(c.norm(dim=1), torch.ones(50))
+    for overlap in (-1.0, 0.0, 0.5, 1.0):
+        other = why_width.at_overlap(c, overlap, generator)
+        torch.testing.assert_close(other.norm(dim=1), torch.ones(50))
+        torch.testing.assert_close((other * c).sum(1), torch.full((50,), overlap), atol=1e-5, rtol=0)
+    assert (why_width.points_of_sphere(50, 30, generator) * c).sum(1).abs().max() > 0.1  # control: not by itself
+    run = why_width.one_run("8x8", 0, toy=True)
+    for basis in ("aligned", "not aligned"):
+        assert set(run[basis]) >= {"mean", "overlap -1", "overlap 1", "each unit by itself", "linearised"}
+        assert all(0 <= share <= 1 for share in run[basis].values())
+    zoo = Zoo(torch.randn(30, 7, generator=generator), Layout.of(MLP([2, 1, 2])), MLP([2, 1, 2]))
+    whole = why_width.mixed_by_layer(zoo, 1.0, 4, seed=0).weights  # one c for all layers: a combination of members
+    about = zoo.weights - zoo.weights.mean(0)
+    shares = why_width.points_of_sphere(4, 30, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(whole, zoo.weights.mean(0) + shares @ about, atol=1e-4, rtol=1e-4)
+    apart = why_width.mixed_by_layer(zoo, 0.0, 4, seed=0).weights
+    assert (apart - whole).abs().max() > 0.1  # control
+
+
+def test_two_modes_at_toy_size():
+    task = load_task("digits", seed=0)
+    moved = two_modes.moved_on(task)
+    assert ((moved.test.y - task.test.y) % 10 == 1).all() and moved.test.x is task.test.x
+    found = two_modes.one_seed(0, toy=True)
+    rows = [row for name, row in found.items() if name not in ("bars", "zoo")]
+    assert len(rows) == 8
+    for row in rows:
+        assert 0 <= row["accurate and new"] <= row["accurate"] <= 1
+    assert found["flow, default"]["distance"] < found["Gaussian on codes"]["distance"]
+
+
+def test_the_width_of_a_generator_is_set_by_distance_alone():
+    zoo = Zoo(
+        torch.randn(20, 27, generator=torch.Generator().manual_seed(0)), Layout.of(MLP([4, 3, 3])), MLP([4, 3, 3])
+    )
+    factor = new_and_accurate.as_new(MemberNoise, zoo, 0.0, 4.0, steps=6)
+    spec = PermutationSpec.of(zoo.network)
+    bar = rematched_distance(zoo.weights, zoo.weights, spec, skip_self=True).quantile(0.05)
+    far, near = (MemberNoise(f).fit(zoo).sample(40, seed=0).weights for f in (factor, 0.7 * factor))
+    assert rematched_distance(far, zoo.weights, spec).quantile(0.05) >= bar
+    assert rematched_distance(near, zoo.weights, spec).quantile(0.05) < bar  # control: no wider than need be
