@@ -621,6 +621,7 @@ def test_arguments_are_checked_by_fit_and_changed_by_set_params(zoo):
         (AffineMixture(coefficients="sings"), "coefficients must be one of sphere, signs"),
         (AffineMixture(factor=-1), "factor must be a number >= 0"),
         (LeadingFlow(12), "components must be a whole number from 0 to 11"),
+        (LeadingFlow(neighbours=1), "neighbours must be None or a whole number >= 2"),
         (LeadingFlow(factor=-1), "factor must be a number >= 0"),
         (UnitCrossover(1), "parents must be a whole number >= 2"),
     ):
@@ -1017,6 +1018,17 @@ def test_a_flow_on_leading_codes_keeps_two_clusters_apart():
         assert 0.35 < float((first > 0).float().mean()) < 0.65  # both sides
     assert between["flow"] < 0.1
     assert between["Gaussian"] > 0.3  # control
+    # On one side members differ widely in another weight, on the other side they do not.
+    widely = torch.where(side > 0, 8.0, 0.2)
+    noise[:, 1] *= widely
+    uneven = Zoo(noise + side[:, None] * apart, layout, network)
+    ratio = {}
+    for neighbours in (None, 15):
+        drawn = LeadingFlow(1, flow=flow, neighbours=neighbours).fit(uneven).sample(400, seed=1).weights
+        is_right = drawn[:, 0] > 0
+        ratio[neighbours] = float(drawn[is_right, 1].std() / drawn[~is_right, 1].std())
+    assert ratio[15] > 5
+    assert ratio[None] < 1.5  # control: drawn from all members alike
     drawn = LeadingFlow(0, factor=1.2).fit(zoo).sample(5, seed=2).weights
     torch.testing.assert_close(drawn, GaussianCodes(factor=1.2).fit(zoo).sample(5, seed=2).weights)
 

@@ -1,13 +1,15 @@
 """A flow on the leading codes of a zoo, the others drawn: it need not learn what looks like noise.
 
 A flow on all N-1 codes of N members sees each code of each member once, and learns the members by heart. On the few
-codes along which a zoo has a shape (two clusters, a curve), N points are many; what is left is drawn from a Gaussian.
+codes along which a zoo has a shape (two clusters, a curve), N points are many; what is left is drawn from a Gaussian,
+of all members or of those that lie near in the leading codes.
 """
 
 from __future__ import annotations
 
 import torch
 from sklearn.base import BaseEstimator
+from torch import Tensor
 
 from dwflow_lite.compress import DualPCA, root_mean_square
 from dwflow_lite.flow.field import make_field
@@ -33,6 +35,8 @@ class LeadingFlow(BaseEstimator):
         components: how many codes the flow learns, those of the largest variance first.
         flow: ``FlowSettings``; None: a narrow field, without dropout.
         factor: by which the codes that are drawn are spread wider (above 1) or narrower than the members' are.
+        neighbours: how many members, the nearest in the leading codes, have their mean and covariance in the codes that
+            are drawn; None: all, each code by itself.
         seed: of the field and its training.
 
     Example:
@@ -44,11 +48,13 @@ class LeadingFlow(BaseEstimator):
     """
 
     def __init__(
-        self, components: int = 2, flow: FlowSettings | None = None, factor: float = 1.0, seed: int = 0
-    ) -> None:
+        self, components: int = 2, flow: FlowSettings | None = None, factor: float = 1.0,
+        neighbours: int | None = None, seed: int = 0,
+    ) -> None:  # fmt: skip
         self.components = components
         self.flow = flow
         self.factor = factor
+        self.neighbours = neighbours
         self.seed = seed
 
     @out_of_memory_as(FIT_FEWER)
@@ -72,7 +78,9 @@ class LeadingFlow(BaseEstimator):
             raise ValueError(
                 f"components must be a whole number from 0 to {k}, all of this zoo, got {self.components!r}"
             )
-        leading = codes[:, : self.components].float()  # (N, components)
+        if self.neighbours is not None and not is_whole(self.neighbours, 2):
+            raise ValueError(f"neighbours must be None or a whole number >= 2, got {self.neighbours!r}")
+        leading, rest = codes[:, : self.components].float(), codes[:, self.components :]  # (N, components), (N, others)
         self.scale_ = root_mean_square(leading) if self.components > 0 else 1.0
         self.source_ = self.field_ = None
         if self.components > 0:
@@ -82,7 +90,10 @@ class LeadingFlow(BaseEstimator):
             train_flow(self.field_, points, self.source_, flow, seed=whole_seed(self.seed))
         self.members_ = members
         self.pca_ = pca
-        self.std_ = float(self.factor) * measured(lambda c: c.std(0), codes[:, self.components :])  # (k - components,)
+        self.leading_, self.rest_ = leading, rest
+        self.std_ = measured(lambda c: c.std(0), rest)  # (others,)
+        self.factor_ = float(self.factor)
+        self.neighbours_ = None if self.neighbours is None else min(int(self.neighbours), len(codes))
         self.flow_ = flow
         return self
 
@@ -90,10 +101,25 @@ class LeadingFlow(BaseEstimator):
     def sample(self, n: int, *, seed: int) -> Zoo:
         """``n`` networks: leading codes that the flow has carried, and others that are drawn."""
         generator = start(self, n, seed)
-        codes = torch.randn(n, len(self.std_), generator=generator).to(self.std_) * self.std_
-        if self.field_ is not None:
+        if self.field_ is None:
+            x1 = self.leading_.new_empty(n, 0)
+        else:
             x0 = self.source_.sample(n, generator).to(self.field_.head.weight)  # (n, components)
             x1 = integrate(self.field_, x0, steps=self.flow_.solver_steps, solver=self.flow_.solver, keep=False).end
-            codes = torch.cat([(x1 * self.scale_).to(codes), codes], 1)  # (n, k)
-        weights = self.pca_.inverse_transform(codes)  # (n, d)
+            x1 = x1 * self.scale_
+        others = self._others(x1, generator)  # (n, others)
+        weights = self.pca_.inverse_transform(torch.cat([x1.to(others), others], 1))  # (n, d)
         return as_zoo(weights, self.members_, "flow on leading codes")
+
+    def _others(self, x1: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw the codes (n, others) that go with leading codes (n, components)."""
+        if self.neighbours_ is None:
+            noise = torch.randn(len(x1), len(self.std_), generator=generator).to(self.std_)
+            return self.factor_ * noise * self.std_
+        m = self.neighbours_
+        nearest = torch.cdist(x1, self.leading_).topk(m, largest=False).indices  # (n, m)
+        theirs = self.rest_[nearest]  # (n, m, others)
+        mean = theirs.mean(1)  # (n, others)
+        # Noise with the covariance of m points: their differences to the mean, each times a number of its own.
+        shares = torch.randn(len(x1), m, generator=generator).to(theirs) / (m - 1) ** 0.5  # (n, m)
+        return mean + self.factor_ * torch.einsum("nm,nmo->no", shares, theirs - mean[:, None])
