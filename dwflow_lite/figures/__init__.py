@@ -3,6 +3,7 @@
 from dwflow_lite.figures.audits import draw_accuracy_dispersion, draw_audit, draw_frontier
 from dwflow_lite.figures.flows import draw_clouds, draw_flow, draw_training, draw_trajectories
 from dwflow_lite.figures.general import draw_distances, draw_images, draw_lines, draw_matrices, draw_scores
+from dwflow_lite.figures.newness import Plane, draw_basin, draw_sphere
 from dwflow_lite.figures.style import colour, png, show
 from dwflow_lite.figures.symmetries import draw_assignment, draw_barrier_table, draw_barriers
 from dwflow_lite.figures.zoos import draw_learning_curves
@@ -10,12 +11,14 @@ from dwflow_lite.support.colours import COLOURS
 
 __all__ = [
     "COLOURS",
+    "Plane",
     "colour",
     "draw_accuracy_dispersion",
     "draw_assignment",
     "draw_audit",
     "draw_barrier_table",
     "draw_barriers",
+    "draw_basin",
     "draw_clouds",
     "draw_distances",
     "draw_flow",
@@ -25,6 +28,7 @@ __all__ = [
     "draw_lines",
     "draw_matrices",
     "draw_scores",
+    "draw_sphere",
     "draw_training",
     "draw_trajectories",
     "png",

@@ -23,6 +23,9 @@ COLOURS = {
     "members, aligned": "#9cc5d6",
     "held-out, not aligned": "#e8963a",
     "members, not aligned": "#f3cfa0",
+    "flow": "#d1495b",
+    "mixture of all": "#2a7f9e",
+    "member + noise": "#b5838d",
     "heads matched, exact": "#2a7f9e",
     "heads matched, spectral": "#7b5ea7",
 }
