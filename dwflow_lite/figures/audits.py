@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from dwflow_lite.auditing.drawing import score_range
 from dwflow_lite.auditing.rows import Row
@@ -58,8 +59,9 @@ def draw_audit(audits: Mapping[str, Audit]) -> Figure:
 def draw_frontier(audits: Mapping[str, Audit]) -> Figure:
     """Score against the distance that decides what is new: a point for each network, a ring at each mean, both bars.
 
-    Accurate *and* new is what lies right of the one bar and above the other. Scores far below do not stretch the axis,
-    nor do distances of noise: what lies beyond an edge is drawn on it.
+    Accurate *and* new is what lies right of the one bar and above the other, in the shaded corner. Scores far below do
+    not stretch the axis, nor do distances of noise: what lies beyond an edge is drawn on it. Panels that show the same
+    kinds have one legend.
 
     Args:
         audits: title -> audit, one panel each; of rows with the values of each network, and with bars.
@@ -68,7 +70,8 @@ def draw_frontier(audits: Mapping[str, Audit]) -> Figure:
         ValueError: an audit of an older version, without them.
     """
     _rows(audits)  # there are some
-    figure, panels = new_figure(len(audits), width=7.6, height=4.6)
+    figure, panels = new_figure(len(audits), width=7.6 if len(audits) == 1 else 5.2, height=4.6)
+    have_same_names = len({tuple(result.names) for result in audits.values()}) == 1
     for ax, (title, result) in zip(panels, audits.items(), strict=True):
         if result.bars is None or any(row.values is None for row in result.rows):
             raise ValueError(f"the audit {title!r} holds averages alone, not the values of each network: audit anew")
@@ -82,13 +85,17 @@ def draw_frontier(audits: Mapping[str, Audit]) -> Figure:
         for i, row in enumerate(result.rows):
             shade = colour(row.name, i)
             x, y = np.clip(row.values.distance, *xlim), np.clip(unit * np.array(row.values.score), *ylim)
-            ax.scatter(x, y, s=7, alpha=0.35, color=shade, lw=0, clip_on=False)
+            ax.scatter(x, y, s=13, alpha=0.5, color=shade, lw=0, clip_on=False)
             x, y = np.clip(row.distance, *xlim), np.clip(unit * row.score, *ylim)
             ring = {"mfc": "white", "mec": shade, "mew": 2.2, "zorder": 4, "clip_on": False}
             ax.plot(x, y, "o", ms=8, label=row.name, **ring)
         ax.axvline(result.bars.distance, color="black", ls="--", lw=1)
         ax.axhline(unit * result.bars.score, color="black", ls="--", lw=1)
-        ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        corner = (result.bars.distance, unit * result.bars.score)
+        beyond = {"width": xlim[1] - corner[0], "height": ylim[1] - corner[1]}
+        ax.add_patch(Rectangle(corner, **beyond, color=COLOURS["soup of 10"], alpha=0.12, lw=0, zorder=0))
+        if ax is panels[-1] or not have_same_names:
+            ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 

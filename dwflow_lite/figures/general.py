@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 from torch import Tensor
 
 from dwflow_lite.figures.style import colour, finite_range, new_figure, on_cpu, require, require_named, score_axis
@@ -146,9 +148,18 @@ def draw_lines(
     ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
     if "x" in log:
         ax.set_xscale("log")
+        _name_places(ax, sorted({float(place) for x, _ in lines.values() for place in x}))
     if "y" in log:
         ax.set_yscale("log")
     if bottom is not None:
         ax.set_ylim(bottom=bottom)
     ax.legend(frameon=False)
     return figure
+
+
+def _name_places(ax: Axes, places: Sequence[float]) -> None:
+    """On a logarithmic x axis: a tick at each of a few places that stand apart, in place of powers of ten."""
+    stand_apart = all(place > 0 for place in places) and all(b >= 1.3 * a for a, b in pairwise(places))
+    if 1 < len(places) <= 10 and stand_apart:
+        ax.set_xticks(places, [f"{place:g}" for place in places])
+        ax.xaxis.set_minor_locator(NullLocator())
