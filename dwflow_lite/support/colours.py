@@ -26,6 +26,7 @@ COLOURS = {
     "flow": "#d1495b",
     "flow, aligned": "#d1495b",
     "flow, matched source": "#e08a96",
+    "flow on leading codes": "#c2408f",
     "Gaussian, not aligned": "#e8963a",
     "unit crossover": "#8a6d1f",
     "mixture of all": "#2a7f9e",

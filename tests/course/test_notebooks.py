@@ -321,6 +321,37 @@ WRONG = {
         "lambda n, d, m: d // (m // (12 * n))",
         "lambda n, d, m: -(-d // (m // n))",
     ],
+    "09.1": [
+        "lambda r, f, m: r * (1 + f**2) ** 0.5",
+        "lambda r, f, m: r * (1 + f**2 - 2 * f / m) ** 0.5",
+        "lambda r, f, m: r * (1 + f**2 + 2 * f / m**0.5) ** 0.5",
+        "lambda r, f, m: r**2 * (1 + f**2 - 2 * f / m**0.5)",
+        "lambda r, f, m: r * abs(1 - f / m**0.5)",
+    ],
+    "09.2": [
+        "lambda w, c, s: w[c].mean(0) + s @ (w[c] - w[c].mean(0)) / len(c) ** 0.5",
+        "lambda w, c, s: w.mean(0) + s @ (w[c] - w.mean(0)) / len(c)",
+        "lambda w, c, s: s @ w[c] / len(c) ** 0.5",
+        "lambda w, c, s: s @ (w[c] - w.mean(0)) / len(c) ** 0.5",
+        "lambda w, c, s: w.mean(0) + (w[c] - w.mean(0)).sum(0) / len(c) ** 0.5",
+        "lambda w, c, s: w.sub_(w.mean(0)).mean(0)",
+    ],
+    "09.3": [
+        "lambda a, b, c: (c**2).sum() * b",
+        "lambda a, b, c: a + (c**2).sum() * b",
+        "lambda a, b, c: a + c.sum() ** 2 * (b - a)",
+        "lambda a, b, c: a + (b - a) / len(c)",
+        "lambda a, b, c: b",
+    ],
+    "09.4": [
+        "lambda d, z, h: min(d)",
+        "lambda d, z, h: max(d)",
+        "lambda d, z, h: next(f for f in d if __import__('torch').cdist(d[f], z).min(1).values.median() >= 3)",
+        "lambda d, z, h: min(f for f in d if __import__('torch').cdist(d[f], z).min(1).values.mean()"
+        " >= __import__('torch').cdist(h, z).min(1).values.mean())",
+        "lambda d, z, h: min(f for f in d if __import__('torch').cdist(d[f], z).median()"
+        " >= __import__('torch').cdist(h, z).median())",
+    ],
 }
 
 
