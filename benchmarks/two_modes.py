@@ -5,7 +5,8 @@
 Half of the members read digits; half were trained on the same images with every label moved on by one. Their hidden
 units can be matched, their outputs cannot agree, so the pooled zoo is two clouds, and between them nothing works. A
 Gaussian on all codes draws from between them. A flow on all codes copies. A flow on the leading codes alone, where 100
-members are many, learns that there are two, and what is left is drawn. So could a Gaussian for each half, if somebody
+members are many, learns that there are two, and what is left is drawn, from all members or from those that lie near in
+the leading codes. So could a Gaussian for each half, if somebody
 said which half a member belongs to: it stands beside, as what the flow has to find out by itself.
 
 A network is accurate if, for one of both tasks, it passes the bar of that half of the zoo (its lowest twentieth), and
@@ -105,9 +106,10 @@ def one_seed(seed: int, toy: bool) -> dict:
         "zoo + noise": MemberNoise,
     }
     rivals: dict[str, Generator] = {name: make(as_new(make, pooled, 0.2, 1.8)) for name, make in makers.items()}
-    for k in (1, 2, 5):
-        leading = partial(LeadingFlow, k, seed=seed)
-        rivals[f"flow on {k} codes, others drawn"] = leading(
+    for k, neighbours in ((2, None), (1, members // 2), (2, members // 2), (5, members // 2)):
+        leading = partial(LeadingFlow, k, neighbours=neighbours, seed=seed)
+        others = "all" if neighbours is None else f"the {neighbours} nearest"
+        rivals[f"flow on {k} codes, others of {others}"] = leading(
             factor=as_new(lambda f, leading=leading: leading(factor=f), pooled, 0.5, 2.0, steps=5)
         )
     rivals["flow, default"] = DeepWeightFlow(align=None, seed=seed)

@@ -162,7 +162,7 @@ def test_two_modes_at_toy_size():
     assert ((moved.test.y - task.test.y) % 10 == 1).all() and moved.test.x is task.test.x
     found = two_modes.one_seed(0, toy=True)
     rows = [row for name, row in found.items() if name not in ("bars", "zoo")]
-    assert len(rows) == 8
+    assert len(rows) == 9
     for row in rows:
         assert 0 <= row["accurate and new"] <= row["accurate"] <= 1
     assert found["flow, default"]["distance"] < found["Gaussian on codes"]["distance"]
