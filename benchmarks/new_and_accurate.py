@@ -172,6 +172,32 @@ def one_seed(regime: Regime, task: Task, seed: int, samples: int, flows: bool) -
     return found
 
 
+def page(runs: dict[str, dict]) -> str:
+    """A table for each regime: means over seeds, and of the share over both bars each seed."""
+    by_regime: dict[str, list[dict]] = {}
+    for key, run in runs.items():
+        by_regime.setdefault(key.split(", ")[0], []).append(run)
+    lines = ["Written by benchmarks/new_and_accurate.py. Test split; distances up to permutation and scale, zoo = 1."]
+    for regime, several in by_regime.items():
+        lines += ["", f"## {regime}", ""]
+        lines += [
+            "| networks | accuracy | distance | kappa | NLL | area | over both bars, each seed |",
+            "|---" * 7 + "|",
+        ]
+        for basis in ("universe", "reference", "not aligned"):
+            lines.append(f"| **{basis}** |" + " |" * 6)
+            for number, row in enumerate(several[0][basis]):
+                rows = [run[basis][number] for run in several]
+                mean = {name: sum(r[name] for r in rows) / len(rows) for name in ("score", "kappa", "nll", "area")}
+                distance = sum(r["rematched"] for r in rows) / len(rows)
+                shares = ", ".join(f"{100 * r['accurate_and_new']:.0f}" for r in rows)
+                lines.append(
+                    f"| {row['name']} | {100 * mean['score']:.1f} % | {distance:.2f} | {mean['kappa']:.2f} "
+                    f"| {mean['nll']:.3f} | {mean['area']:.2f} | {shares} % |"
+                )
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--regimes", nargs="*", default=list(REGIMES), metavar="NAME")
@@ -200,6 +226,7 @@ def main() -> None:
             stored |= {"machine": {"cpu": platform.machine(), "torch": torch.__version__}}
             out.parent.mkdir(parents=True, exist_ok=True)
             out.write_text(json.dumps(stored, indent=1) + "\n")
+            out.with_suffix(".md").write_text(page(stored["runs"]))
 
 
 if __name__ == "__main__":
