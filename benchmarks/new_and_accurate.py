@@ -1,6 +1,6 @@
 """Accurate *and* new: in which zoos do generators make networks that are both, and which generators?
 
-    python benchmarks/new_and_accurate.py [--regimes digits-128-fast1 …] [--seeds 0 1 2] [--list]
+    python -m benchmarks.new_and_accurate [--regimes digits-128-fast1 …] [--seeds 0 1 2] [--list]
 
 A regime is a task, a network and a recipe. For each seed: a zoo and held-out networks, in three bases (matched to a
 member; to the mean, round after round; not aligned). Both bars come from the zoo alone, before anything is generated.
@@ -13,17 +13,14 @@ MNIST is read from $DWFLOW_DATA.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import date
 from functools import partial
+from itertools import product
 from pathlib import Path
 
-import torch
-
+from benchmarks.kept import run_missing
 from dwflow_lite import (
     MLP,
     DeepWeightFlow,
@@ -36,8 +33,8 @@ from dwflow_lite import (
     load_task,
     train_zoo,
 )
-from dwflow_lite.auditing import rematched_distance
-from dwflow_lite.auditing.audit import LOWEST_SHARE
+from dwflow_lite.auditing.audit import LOWEST_SHARE, Reading
+from dwflow_lite.auditing.streams import Rows
 from dwflow_lite.flow import FlowSettings
 from dwflow_lite.generate import (
     AffineMixture,
@@ -101,23 +98,29 @@ MNIST = [Regime("mnist", (w,), "large1", epochs=5, members=50) for w in (512, 10
 REGIMES = {regime.name: regime for regime in DIGITS + MNIST}
 
 
-def as_new(make: Callable[[float], Generator], zoo: Zoo, low: float, high: float, steps: int = 7) -> float:
+def reading_of(zoo: Zoo, seed: int = 0) -> Reading:
+    """The fitted members, matched and measured once: distances up to permutation."""
+    return Reading.of(Rows(zoo.fitted.weights), PermutationSpec.of(zoo.network), seed)
+
+
+def as_new(
+    make: Callable[[float], Generator], zoo: Zoo, reading: Reading, low: float, high: float, steps: int = 7
+) -> float:  # fmt: skip
     """The width at which all but the lowest twentieth of a generator's networks pass the bar of distance.
 
     Args:
         make: an unfitted generator of a width.
-        zoo: whose own lowest twentieth is the bar; distances are up to permutation.
+        zoo: that it is fitted on.
+        reading: of the zoo, whose own lowest twentieth is the bar.
         low, high: between which the width lies.
         steps: of bisection.
     """
-    members = zoo.fitted.weights
     spec = PermutationSpec.of(zoo.network)
-    own = rematched_distance(members, members, spec, skip_self=True)
-    bar = float(own.quantile(LOWEST_SHARE))
+    bar = float(reading.distance.quantile(LOWEST_SHARE))
     for _ in range(steps):
         middle = (low + high) / 2
         made = make(middle).fit(zoo).sample(40, seed=0)
-        distance = rematched_distance(made.weights, members, spec)
+        distance = reading.distance_of(Rows(made.weights), spec, seed=0)
         if float(distance.quantile(LOWEST_SHARE)) < bar:
             low = middle
         else:
@@ -128,12 +131,13 @@ def as_new(make: Callable[[float], Generator], zoo: Zoo, low: float, high: float
 def generators(zoo: Zoo, seed: int, flows: bool) -> dict[str, Generator]:
     """All rivals, unfitted, by names that do not hang on what was measured."""
     signs = partial(AffineMixture, None, "signs")
+    new_at = partial(as_new, zoo=zoo, reading=reading_of(zoo), high=1.6)
     rivals: dict[str, Generator] = {
         "retrieval": Retrieval(),
-        "mixture of all": signs(factor=as_new(lambda f: signs(factor=f), zoo, 0.4, 1.6)),
-        "Gaussian on codes, wider": GaussianCodes(factor=as_new(lambda f: GaussianCodes(factor=f), zoo, 0.4, 1.6)),
+        "mixture of all": signs(factor=new_at(lambda f: signs(factor=f), low=0.4)),
+        "Gaussian on codes, wider": GaussianCodes(factor=new_at(lambda f: GaussianCodes(factor=f), low=0.4)),
         "Gaussian on codes": GaussianCodes(),
-        "zoo + noise": MemberNoise(as_new(MemberNoise, zoo, 0.0, 1.6)),
+        "zoo + noise": MemberNoise(new_at(MemberNoise, low=0.0)),
         "Gaussian on weights": GaussianWeights(),
         "affine mixture of 5": AffineMixture(5),
         "pair interpolation": PairInterpolation(),
@@ -205,7 +209,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=100)
     parser.add_argument("--no-flows", action="store_true", help="leave out the generators that need training")
     parser.add_argument("--list", action="store_true", help="say which regimes there are")
-    parser.add_argument("--out", default="benchmarks/results/new_and_accurate.json")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/new_and_accurate.json"))
     args = parser.parse_args()
     if args.list:
         print("\n".join(REGIMES))
@@ -213,20 +217,15 @@ def main() -> None:
     unknown = sorted(set(args.regimes) - set(REGIMES))
     if unknown:
         parser.error(f"no regimes {', '.join(unknown)}: --list names all of them")
-    out = Path(args.out)
-    stored = json.loads(out.read_text()) if out.exists() else {"runs": {}}
-    for seed in args.seeds:
-        for name in args.regimes:
-            key = f"{name}, seed {seed}, {args.samples} samples"
-            if key in stored["runs"]:
-                continue
-            task = load_task(REGIMES[name].task, seed=seed)
-            stored["runs"][key] = one_seed(REGIMES[name], task, seed, args.samples, not args.no_flows)
-            stored |= {"command": "python benchmarks/new_and_accurate.py", "date": date.today().isoformat()}
-            stored |= {"machine": {"cpu": platform.machine(), "torch": torch.__version__}}
-            out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text(json.dumps(stored, indent=1) + "\n")
-            out.with_suffix(".md").write_text(page(stored["runs"]))
+
+    def job(name: str, seed: int) -> dict:
+        task = load_task(REGIMES[name].task, seed=seed)
+        return one_seed(REGIMES[name], task, seed, args.samples, not args.no_flows)
+
+    jobs = {}
+    for seed, name in product(args.seeds, args.regimes):
+        jobs[f"{name}, seed {seed}, {args.samples} samples"] = partial(job, name, seed)
+    run_missing(args.out, "python -m benchmarks.new_and_accurate", jobs, page)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Where a flow does what a Gaussian cannot: a zoo of two kinds of networks, pooled and aligned together.
 
-    python benchmarks/two_modes.py [--seeds 0 1 2] [--toy]
+    python -m benchmarks.two_modes [--seeds 0 1 2] [--toy]
 
 Half of the members read digits; half were trained on the same images with every label moved on by one. Their hidden
 units can be matched, their outputs cannot agree, so the pooled zoo is two clouds, and between them nothing works. A
@@ -16,21 +16,19 @@ new if it passes the bar of distance (the pooled zoo's lowest twentieth). All fa
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import date
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from benchmarks.new_and_accurate import as_new
+from benchmarks.kept import run_missing
+from benchmarks.new_and_accurate import as_new, reading_of
 from dwflow_lite import MLP, DeepWeightFlow, PermutationSpec, Recipe, Task, Zoo, canonicalise, load_task, train_zoo
-from dwflow_lite.auditing import rematched_distance
 from dwflow_lite.auditing.audit import LOWEST_SHARE
+from dwflow_lite.auditing.streams import Rows
 from dwflow_lite.generate import AffineMixture, GaussianCodes, Generator, LeadingFlow, MemberNoise
 from dwflow_lite.zoo import evaluate
 
@@ -81,15 +79,15 @@ def one_seed(seed: int, toy: bool) -> dict:
 
     # Both bars, from the pooled zoo alone.
     spec = PermutationSpec.of(network)
-    own = rematched_distance(pooled.weights, pooled.weights, spec, skip_self=True, seed=seed)
-    unit, far_enough = own.median(), own.quantile(LOWEST_SHARE)
+    reading = reading_of(pooled, seed)
+    unit, far_enough = reading.distance.median(), reading.distance.quantile(LOWEST_SHARE)
     of_zoo = scores(pooled, tasks)  # (2, 2 * members)
     bars = torch.stack([of_zoo[0, :members].quantile(LOWEST_SHARE), of_zoo[1, members:].quantile(LOWEST_SHARE)])
 
     def row(networks: Zoo) -> dict[str, float]:
         both = scores(networks, tasks)  # (2, n)
         accurate = (both >= bars[:, None]).any(0)
-        distance = rematched_distance(networks.weights, pooled.weights, spec, seed=seed)
+        distance = reading.distance_of(Rows(networks.weights), spec, seed)
         return {
             "accuracy, better of two": float(both.max(0).values.mean()),
             "reads digits": float((both[0] > both[1]).float().mean()),
@@ -105,12 +103,14 @@ def one_seed(seed: int, toy: bool) -> dict:
         "Gaussian of each half (told which)": GaussianOfHalves,
         "zoo + noise": MemberNoise,
     }
-    rivals: dict[str, Generator] = {name: make(as_new(make, pooled, 0.2, 1.8)) for name, make in makers.items()}
+    rivals: dict[str, Generator] = {
+        name: make(as_new(make, pooled, reading, 0.2, 1.8)) for name, make in makers.items()
+    }
     for k, neighbours in ((2, None), (1, members // 2), (2, members // 2), (5, members // 2)):
         leading = partial(LeadingFlow, k, neighbours=neighbours, seed=seed)
         others = "all" if neighbours is None else f"the {neighbours} nearest"
         rivals[f"flow on {k} codes, others of {others}"] = leading(
-            factor=as_new(lambda f, leading=leading: leading(factor=f), pooled, 0.5, 2.0, steps=5)
+            factor=as_new(lambda f, leading=leading: leading(factor=f), pooled, reading, 0.5, 2.0, steps=5)
         )
     rivals["flow, default"] = DeepWeightFlow(align=None, seed=seed)
     found = {"bars": {"digits": float(bars[0]), "moved on": float(bars[1]), "distance": float(far_enough / unit)}}
@@ -127,15 +127,8 @@ def main() -> None:
     parser.add_argument("--toy", action="store_true", help="tiny sizes: whether it runs")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/two_modes.json"))
     args = parser.parse_args()
-    stored = json.loads(args.out.read_text()) if args.out.exists() else {"runs": {}}
-    for seed in args.seeds:
-        if f"seed {seed}" in stored["runs"]:
-            continue
-        stored["runs"][f"seed {seed}"] = one_seed(seed, args.toy)
-        stored |= {"command": "python benchmarks/two_modes.py", "date": date.today().isoformat()}
-        stored |= {"machine": {"cpu": platform.machine(), "torch": torch.__version__}}
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(stored, indent=1) + "\n")
+    jobs = {f"seed {seed}": partial(one_seed, seed, args.toy) for seed in args.seeds}
+    run_missing(args.out, "python -m benchmarks.two_modes", jobs)
 
 
 if __name__ == "__main__":

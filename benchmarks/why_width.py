@@ -1,6 +1,6 @@
 """Why do mixtures of aligned networks work when layers are wide? Explanations, and what each of them forbids.
 
-    python benchmarks/why_width.py [--shapes 32 128 32x32 …] [--seeds 0 1 2] [--toy]
+    python -m benchmarks.why_width [--shapes 32 128 32x32 …] [--seeds 0 1 2] [--toy]
 
 A mixture is the mean plus Σ cᵢ (wᵢ - mean) with Σ cᵢ² = 1 over all N members. What could make it a good network?
 
@@ -19,29 +19,23 @@ members and for members as they were trained. Shapes and seeds that the file hol
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-from datetime import date
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.func import functional_call, jvp
 
+from benchmarks.kept import run_missing
 from dwflow_lite import MLP, PermutationSpec, Recipe, Task, Zoo, canonicalise, load_task, train_zoo
-from dwflow_lite.generate.mixtures import owners
+from dwflow_lite.generate.mixtures import owners, points_of_sphere
 from dwflow_lite.zoo import evaluate
 
 SHAPES = ["32", "64", "128", "256", "512", "32x32", "64x64", "128x128", "256x256", "32x32x32", "128x128x128"]
 RECIPE = Recipe(optimizer="adamw", lr=3e-3, weight_decay=1.0, epochs=60)
 MEMBERS, HELD_OUT, SAMPLES = 50, 10, 50
 OVERLAPS = (-1.0, -0.5, 0.0, 0.5, 1.0)
-
-
-def points_of_sphere(n: int, members: int, generator: torch.Generator) -> Tensor:
-    """Coefficients (n, N), each row of length 1, and equal in size: signs."""
-    signs = torch.randn(n, members, generator=generator).sign()
-    return torch.nn.functional.normalize(signs)
 
 
 def at_overlap(c: Tensor, overlap: float, generator: torch.Generator) -> Tensor:
@@ -65,7 +59,7 @@ def mixed(zoo: Zoo, coefficients: dict[str, Tensor]) -> Zoo:
 def mixed_by_layer(zoo: Zoo, overlap: float, n: int, seed: int) -> Zoo:
     """Every layer by coefficients that overlap so much with those of the layer before."""
     generator = torch.Generator().manual_seed(seed)
-    c = points_of_sphere(n, len(zoo), generator)
+    c = points_of_sphere(n, len(zoo), "signs", generator)
     coefficients, layer = {}, None
     for name in zoo.layout.slices:  # layers.0.weight, layers.0.bias, layers.1.weight, …
         if layer not in (None, name.rpartition(".")[0]):
@@ -84,7 +78,7 @@ def mixed_by_unit(zoo: Zoo, n: int, seed: int) -> Zoo:
     networks = torch.empty(n, weights.shape[1])
     for unit in owner.unique().tolist():
         columns = (owner == unit).nonzero().flatten()
-        c = points_of_sphere(n, len(zoo), generator)
+        c = points_of_sphere(n, len(zoo), "signs", generator)
         networks[:, columns] = mean[columns] + c @ (weights[:, columns] - mean[columns])
     return Zoo(networks, zoo.layout, zoo.network)
 
@@ -132,6 +126,7 @@ def one_run(shape: str, seed: int, toy: bool) -> dict:
 
 def page(runs: dict[str, dict]) -> str:
     """A table: points lost against the zoo, mean over seeds, a row for each shape."""
+    head = "Points of accuracy lost against the zoo, digits, test split; see benchmarks/why_width.py."
     columns = ["mean", *(f"overlap {o:g}" for o in OVERLAPS), "each unit by itself", "linearised"]
     lines = [f"| shape | seeds | zoo | {' | '.join(columns)} |", "|---" * (len(columns) + 3) + "|"]
     for basis in ("aligned", "not aligned"):
@@ -145,7 +140,7 @@ def page(runs: dict[str, dict]) -> str:
             lines.append(
                 f"| {shape} | {len(some)} | {100 * zoo:.1f} % | " + " | ".join(f"{x:.1f}" for x in lost) + " |"
             )
-    return "\n".join(lines)
+    return f"{head}\n\n" + "\n".join(lines) + "\n"
 
 
 def main() -> None:
@@ -155,23 +150,10 @@ def main() -> None:
     parser.add_argument("--toy", action="store_true", help="tiny sizes: whether it runs")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/why_width.json"))
     args = parser.parse_args()
-    stored = json.loads(args.out.read_text()) if args.out.exists() else {"runs": {}}
-    for seed in args.seeds:
-        for shape in args.shapes:
-            key = f"{shape}, seed {seed}"
-            if key in stored["runs"]:
-                continue
-            stored["runs"][key] = one_run(shape, seed, args.toy)
-            stored |= {"command": "python benchmarks/why_width.py", "date": date.today().isoformat()}
-            stored |= {"machine": {"cpu": platform.machine(), "torch": torch.__version__}}
-            args.out.parent.mkdir(parents=True, exist_ok=True)
-            args.out.write_text(json.dumps(stored, indent=1) + "\n")
-            args.out.with_suffix(".md").write_text(
-                "Points of accuracy lost against the zoo, digits, test split; see benchmarks/why_width.py.\n\n"
-                + page(stored["runs"])
-                + "\n"
-            )
-            print(key, json.dumps(stored["runs"][key]), flush=True)
+    jobs = {}
+    for seed, shape in product(args.seeds, args.shapes):
+        jobs[f"{shape}, seed {seed}"] = partial(one_run, shape, seed, args.toy)
+    run_missing(args.out, "python -m benchmarks.why_width", jobs, page)
 
 
 if __name__ == "__main__":

@@ -136,13 +136,15 @@ def test_the_clock():
 
 def test_the_question_why_width_helps_is_asked_as_it_says():
     generator = torch.Generator().manual_seed(0)
-    c = why_width.points_of_sphere(50, 30, generator)
+    c = why_width.points_of_sphere(50, 30, "signs", generator)
     torch.testing.assert_close(c.norm(dim=1), torch.ones(50))
     for overlap in (-1.0, 0.0, 0.5, 1.0):
         other = why_width.at_overlap(c, overlap, generator)
         torch.testing.assert_close(other.norm(dim=1), torch.ones(50))
         torch.testing.assert_close((other * c).sum(1), torch.full((50,), overlap), atol=1e-5, rtol=0)
-    assert (why_width.points_of_sphere(50, 30, generator) * c).sum(1).abs().max() > 0.1  # control: not by itself
+    assert (why_width.points_of_sphere(50, 30, "signs", generator) * c).sum(
+        1
+    ).abs().max() > 0.1  # control: not by itself
     run = why_width.one_run("8x8", 0, toy=True)
     for basis in ("aligned", "not aligned"):
         assert set(run[basis]) >= {"mean", "overlap -1", "overlap 1", "each unit by itself", "linearised"}
@@ -150,7 +152,7 @@ def test_the_question_why_width_helps_is_asked_as_it_says():
     zoo = Zoo(torch.randn(30, 7, generator=generator), Layout.of(MLP([2, 1, 2])), MLP([2, 1, 2]))
     whole = why_width.mixed_by_layer(zoo, 1.0, 4, seed=0).weights  # one c for all layers: a combination of members
     about = zoo.weights - zoo.weights.mean(0)
-    shares = why_width.points_of_sphere(4, 30, torch.Generator().manual_seed(0))
+    shares = why_width.points_of_sphere(4, 30, "signs", torch.Generator().manual_seed(0))
     torch.testing.assert_close(whole, zoo.weights.mean(0) + shares @ about, atol=1e-4, rtol=1e-4)
     apart = why_width.mixed_by_layer(zoo, 0.0, 4, seed=0).weights
     assert (apart - whole).abs().max() > 0.1  # control
@@ -172,7 +174,7 @@ def test_the_width_of_a_generator_is_set_by_distance_alone():
     zoo = Zoo(
         torch.randn(20, 27, generator=torch.Generator().manual_seed(0)), Layout.of(MLP([4, 3, 3])), MLP([4, 3, 3])
     )
-    factor = new_and_accurate.as_new(MemberNoise, zoo, 0.0, 4.0, steps=6)
+    factor = new_and_accurate.as_new(MemberNoise, zoo, new_and_accurate.reading_of(zoo), 0.0, 4.0, steps=6)
     spec = PermutationSpec.of(zoo.network)
     bar = rematched_distance(zoo.weights, zoo.weights, spec, skip_self=True).quantile(0.05)
     far, near = (MemberNoise(f).fit(zoo).sample(40, seed=0).weights for f in (factor, 0.7 * factor))

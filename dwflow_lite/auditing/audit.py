@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import sqrt
 
 import torch
@@ -230,7 +231,7 @@ class Yardstick:
         """How many networks on disk are held at a time."""
         return rows_at_once(self.memory, self.zoo.layout.size)
 
-    @property
+    @cached_property
     def bars(self) -> Bars:
         """What is accurate, and what is new, by the members alone."""
         distance = in_units(*self._deciding(self.nearest, self._rematched(None)))
@@ -261,8 +262,8 @@ class Yardstick:
             of_networks = self.symmetries.readings(networks, self.at_once)
             for reading, rows in zip(self.readings, of_networks, strict=True):
                 distances.append(reading.distance_of(rows, self.symmetries.spec, self.seed))
-        in_units = [d / r.distance.median() for d, r in zip(distances, self.readings, strict=True)]
-        return torch.stack(in_units).amin(0)
+        by_reading = [d / r.distance.median() for d, r in zip(distances, self.readings, strict=True)]
+        return torch.stack(by_reading).amin(0)
 
     def row_of_zoo(self) -> Row:
         """The fitted members, each beside all others."""

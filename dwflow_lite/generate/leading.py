@@ -11,14 +11,14 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
-from dwflow_lite.compress import DualPCA, root_mean_square
+from dwflow_lite.compress import root_mean_square
 from dwflow_lite.flow.field import make_field
 from dwflow_lite.flow.path import GaussianSource
 from dwflow_lite.flow.settings import FlowSettings, require_settings
 from dwflow_lite.flow.solver import integrate
 from dwflow_lite.flow.train import train_flow
-from dwflow_lite.generate.generator import FIT_FEWER, SAMPLE_FEWER, require_zoo
-from dwflow_lite.generate.simple import as_zoo, computable, measured, start
+from dwflow_lite.generate.generator import FIT_FEWER, SAMPLE_FEWER
+from dwflow_lite.generate.simple import as_zoo, compressed, measured, start
 from dwflow_lite.support.checks import is_number, is_whole, whole_seed
 from dwflow_lite.support.devices import out_of_memory_as
 from dwflow_lite.zoo.zoo import Zoo
@@ -69,25 +69,23 @@ class LeadingFlow(BaseEstimator):
         require_settings(flow)
         if not is_number(self.factor, 0):
             raise ValueError(f"factor must be a number >= 0, got {self.factor!r}")
-        require_zoo(zoo)
-        members = computable(zoo.fitted)
-        pca = DualPCA(copy=False)
-        codes = pca.fit_transform(members.weights)  # (N, k)
+        if self.neighbours is not None and not is_whole(self.neighbours, 2):
+            raise ValueError(f"neighbours must be None or a whole number >= 2, got {self.neighbours!r}")
+        seed = whole_seed(self.seed)
+        members, pca, codes = compressed(zoo)
         k = codes.shape[1]
         if not is_whole(self.components, 0) or self.components > k:
             raise ValueError(
                 f"components must be a whole number from 0 to {k}, all of this zoo, got {self.components!r}"
             )
-        if self.neighbours is not None and not is_whole(self.neighbours, 2):
-            raise ValueError(f"neighbours must be None or a whole number >= 2, got {self.neighbours!r}")
         leading, rest = codes[:, : self.components].float(), codes[:, self.components :]  # (N, components), (N, others)
-        self.scale_ = root_mean_square(leading) if self.components > 0 else 1.0
         self.source_ = self.field_ = None
         if self.components > 0:
+            self.scale_ = root_mean_square(leading)
             points = leading / self.scale_
             self.source_ = GaussianSource(int(self.components), points.std(0))
-            self.field_ = make_field(points.shape[1], flow, whole_seed(self.seed)).to(points.device)
-            train_flow(self.field_, points, self.source_, flow, seed=whole_seed(self.seed))
+            self.field_ = make_field(points.shape[1], flow, seed).to(points.device)
+            train_flow(self.field_, points, self.source_, flow, seed=seed)
         self.members_ = members
         self.pca_ = pca
         self.leading_, self.rest_ = leading, rest

@@ -75,14 +75,17 @@ class AffineMixture(BaseEstimator):
         generator = start(self, n, seed)
         weights = self.members_.weights  # (N, d)
         rows = different_rows(len(weights), self.size_, n, generator)  # (n, m)
-        drawn = torch.randn(n, self.size_, generator=generator)  # (n, m)
-        if self.coefficients_ == "signs":
-            drawn = drawn.sign()
-        on_sphere = self.factor_ * torch.nn.functional.normalize(drawn)  # (n, m)
+        on_sphere = self.factor_ * points_of_sphere(n, self.size_, self.coefficients_, generator)  # (n, m)
         shares = torch.zeros(n, len(weights)).scatter(1, rows, on_sphere).to(weights)  # (n, N)
         # Σ cᵢ (wᵢ - mean), without a copy of the centred members.
         mixed = shares @ weights + (1 - shares.sum(1, keepdim=True)) * self.mean_  # (n, d)
         return as_zoo(mixed, self.members_, f"affine mixture of {self.size_}")
+
+
+def points_of_sphere(n: int, size: int, coefficients: str, generator: torch.Generator) -> Tensor:
+    """Random points (n, size) of the unit sphere: any (``"sphere"``), or with coordinates of one size (``"signs"``)."""
+    drawn = torch.randn(n, size, generator=generator)
+    return torch.nn.functional.normalize(drawn.sign() if coefficients == "signs" else drawn)
 
 
 class UnitCrossover(BaseEstimator):

@@ -79,10 +79,7 @@ class ClosedFormFlow(BaseEstimator):
             raise ValueError(f"source must be a number > 0, got {self.source!r}")
         if not is_whole(self.steps, 1):
             raise ValueError(f"steps must be a whole number >= 1, got {self.steps!r}")
-        require_zoo(zoo)
-        members = computable(zoo.fitted)
-        pca = DualPCA(copy=False)
-        codes = pca.fit_transform(members.weights)  # (N, k)
+        members, pca, codes = compressed(zoo)
         self.members_ = members
         self.source_ = float(self.source)
         self.steps_ = int(self.steps)
@@ -200,10 +197,7 @@ class GaussianCodes(BaseEstimator):
         """Compress the fitted members, and measure their codes."""
         if not is_number(self.factor, 0):
             raise ValueError(f"factor must be a number >= 0, got {self.factor!r}")
-        require_zoo(zoo)
-        members = computable(zoo.fitted)
-        pca = DualPCA(self.components, copy=False)
-        codes = pca.fit_transform(members.weights)  # (N, k)
+        members, pca, codes = compressed(zoo, self.components)
         self.members_ = members
         self.pca_ = pca
         self.std_ = float(self.factor) * measured(lambda c: c.std(0), codes)  # (k,)
@@ -303,6 +297,14 @@ def fitted_members(generator: Generator, zoo: Zoo, at_least: int = 1) -> Zoo:
     if len(members) < at_least:
         raise ValueError(f"{name} needs at least {at_least} fitted members, got {len(members)}")
     return computable(members)
+
+
+def compressed(zoo: Zoo, components: int | float | None = None) -> tuple[Zoo, DualPCA, Tensor]:
+    """The fitted members of a zoo, a PCA of them with so many components, and their codes (N, k)."""
+    require_zoo(zoo)
+    members = computable(zoo.fitted)
+    pca = DualPCA(components, copy=False)
+    return members, pca, pca.fit_transform(members.weights)
 
 
 def computable(zoo: Zoo) -> Zoo:

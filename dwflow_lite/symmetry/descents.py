@@ -64,22 +64,14 @@ class Descents:
         self.history = [[] for _ in range(count)]
         self.places = self.spec.places
         self.rows: dict[Place, tuple[Tensor, Tensor]] = {}  # of a (units, ...) and b (M, units, ...), laid out once
-        every = []
-        self.numbers: dict[str, slice] = {}  # of the places of each group, among all
         for group, places in self.places.items():
             n = self.spec.groups[group]
             dtype = self.a[places[0].uses[0].name].dtype if places else torch.float64
             self.products[group] = torch.empty(len(places), count, n, n, dtype=dtype)
-            self.numbers[group] = slice(len(every), len(every) + len(places))
-            every += places
-        self.valid = torch.zeros(len(every), count, dtype=torch.bool)
+        self.valid = torch.zeros(sum(map(len, self.places.values())), count, dtype=torch.bool)
         self.settled = torch.zeros(len(self.spec.coordinates), count, dtype=torch.bool)
         for number, (_, groups) in enumerate(self.spec.coordinates):
             self.settled[number] = not any(self.places[group] for group in groups)
-        self.upset = []  # of each coordinate the places whose products go when it moves, by their numbers (u, 1)
-        for _, groups in self.spec.coordinates:
-            upset = [number for number, place in enumerate(every) if not place.groups.isdisjoint(groups)]
-            self.upset.append(torch.tensor(upset, dtype=torch.int64)[:, None])
         self.before = inner_products(self.a, self.b)  # <a, b>, (M,)
         self.least_gain = rounding_error(self.a)
 
@@ -100,7 +92,7 @@ class Descents:
 
     def multiply(self, group: str, numbers: Sequence[int], which: Tensor) -> None:
         """Make the products of some places of a group, by their numbers in it, where they are not valid any more."""
-        valid = self.valid[self.numbers[group]]  # (places, P)
+        valid = self.valid[self.spec.numbers[group]]  # (places, P)
         has = valid.index_select(1, which)  # (places, p)
         how_many = has.sum(1).tolist()
         for number in numbers:
@@ -153,7 +145,7 @@ class Descents:
         has_gained = gains > self.least_gain
         movers = which[has_gained]
         self.move({group: order[has_gained] for group, order in orders.items()}, movers)
-        self.valid[self.upset[number], movers] = False
+        self.valid[self.spec.upset[number], movers] = False
         for other in self.spec.neighbours[number]:
             self.settled[other, movers] = False
         self.settled[number, which] = True

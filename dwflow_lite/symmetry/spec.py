@@ -230,6 +230,25 @@ class PermutationSpec:
         return {group: places_of(uses, self.axes, sizes) for group, uses in self.uses.items()}
 
     @cached_property
+    def numbers(self) -> dict[str, slice]:
+        """Group name -> the numbers of its places, counted group after group."""
+        numbers, count = {}, 0
+        for group, places in self.places.items():
+            numbers[group] = slice(count, count + len(places))
+            count += len(places)
+        return numbers
+
+    @cached_property
+    def upset(self) -> list[Tensor]:
+        """For each coordinate the numbers of the places whose products go when it moves, (u, 1)."""
+        every = [place for places in self.places.values() for place in places]
+        upset = []
+        for _, groups in self.coordinates:
+            numbers = [number for number, place in enumerate(every) if not place.groups.isdisjoint(groups)]
+            upset.append(torch.tensor(numbers, dtype=torch.int64)[:, None])
+        return upset
+
+    @cached_property
     def neighbours(self) -> list[list[int]]:
         """For each coordinate those that share a tensor with it: when it moves, they can be solved anew."""
         tensors = [{use.name for group in groups for use in self.uses[group]} for _, groups in self.coordinates]
