@@ -15,7 +15,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from benchmarks.measure import Measured, timed
+from benchmarks.measure import Measured, side_by_side, timed
 from dwflow_lite import PermutationSpec, Zoo
 from dwflow_lite.networks import MLP, ResNet, ViT, initialise
 from dwflow_lite.support.devices import one_thread
@@ -171,11 +171,17 @@ def of_pair(name: str, network: nn.Module, kind: str, published: Published, toy:
         start = spec.random(generator) if number else spec.identity()
         return coordinate_descent(*checked_states(a, b, spec), spec, start, generator).objective[-1]
 
-    seconds, spread, found = timed(lambda: weight_matching(a, b, spec))
+    found = weight_matching(a, b, spec)
+    indices = published(*states, spec)
     with one_thread(spec.layout.size < LARGE):  # as the package does
-        one_descent, _, _ = timed(lambda: descent(0))
+        beside = side_by_side({
+            "default": lambda: weight_matching(a, b, spec),
+            "one descent": lambda: descent(0),
+            "published": lambda: published(*states, spec),
+        }, repeats=5 if spec.layout.size >= LARGE else 25)  # fmt: skip
         five_starts, _, reached = timed(lambda: [descent(number) for number in range(STARTS)], repeats=1, warm=0)
-        transcription, _, indices = timed(lambda: published(*states, spec))
+    seconds, spread = beside["default"]
+    one_descent, transcription = beside["one descent"][0], beside["published"][0]
     there = inner_product(states[0], spec.permute(states[1], Permutation(indices)))
     margin = 1e-6 * inner_product(states[0], states[0])
     holds = {"objective no worse than the transcription's": found.objective[-1] >= there - margin}

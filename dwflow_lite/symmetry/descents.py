@@ -21,7 +21,7 @@ from dwflow_lite.symmetry.matching import State, assignment, best_orders, inner_
 from dwflow_lite.symmetry.places import (
     Place,
     blurred,
-    expected_inner_product,
+    expected_inner_products,
     ordered,
     permute_state_of_many,
     product_of_rows,
@@ -178,9 +178,7 @@ class Descents:
         objective, as an expectation, is known from the beginning, a visit can only raise it, and in the end, when every
         group has an order, it is <a, permuted b>. In which order the units of ``b`` were given makes no difference.
         """
-        total = torch.zeros(len(which), dtype=torch.float64)
-        for name, b in self.b.items():
-            total += expected_inner_product(self.a[name], b, self.spec.axes[name]).cpu()[self.members[which]]
+        total = expected_inner_products(self.a, self.b, self.spec.axes)[self.members[which]]  # (p,)
         for number, unknown in self.spec.growth:
             heads, groups = self.spec.coordinates[number]
             similarity = {group: self.similarity(group, which, unknown) for group in groups}

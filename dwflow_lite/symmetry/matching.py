@@ -266,7 +266,7 @@ def coordinate_descent(
 def rounding_error(a: State) -> float:
     """How much the objective may change by rounding alone: a smaller gain is none, or a descent might never end."""
     precision = torch.finfo(next(iter(a.values())).dtype).eps
-    return precision * inner_product(a, a)
+    return precision * float(torch.nn.utils.get_total_norm(list(a.values()))) ** 2
 
 
 def is_settled(groups: Iterable[str], spec: PermutationSpec, products: Products) -> bool:

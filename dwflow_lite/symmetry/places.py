@@ -171,12 +171,19 @@ def _mean_of_stretches(b: Tensor, number: int, axis: Axis, unknown: frozenset[st
     return torch.cat(parts, number)
 
 
-def expected_inner_product(a: Tensor, b: Tensor, axes: Sequence[Axis]) -> Tensor:
-    """<a, b> of one tensor (*shape) with each of (M, *shape), expected over all orders of all groups: (M,), float64."""
-    whole = [number for number, axis in enumerate(axes) if isinstance(axis, str)]
-    for number, axis in enumerate(axes):
-        if isinstance(axis, tuple):
-            b = _mean_of_stretches(b, 1 + number, axis, groups_of([axis]))
-    if whole:  # the product with a mean over units is that with the sum over them, as in blurred
-        a, b = a.sum(whole, keepdim=True), b.mean([1 + number for number in whole], keepdim=True)
-    return b.flatten(1).double() @ a.flatten().double()
+def expected_inner_products(
+    a: Mapping[str, Tensor], b: Mapping[str, Tensor], axes: Mapping[str, tuple[Axis, ...]]
+) -> Tensor:  # fmt: skip
+    """<a, b> of one network with each of many, (M, *shape), expected over all orders of all groups: (M,), float64."""
+    of_a, of_b = [], []
+    for name, tensor in a.items():
+        means = b[name]
+        for number, axis in enumerate(axes[name]):
+            if isinstance(axis, tuple):
+                means = _mean_of_stretches(means, 1 + number, axis, groups_of([axis]))
+        whole = [number for number, axis in enumerate(axes[name]) if isinstance(axis, str)]
+        if whole:  # the product with a mean over units is that with the sum over them, as in blurred
+            tensor, means = tensor.sum(whole), means.mean([1 + number for number in whole], keepdim=True)
+        of_a.append(tensor.flatten())
+        of_b.append(means.flatten(1))
+    return (torch.cat(of_b, 1).double() @ torch.cat(of_a).double()).cpu()
