@@ -38,13 +38,21 @@ def gram_of(rows: Tensor, precision: torch.dtype) -> tuple[Tensor, Tensor]:
         gram = rows.new_zeros(len(rows), len(rows), dtype=_widest(rows))
         for few, part in _parts_of(rows, columns, precision):  # (N, few)
             _, means[few] = centred(part)
-            gram[:half, :half] += part[:half] @ part[:half].T
-            gram[half:] += part[half:] @ part.T
+            add_product(gram[:half, :half], part[:half], part[:half].T)
+            add_product(gram[half:], part[half:], part.T)
         return gram
 
     gram = sum(_on_all_cores(gram_of_range, rows))
     gram[:half, half:] = gram[half:, :half].T  # the quarter that symmetry gives
     return gram, means
+
+
+def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """Add a @ b to a sum in place, which may be of a higher precision."""
+    if total.dtype == a.dtype:
+        total.addmm_(a, b)
+    else:
+        total += a @ b
 
 
 def projected(x: Tensor, rows: Tensor, mean: Tensor | None, precision: torch.dtype) -> tuple[Tensor, Tensor]:
