@@ -39,7 +39,8 @@ WIDTH, MEMBERS, SAMPLES = 160, 50, 100
 def moved_on(task: Task) -> Task:
     """The same images, every label one further."""
     splits = {name: replace(split, y=(split.y + 1) % task.outputs) for name, split in task.splits.items()}
-    return replace(task, name=f"{task.name}-moved", splits=splits)
+    classes = task.classes[-1:] + task.classes[:-1]
+    return replace(task, name=f"{task.name}-moved", splits=splits, classes=classes)
 
 
 class GaussianOfHalves:

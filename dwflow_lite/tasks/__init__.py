@@ -1,5 +1,6 @@
 """What a network is trained to do: data in four disjoint splits, a loss and a score."""
 
+from dwflow_lite.tasks.checks import shared_classes
 from dwflow_lite.tasks.datasets import TASKS, digits, iris, load_task, reviews, yelp
 from dwflow_lite.tasks.images import cifar10, data_folders, fashion_mnist, mnist
 from dwflow_lite.tasks.measures import KINDS
@@ -30,5 +31,6 @@ __all__ = [
     "mnist",
     "read_reviews",
     "reviews",
+    "shared_classes",
     "yelp",
 ]

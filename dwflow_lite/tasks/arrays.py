@@ -218,7 +218,7 @@ def _how_to_label(y: np.ndarray, name: str) -> str:
     if y.ndim == 1 and y.dtype == object and missing_among(y):
         return f"; {missing_among(y)} of them are missing: leave these examples out"
     if y.ndim == 1 and y.dtype.kind in "OUST":
-        return f"; np.unique({name}, return_inverse=True) gives the names of the classes, and labels"
+        return f"; np.unique({name}, return_inverse=True) gives the names of the classes (for classes=), and labels"
     if y.ndim == 1 and y.dtype.kind == "f":
         missing = int((~np.isfinite(y)).sum())
         if missing:

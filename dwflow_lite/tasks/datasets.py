@@ -23,17 +23,25 @@ def digits(seed: int = 0) -> Task:
 
     images, labels = load_digits(return_X_y=True)  # (1797, 64), from 0 to 16
     x = (images / 16).reshape(-1, 1, 8, 8)
-    return Task.from_arrays(x, labels, seed=seed, name="digits")
+    return Task.from_arrays(x, labels, classes=[str(digit) for digit in range(10)], seed=seed, name="digits")
 
 
 def iris(seed: int = 0) -> Task:
     """150 flowers, four measurements, three species (scikit-learn, embedded), standardised on train."""
     from sklearn.datasets import load_iris
 
-    x, y = load_iris(return_X_y=True)
-    x = x.astype(np.float32)  # as version 0.1.0 had them when it measured their scale
+    flowers = load_iris()
+    x = flowers.data.astype(np.float32)  # as version 0.1.0 had them when it measured their scale
     fractions = {"train": 0.5, "calibration": 0.1, "validation": 0.2, "test": 0.2}
-    return Task.from_arrays(x, y, fractions=fractions, standardise=True, seed=seed, name="iris")
+    return Task.from_arrays(
+        x,
+        flowers.target,
+        classes=flowers.target_names,
+        fractions=fractions,
+        standardise=True,
+        seed=seed,
+        name="iris",
+    )
 
 
 def reviews(seed: int = 0, examples: int = 7000) -> Task:

@@ -21,6 +21,15 @@ FILES = {
     "CIFAR10": [Path("cifar-10-batches-py", file) for file in CIFAR_FILES],
 }
 
+# The names of labels 0, 1, 2 …, as those who made the sets give them.
+CLASSES = {
+    "MNIST": tuple("0123456789"),
+    "FashionMNIST": (
+        "T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"
+    ),
+    "CIFAR10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+}  # fmt: skip
+
 
 def mnist(seed: int = 0, folder: str | Path | None = None, download: bool = True) -> Task:
     """MNIST, 28 × 28: 52,800 train / 1,200 calibration / 6,000 validation images, the official 10,000 test images.
@@ -81,6 +90,7 @@ def _image_task(which: str, seed: int, folder: str | Path | None, download: bool
         y_test=np.asarray(test.targets),
         fractions={"train": 0.88, "calibration": 0.02, "validation": 0.1, "test": 0.0},
         outputs=10,
+        classes=CLASSES[which],
         seed=seed,
         name=which.lower(),
     )

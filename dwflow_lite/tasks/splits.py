@@ -120,6 +120,13 @@ def check_not_empty(name: str, splits: Mapping[str, Sized]) -> None:
         )
 
 
+def check_disjoint(name: str, indices: Mapping[str, np.ndarray]) -> None:
+    """Raise ``ValueError`` if two splits of the task of this name share a position (split name -> positions (n,))."""
+    positions = np.concatenate([np.asarray(indices[split]) for split in SPLITS])
+    if len(np.unique(positions)) != len(positions):
+        raise ValueError(f"task {name!r}: the splits overlap; every example belongs to one split only")
+
+
 def what_is_missing(kind: str, y_of: Mapping[str, np.ndarray], outputs: int) -> str:
     """What splits lack that they should have, in words; empty if nothing.
 

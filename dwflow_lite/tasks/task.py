@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,9 +27,11 @@ from dwflow_lite.tasks.arrays import (
     read_rows,
     standardised,
 )
+from dwflow_lite.tasks.classes import checked_classes
+from dwflow_lite.tasks.fingerprint import fingerprint_of
 from dwflow_lite.tasks.measures import KINDS, MEASURES, SCORES
 from dwflow_lite.tasks.scaling import Preparation
-from dwflow_lite.tasks.splits import FRACTIONS, SPLITS, Split, check_not_empty, what_is_missing
+from dwflow_lite.tasks.splits import FRACTIONS, SPLITS, Split, check_disjoint, check_not_empty, what_is_missing
 from dwflow_lite.tasks.tables import check_same_columns, column_names
 
 
@@ -56,10 +57,11 @@ class Task:
         metric: which of :meth:`measures` is the score: ``"accuracy"``; ``"R²"`` (default of regression) or
             ``"Spearman"``. Empty: the default of the kind.
         preparation: how a reader's numbers were standardised.
+        classes: the names of the labels, in their order; empty: their numbers (:attr:`class_names` has either).
 
     Raises:
-        ValueError: an unknown kind or metric, an empty or missing split, splits that share an example, or a name that
-            no file can have.
+        ValueError: an unknown kind or metric, an empty or missing split, splits that share an example, a name that no
+            file can have, or classes that are not as many different names as outputs.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Task:
     seed: int = 0
     metric: str = ""
     preparation: Preparation = field(default_factory=Preparation, repr=False)
+    classes: Sequence[str] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         check_file_name(self.name, "a task's name")
@@ -84,10 +87,9 @@ class Task:
             object.__setattr__(self, "metric", scores[0])
         if self.metric not in scores:
             raise ValueError(f"no metric {self.metric!r} of {self.kind}: choose one of {', '.join(scores)}")
+        object.__setattr__(self, "classes", checked_classes(self.classes, self.kind, self.outputs))
         check_not_empty(self.name, self.splits)
-        positions = np.concatenate([np.asarray(self.indices[s]) for s in SPLITS])
-        if len(np.unique(positions)) != len(positions):
-            raise ValueError(f"task {self.name!r}: the splits overlap; every example belongs to one split only")
+        check_disjoint(self.name, self.indices)
 
     def __repr__(self) -> str:
         """In one line, without the data."""
@@ -122,6 +124,12 @@ class Task:
         """Shape of one input, without the axis of examples."""
         return tuple(self.train.x.shape[1:])
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """A name for each label: ``classes``, or the numbers as text; none of a regression."""
+        numbers = () if self.kind == "regression" else tuple(str(label) for label in range(self.outputs))
+        return self.classes or numbers
+
     def split(self, name: str) -> Split:
         """The split of that name; ``ValueError`` names the ones there are."""
         if name not in self.splits:
@@ -136,21 +144,9 @@ class Task:
     @property
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits of all that training depends on: examples as the networks see them, cut, metric,
-        number of outputs, units of the targets.
-
-        Zoos on disk name it, so that whatever is as it was in version 0.1.0 adds nothing.
+        number of outputs, units of the targets. Zoos on disk name it.
         """  # fmt: skip
-        default = SCORES[self.kind][0]
-        metric = "" if self.metric == default else self.metric
-        digest = hashlib.sha256((self.kind + metric).encode())
-        for name in SPLITS:
-            for values in (self.splits[name].x, self.splits[name].y):
-                digest.update(np.ascontiguousarray(values.cpu().numpy()).tobytes())
-        if self.kind == "classification" and self.outputs != 1 + max(int(self.splits[name].y.max()) for name in SPLITS):
-            digest.update(f"outputs {self.outputs}".encode())
-        if self.preparation.targets is not None:
-            digest.update(self.preparation.targets.mean.tobytes() + self.preparation.targets.std.tobytes())
-        return digest.hexdigest()[:12]
+        return fingerprint_of(self.kind, self.metric, self.outputs, self.splits, self.preparation.targets)
 
     # -- loss and score -----------------------------------------------------------------------------------
 
@@ -278,6 +274,7 @@ class Task:
         metric: str = "",
         tokens: bool = False,
         outputs: int | None = None,
+        classes: Sequence[str] = (),
         fractions: Mapping[str, float] = FRACTIONS,
         standardise: bool | None = None,
         seed: int = 0,
@@ -298,6 +295,8 @@ class Task:
             metric: what the score is: ``"R²"`` (default) or ``"Spearman"`` in regression.
             tokens: ``x`` holds whole numbers >= 0 of shape (n, length), words of texts say, and stays whole (int64).
             outputs: number of classes (classification only); by default the largest label plus one.
+            classes: the names of labels 0, 1, 2 …; of labels that are text, ``classes, y = np.unique(y,
+                return_inverse=True)`` makes both.
             fractions: share of ``x`` for each split (rescaled to what is cut).
             standardise: False: numbers stay as they are; True: features of images are scaled too. A feature that does
                 not vary on train is only centred.
@@ -342,7 +341,7 @@ class Task:
 
         # Assemble.
         splits = {split: part.tensors() for split, part in parts.items()}
-        return cls(name, kind, outputs, splits, positions, seed, metric, preparation)
+        return cls(name, kind, outputs, splits, positions, seed, metric, preparation, classes)
 
     @classmethod
     def from_npz(  # noqa: PLR0913 - the options of from_arrays, each by its name
@@ -353,6 +352,7 @@ class Task:
         metric: str = "",
         tokens: bool = False,
         outputs: int | None = None,
+        classes: Sequence[str] = (),
         fractions: Mapping[str, float] = FRACTIONS,
         standardise: bool | None = None,
         seed: int = 0,
@@ -366,6 +366,7 @@ class Task:
             metric: what the score is.
             tokens: inputs are whole numbers and stay so.
             outputs: number of classes.
+            classes: their names.
             fractions: share of ``x_train`` for each split but ``test``.
             standardise: False: numbers stay as they are.
             seed: of the cut.
@@ -388,6 +389,7 @@ class Task:
             metric=metric,
             tokens=tokens,
             outputs=outputs,
+            classes=classes,
             fractions=fractions,
             standardise=standardise,
             seed=seed,
