@@ -2,19 +2,24 @@
 
 from dwflow_lite.tasks.checks import shared_classes
 from dwflow_lite.tasks.datasets import TASKS, digits, iris, load_task, reviews, yelp
+from dwflow_lite.tasks.glyphs import DOMAINS, Difficulty, glyphs
 from dwflow_lite.tasks.images import cifar10, data_folders, fashion_mnist, mnist
 from dwflow_lite.tasks.measures import KINDS
 from dwflow_lite.tasks.scaling import Preparation, Scale
 from dwflow_lite.tasks.splits import FRACTIONS, SPLITS, Split
+from dwflow_lite.tasks.strokes import SYMBOLS
 from dwflow_lite.tasks.task import DataNotFoundError, Task
 from dwflow_lite.tasks.text import Vocabulary, made_vocabulary, make_reviews, read_reviews
 
 __all__ = [
+    "DOMAINS",
     "FRACTIONS",
     "KINDS",
     "SPLITS",
+    "SYMBOLS",
     "TASKS",
     "DataNotFoundError",
+    "Difficulty",
     "Preparation",
     "Scale",
     "Split",
@@ -24,6 +29,7 @@ __all__ = [
     "data_folders",
     "digits",
     "fashion_mnist",
+    "glyphs",
     "iris",
     "load_task",
     "made_vocabulary",

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from dwflow_lite.support.checks import check_options
+from dwflow_lite.tasks.glyphs import glyphs
 from dwflow_lite.tasks.images import cifar10, fashion_mnist, mnist
 from dwflow_lite.tasks.splits import Split
 from dwflow_lite.tasks.task import DataNotFoundError, Task
@@ -149,6 +150,7 @@ def _add_reviews(stars_of: dict[str, int], path: str | Path, limit: int | None) 
 TASKS: dict[str, Callable[..., Task]] = {
     "digits": digits,
     "iris": iris,
+    "glyphs": glyphs,
     "mnist": mnist,
     "fashion_mnist": fashion_mnist,
     "cifar10": cifar10,
@@ -161,10 +163,11 @@ def load_task(name: str, seed: int = 0, **options: object) -> Task:
     """A task of the course by name.
 
     Args:
-        name: one of ``TASKS``: ``digits``, ``iris``, ``mnist``, ``fashion_mnist``, ``cifar10``, ``reviews``, ``yelp``.
+        name: one of ``TASKS``: ``digits``, ``iris``, ``glyphs``, ``mnist``, ``fashion_mnist``, ``cifar10``,
+            ``reviews``, ``yelp``.
         seed: of the cut; one seed gives one cut, always.
-        options: of that task alone: ``folder`` and ``download`` of the image sets, ``examples`` of ``reviews``,
-            ``file`` and others of :func:`yelp`.
+        options: of that task alone: ``symbols``, ``domain`` and others of :func:`glyphs`, ``folder`` and ``download``
+            of the image sets, ``examples`` of ``reviews``, ``file`` and others of :func:`yelp`.
 
     Raises:
         ValueError: no task of that name.
