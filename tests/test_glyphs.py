@@ -50,8 +50,8 @@ def centroid_accuracy(task, images=None, of=None):
 
 # Of seed 0, at default: what any machine draws.
 DIGESTS = {
-    ("digits", "upright"): "?",
-    ("letters", "rotated"): "?",
+    ("digits", "upright"): "7ec8a8902036f7b8",
+    ("letters", "rotated"): "5030f1a8fc65eec7",
 }
 
 
@@ -253,24 +253,23 @@ def test_domains_show_the_same_shapes(in_domain):
     ],
 )
 def test_the_higher_a_knob_the_harder_are_glyphs_to_read(knob, values):
+    accuracy = [centroid_accuracy(small(difficulty=Difficulty(**{knob: value}))) for value in values]
+    assert all(easier > harder + 0.02 for easier, harder in pairwise(accuracy)), accuracy
     easy = replace(PLAIN, noise=0.1, tilt=5)
-    accuracy = [centroid_accuracy(small(difficulty=replace(easy, **{knob: value}))) for value in values]
-    assert all(easier > harder + 0.01 for easier, harder in pairwise(accuracy)), accuracy
-    assert centroid_accuracy(small(difficulty=easy)) > 0.97  # control: it is the knob alone that makes them hard
+    assert centroid_accuracy(small(difficulty=easy)) > 0.97  # control: without them there is nothing hard
 
 
 # -- how they are drawn ---------------------------------------------------------------------------------------
 
 
 def test_random_numbers_have_the_moments_that_they_say():
-    (bits,) = rows_of_bits((3,), 1000, 200)
+    bits = np.concatenate(list(rows_of_bits((3,), 1000, 200)))
     even, bell = uniform(bits), normal(bits)
     assert even.min() >= -1 and even.max() < 1
     assert abs(even.mean()) < 0.005 and abs(even.var() - 1 / 3) < 0.005
     assert abs(bell.mean()) < 0.01 and abs(bell.var() - 1) < 0.02
     assert abs((np.abs(bell) < 1).mean() - 0.683) < 0.01  # as a normal has; of even numbers it would be all or 0.577
-    (other,) = rows_of_bits((4,), 1000, 200)
-    assert not np.array_equal(bits, other)
+    assert not np.array_equal(bits[:50], next(rows_of_bits((4,), 50, 200)))
 
 
 def test_rows_of_random_numbers_go_on_where_pieces_end(monkeypatch):

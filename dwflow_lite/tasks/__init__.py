@@ -2,7 +2,7 @@
 
 from dwflow_lite.tasks.checks import shared_classes
 from dwflow_lite.tasks.datasets import TASKS, digits, iris, load_task, reviews, yelp
-from dwflow_lite.tasks.glyphs import DOMAINS, Difficulty, glyphs
+from dwflow_lite.tasks.glyphs import DOMAINS, Difficulty
 from dwflow_lite.tasks.images import cifar10, data_folders, fashion_mnist, mnist
 from dwflow_lite.tasks.measures import KINDS
 from dwflow_lite.tasks.scaling import Preparation, Scale
@@ -29,7 +29,6 @@ __all__ = [
     "data_folders",
     "digits",
     "fashion_mnist",
-    "glyphs",
     "iris",
     "load_task",
     "made_vocabulary",

@@ -24,7 +24,7 @@ from dwflow_lite.tasks.task import Task
 SMALLEST = 8  # pixels a side: below, 8 and 0 are the same
 BOX = 0.68  # of the side: how large a glyph is drawn on average
 DEGREE = 3.141592653589793 / 180
-AT_ONCE = 1000  # images that are drawn together
+AT_ONCE = 250  # images that are drawn together: what fits the cache of a core
 
 
 def _between(least: float, most: float) -> Range:
@@ -59,15 +59,15 @@ class Difficulty:
         ValueError: out of range: noise (noise must be a number from 0 to 1, got 2)
     """
 
-    tilt: float = 15.0
-    shear: float = 0.25
-    scale: float = 0.2
-    shift: float = 0.1
+    tilt: float = 12.0
+    shear: float = 0.2
+    scale: float = 0.15
+    shift: float = 0.05
     jitter: float = 0.04
     thickness: float = 0.1
     uneven: float = 0.3
-    occlusion: float = 0.25
-    noise: float = 0.15
+    occlusion: float = 0.3
+    noise: float = 0.2
 
     def __post_init__(self) -> None:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
