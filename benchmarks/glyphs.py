@@ -43,7 +43,7 @@ def drawn(toy: bool) -> dict[str, float]:
 
 
 def read(name: str, seed: int, members: int, toy: bool) -> dict[str, object]:
-    """Share of the test images that networks of this name read, one after the other, and CPU seconds of training them."""
+    """Share of the test images that each of some networks reads, and CPU seconds of training them all."""
     task: Task = load_task("glyphs", seed=seed, **(TOY if toy else {}))
     network, recipe = NETWORKS[name]
     start = time.process_time()
@@ -66,7 +66,8 @@ def draw_glyphs(seed: int = 0, rows: int = 2) -> Figure:
             images = load_task("glyphs", seed=seed, symbols=symbols, domain=domain, **counts).train.x[:, 0].numpy()
             images = np.pad(images, ((0, 0), (0, 1), (0, 1)), constant_values=0.5)  # a grey line between them
             board = images.reshape(rows, classes, *images.shape[1:]).transpose(0, 2, 1, 3)  # (rows, h, classes, w)
-            ax.imshow(board.reshape(board.shape[0] * board.shape[1], -1), cmap="gray_r", vmin=0, vmax=1)
+            board = board.reshape(board.shape[0] * board.shape[1], -1)
+            ax.imshow(board, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set_visible(False)
         of_domain[0].set_ylabel(domain, fontsize=8)
@@ -84,7 +85,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/glyphs.json"))
     args = parser.parse_args()
     if args.picture is not None:
-        draw_glyphs().savefig(args.picture, dpi=110)
+        draw_glyphs().savefig(args.picture, dpi=110, pil_kwargs={"optimize": True})
         return
     torch.set_num_threads(1)
     jobs = {"CPU seconds to draw 19,000 images": partial(drawn, args.toy)}
