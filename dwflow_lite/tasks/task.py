@@ -72,7 +72,7 @@ class Task:
     seed: int = 0
     metric: str = ""
     preparation: Preparation = field(default_factory=Preparation, repr=False)
-    classes: Sequence[str] = field(default=(), repr=False)
+    classes: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         check_file_name(self.name, "a task's name")
