@@ -170,7 +170,7 @@ def glyphs(  # noqa: PLR0913 - a public door: what is drawn, how large, how many
     splits, indices, drawn = {}, {}, 0
     for split, count in counts.items():
         count = whole(count, f"{split} (images, one for each of {len(shapes)} classes or more)", len(shapes))
-        y = np.arange(count) % len(shapes)
+        y = np.arange(count, dtype=np.int64) % len(shapes)
         images = np.empty((count, size, size), np.uint8)
         for label, (name, strokes) in enumerate(shapes.items()):
             key = (seed, SPLITS.index(split), list(DOMAINS).index(domain), ord(name))
