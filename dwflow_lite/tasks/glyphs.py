@@ -36,8 +36,8 @@ def _between(least: float, most: float) -> Range:
 class Difficulty:
     """How far glyphs differ from one another, and how well they are to be seen. Lengths are shares of the side.
 
-    The defaults were set so that an MLP of 64 and 64 hidden units reads a little more than 90 % of the digits, and a
-    ResNet-8 a little more than 96 % (``benchmarks/glyphs.py`` measures both).
+    By default an MLP of 64 and 64 hidden units reads about 92 % of the digits, and a ResNet-8 about 97 %
+    (``benchmarks/results/glyphs.json``): room for both to be told apart, and bettered.
 
     Attributes:
         tilt: largest turn to either side, in degrees.
