@@ -61,6 +61,7 @@ RECIPES = {
     "fast1": Recipe(optimizer="adamw", lr=3e-3, weight_decay=1.0),
     "fast3": Recipe(optimizer="adamw", lr=3e-3, weight_decay=3.0),
     "large1": Recipe(optimizer="adamw", lr=3e-3, weight_decay=1.0, batch_size=512),
+    "half1": Recipe(optimizer="adamw", lr=3e-3, weight_decay=1.0, batch_size=512, precision="bfloat16"),
 }
 
 
@@ -94,7 +95,7 @@ DIGITS = [Regime("digits", (w,), "fast1", epochs=60) for w in (128, 160, 32, 64,
 DIGITS += [Regime("digits", (w, w), "fast1", epochs=60) for w in (32, 64, 128, 256)]
 DIGITS += [Regime("digits", (128,), recipe, epochs=60) for recipe in ("fast0", "fast0.3", "fast3", "adam", "sgd")]
 DIGITS += [Regime("digits", (128,), "fast1", epochs=60, members=n) for n in (30, 300)]
-MNIST = [Regime("mnist", (w,), "large1", epochs=5, members=50) for w in (512, 1024)]
+MNIST = [Regime("mnist", (w,), recipe, epochs=5, members=50) for w in (512, 1024) for recipe in ("large1", "half1")]
 REGIMES = {regime.name: regime for regime in DIGITS + MNIST}
 
 
