@@ -1,0 +1,89 @@
+"""Is a result older than the code that it names?"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dwflow_lite.course.paths import repository
+from dwflow_lite.course.scoreboard.rows import Row
+
+
+def fingerprint(text: str) -> str:
+    """A digest of what Python code does: without comments, docstrings and empty lines.
+
+    It needs no history: whoever has the files can compute it, also where they came without ``.git``.
+
+    Example:
+        >>> fingerprint("x = 1  \\n\\n# a comment\\n") == fingerprint("x = 1\\n")
+        True
+    """
+    words = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            if ast.get_docstring(node, clean=False) is not None:
+                words |= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    lines = [line.rstrip() for number, line in enumerate(text.splitlines(), 1) if number not in words]
+    code = "\n".join(line for line in lines if line and not line.lstrip().startswith("#"))
+    return hashlib.sha256(code.encode()).hexdigest()[:12]
+
+
+def code_of(file: str, text: str) -> str:
+    """The Python code of a file: of a notebook, its code cells."""
+    if not file.endswith(".ipynb"):
+        return text
+    return "\n".join("".join(c["source"]) for c in json.loads(text)["cells"] if c["cell_type"] == "code")
+
+
+def fingerprints(files: Sequence[str], root: Path) -> dict[str, str | None]:
+    """File -> its fingerprint as it is now; None for a file that is not there."""
+    found: dict[str, str | None] = {}
+    for file in files:
+        path = root / file
+        found[file] = fingerprint(code_of(file, path.read_text(encoding="utf-8"))) if path.is_file() else None
+    return found
+
+
+def changed_since(then: Mapping[str, str | None], now: Mapping[str, str | None]) -> list[str]:
+    """Files that are not what they were: changed, moved here since, or gone.
+
+    Args:
+        then: file -> fingerprint when the result was made; None: there was no such file.
+        now: the same of today.
+    """
+    return sorted(file for file in now if now[file] is None or then.get(file) != now[file])
+
+
+def what_is_old(row: Row, stored: Mapping[str, Any], root: Path | None = None) -> list[str]:
+    """Files that a row names and that have changed since its result was made; none if nothing has, or nothing was run.
+
+    A result that is newer than the table is old in itself: the table must be written anew.
+
+    Args:
+        row: with the numbers of today's results.
+        stored: the rows of ``benchmarks/results/scoreboard.json`` by name.
+        root: of the repository; None: of this one.
+    """
+    root = repository() if root is None else root
+    if not row.numbers:
+        return []
+    entry = stored.get(row.name, {})
+    if entry.get("numbers") != row.numbers:
+        return [f"benchmarks/results/{row.claim['result']}"]
+    return changed_since(entry["code"], fingerprints(row.claim["code"], root))
+
+
+def is_old(row: Row, stored: Mapping[str, Any], root: Path | None = None) -> bool:
+    """Whether anything is; arguments as of :func:`what_is_old`."""
+    return bool(what_is_old(row, stored, root))
+
+
+def read_stored(root: Path | None = None) -> dict[str, Any]:
+    """The rows of the table that was written last, by name; none if there is none."""
+    root = repository() if root is None else root
+    path = root / "benchmarks" / "results" / "scoreboard.json"
+    return json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else {}
