@@ -59,6 +59,8 @@ def every_figure(world):
         "dispersion": figures.draw_accuracy_dispersion({"one": report, "two": report}),
         "audits": figures.draw_audit({"one": report, "two": report}),
         "curves": figures.draw_learning_curves(zoo, "test"),
+        "reported": figures.draw_reported([figures.Reported("a", (96.0, 0.3), (95.0, 0.2), True)], "accuracy (%)", "t"),
+        "verdicts": figures.draw_verdicts({"a": figures.Judged((-1.0, 2.0), 0.1, "open")}, -1, 0.5, "better", "t"),
         "scores": figures.draw_scores({"zoo": zoo.scores("test"), "one": torch.tensor([0.3])}, "title", chance=0.1),
         "barriers": figures.draw_barriers({"aligned": curve, "other": curve}),
         "matrices": figures.draw_matrices({"a": torch.randn(3, 4), "b": torch.randn(3, 4)}, "x", "y"),
@@ -234,6 +236,8 @@ def test_axes_carry_the_score_of_the_task(regression, world):
         "barriers": figures.draw_barriers({"a": curve}),
         "table": figures.draw_barrier_table({"a": curve}),
         "curves": figures.draw_learning_curves(zoo, "test"),
+        "reported": figures.draw_reported([figures.Reported("a", (96.0, 0.3), (95.0, 0.2), True)], "accuracy (%)", "t"),
+        "verdicts": figures.draw_verdicts({"a": figures.Judged((-1.0, 2.0), 0.1, "open")}, -1, 0.5, "better", "t"),
         "audit": figures.draw_audit({"a": report}),
         "dispersion": figures.draw_accuracy_dispersion({"a": report}),
     }
@@ -372,3 +376,44 @@ def test_a_frontier_shows_every_network_inside_its_axes_with_both_bars():
     for without in (older, replace(result, bars=None)):
         with pytest.raises(ValueError, match="'a' holds averages alone"):
             figures.draw_frontier({"a": without})
+
+
+# -- the scoreboard ------------------------------------------------------------------------------------------------
+
+
+def dots_of(figure):
+    """Name of each marker -> where it stands; lines between ends have none."""
+    (ax,) = figure.axes
+    return [
+        (line.get_marker(), line.get_xdata()[-1], line.get_ydata()[-1])
+        for line in ax.lines
+        if len(line.get_xdata()) == 1
+    ]
+
+
+def test_verdicts_stand_at_their_distance_and_what_lies_below_the_edge_is_a_triangle():
+    judged = {
+        "flow": figures.Judged((-0.2, 0.4), 0.02, "reproduced, by copies"),
+        "random": figures.Judged((-87.0, -85.0), 1.1, "not reproduced"),
+        "one zoo": figures.Judged((float("-inf"), float("inf")), 0.7, "open"),
+    }
+    figure = figures.draw_verdicts(judged, -1.0, 0.5, "better (points)", "title")
+    marks = {x: (marker, round(y, 6)) for marker, x, y in dots_of(figure)}
+    assert marks[0.02] == ("o", 0.1) and marks[1.1] == ("v", -3.0)
+    assert all(np.isfinite(figure.axes[0].get_ylim()))
+    (shaded,) = [patch for patch in figure.axes[0].patches if patch.get_width() > 0]
+    blind = figures.draw_verdicts(judged, -1.0, None, "better (points)", "title")
+    (whole,) = blind.axes[0].patches
+    assert shaded.get_x() == 0.5 and whole.get_x() < 0  # without distances, copies stand in the green too
+    with pytest.raises(ValueError, match="at least one judged"):
+        figures.draw_verdicts({}, -1.0, None, "y", "t")
+
+
+def test_reported_figures_are_hollow_where_the_task_is_another():
+    def faces(same):
+        figure = figures.draw_reported([figures.Reported("a", (96.0, 0.3), (95.0, 0.2), same)], "x", "t")
+        return [line.get_markerfacecolor() for line in figure.axes[0].lines if line.get_marker() == "o"]
+
+    assert faces(False) == ["white"] and faces(True) != ["white"]
+    with pytest.raises(ValueError, match="at least one pair"):
+        figures.draw_reported([], "x", "t")

@@ -4,6 +4,7 @@ from dwflow_lite.figures.audits import draw_accuracy_dispersion, draw_audit, dra
 from dwflow_lite.figures.flows import draw_clouds, draw_flow, draw_training, draw_trajectories
 from dwflow_lite.figures.general import draw_distances, draw_images, draw_lines, draw_matrices, draw_scores
 from dwflow_lite.figures.newness import Plane, draw_basin, draw_sphere
+from dwflow_lite.figures.scoreboard import Judged, Reported, draw_reported, draw_verdicts
 from dwflow_lite.figures.style import colour, png, show
 from dwflow_lite.figures.symmetries import draw_assignment, draw_barrier_table, draw_barriers
 from dwflow_lite.figures.zoos import draw_learning_curves
@@ -11,7 +12,9 @@ from dwflow_lite.support.colours import COLOURS
 
 __all__ = [
     "COLOURS",
+    "Judged",
     "Plane",
+    "Reported",
     "colour",
     "draw_accuracy_dispersion",
     "draw_assignment",
@@ -27,10 +30,12 @@ __all__ = [
     "draw_learning_curves",
     "draw_lines",
     "draw_matrices",
+    "draw_reported",
     "draw_scores",
     "draw_sphere",
     "draw_training",
     "draw_trajectories",
+    "draw_verdicts",
     "png",
     "show",
 ]

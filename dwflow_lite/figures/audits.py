@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from dwflow_lite.auditing.drawing import score_range
 from dwflow_lite.auditing.rows import Row
 from dwflow_lite.auditing.table import Audit
-from dwflow_lite.figures.style import colour, finite_range, new_figure, require, require_named, score_axis
+from dwflow_lite.figures.style import colour, finite_range, name_points, new_figure, require, require_named, score_axis
 from dwflow_lite.support.colours import COLOURS
 
 
@@ -52,7 +51,7 @@ def draw_audit(audits: Mapping[str, Audit]) -> Figure:
         ax.axvline(1, color="gray", ls=":", lw=1)
         ax.set(xlabel="distance to nearest member (zoo's own = 1)", ylabel=_score_label(result), title=title)
         ax.set(ylim=(lowest - 0.06 * unit, 1.04 * unit), xlim=(-0.05, 1.4 * max(farthest, 0.1)))
-        _name_points(ax, [(row.name, row.nearest, unit * row.score) for row in result.rows])
+        name_points(ax, [(row.name, row.nearest, unit * row.score) for row in result.rows])
     return figure
 
 
@@ -129,7 +128,7 @@ def draw_accuracy_dispersion(audits: Mapping[str, Audit], flows: str = "h=") -> 
             ax.scatter(row.dispersion, unit * row.score, color=shade, marker="D", s=34, label=row.name, zorder=3)
         ax.set(xlabel="dispersion ratio (0: all at the mean, 1: as the zoo)", ylabel=_score_label(result), title=title)
         ax.set(ylim=(lowest - 0.04 * unit, 1.06 * unit), xlim=(0, max(1.55, 1.05 * widest)))
-        _name_points(ax, [(row.name, row.dispersion, unit * row.score) for row in on_line], side=-1)
+        name_points(ax, [(row.name, row.dispersion, unit * row.score) for row in on_line], side=-1)
     panels[-1].legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
@@ -146,38 +145,3 @@ def _rows(audits: Mapping[str, Audit], score_name: str | None = None) -> list[Ro
     rows = [row for result in measured for row in result.rows]
     require(rows, "row")
     return rows
-
-
-def _name_points(ax: Axes, points: Sequence[tuple[str, float, float]], side: int = 1) -> None:
-    """Name points (name, x, y), below each other where they crowd, with a line to the point.
-
-    Args:
-        ax: whose limits are final.
-        points: to name.
-        side: 1: names to the right; -1: to the left.
-    """
-    left, right = ax.get_xlim()
-    bottom, top = ax.get_ylim()
-    width, height = right - left, top - bottom
-    taken: list[tuple[float, float]] = []  # of each name so far: x of its point, y of its own
-
-    def crowded(x: float, y: float) -> bool:
-        return any(abs(x - other_x) < 0.26 * width and abs(y - other_y) < 0.042 * height for other_x, other_y in taken)
-
-    finite = [point for point in points if np.isfinite(point[1:]).all()]  # others have no place
-    for name, x, y in sorted(finite, key=lambda point: (-point[2], point[1])):  # from above, from the left
-        name_y = y
-        while crowded(x, name_y):
-            name_y -= 0.005 * height
-        taken.append((x, name_y))
-        ax.annotate(
-            name,
-            (x, y),
-            xytext=(x + side * 0.035 * width, name_y),
-            fontsize=8,
-            va="center",
-            ha="left" if side > 0 else "right",
-            bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.75},
-            zorder=5,
-            arrowprops={"arrowstyle": "-", "color": "gray", "lw": 0.5, "shrinkA": 0, "shrinkB": 2},
-        )

@@ -33,4 +33,10 @@ COLOURS = {
     "member + noise": "#b5838d",
     "heads matched, exact": "#2a7f9e",
     "heads matched, spectral": "#7b5ea7",
+    "reproduced": "#3f7d3a",
+    "reproduced, by copies": "#d1495b",
+    "open": "#c9a227",
+    "not reproduced": "#4c566a",
+    "the paper": "#111e6c",
+    "here": "#d1495b",
 }

@@ -352,6 +352,33 @@ WRONG = {
         "lambda d, z, h: min(f for f in d if __import__('torch').cdist(d[f], z).median()"
         " >= __import__('torch').cdist(h, z).median())",
     ],
+    "12.1": [
+        "lambda a, b, f: sum(x - y for x, y in zip(a, b)) / len(a)",
+        "lambda a, b, f: (lambda d: __import__('statistics').mean(d)"
+        " - f * __import__('statistics').pstdev(d) / len(d) ** 0.5)([x - y for x, y in zip(a, b)])",
+        "lambda a, b, f: (lambda d: __import__('statistics').mean(d)"
+        " + f * __import__('statistics').stdev(d) / len(d) ** 0.5)([x - y for x, y in zip(a, b)])",
+        "lambda a, b, f: (lambda d: __import__('statistics').mean(d)"
+        " - f * __import__('statistics').stdev(d) / len(d))([x - y for x, y in zip(a, b)])",
+        "lambda a, b, f: __import__('statistics').mean(a) - __import__('statistics').mean(b)"
+        " - f * (__import__('statistics').variance(a) + __import__('statistics').variance(b)) ** 0.5 / len(a) ** 0.5",
+    ],
+    "12.2": [
+        "lambda d, m, f: min(n for n in f if 1.645 * d / n**0.5 < m)",
+        "lambda d, m, f: min(n for n in f if f[n] * d < m)",
+        "lambda d, m, f: min(n for n in f if f[n] * d / n < m)",
+        "lambda d, m, f: next(n for n in f if f[n] * d / n**0.5 < m)",
+        "lambda d, m, f: max(n for n in f if f[n] * d / n**0.5 < m)",
+    ],
+    "12.3": [
+        "lambda t, n: sorted(r for r in t if t[r] != n)",
+        "lambda t, n: sorted(r for r in t if all(n.get(f) != x for f, x in t[r].items()))",
+        "lambda t, n: sorted(r for r in t if any(x and n.get(f) != x for f, x in t[r].items()))",
+        "lambda t, n: sorted(r for r in t if any(f in n and n[f] != x for f, x in t[r].items()))",
+        "lambda t, n: sorted(r for r in t if any(n[f] != x for f, x in t[r].items()))",
+        "lambda t, n: sorted((r for r in t if any(n.get(f) != x for f, x in t[r].items())), reverse=True)",
+        "lambda t, n: [t[r].update({f: n.get(f) for f in t[r]}) for r in list(t)]",
+    ],
 }
 
 

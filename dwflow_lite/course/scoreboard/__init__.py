@@ -14,7 +14,7 @@ from dwflow_lite.course.scoreboard.age import (
     what_is_old,
 )
 from dwflow_lite.course.scoreboard.rows import Row, numbers_of, read_claims, read_row, read_rows, select
-from dwflow_lite.course.scoreboard.table import figure, short_table
+from dwflow_lite.course.scoreboard.table import accuracies, reasons, short_table
 from dwflow_lite.course.scoreboard.verdicts import (
     CONFIDENCE,
     COPIES,
@@ -38,9 +38,9 @@ __all__ = [
     "REPRODUCED",
     "VERDICTS",
     "Row",
+    "accuracies",
     "changed_since",
     "code_of",
-    "figure",
     "fingerprint",
     "fingerprints",
     "interval",
@@ -51,6 +51,7 @@ __all__ = [
     "read_row",
     "read_rows",
     "read_stored",
+    "reasons",
     "select",
     "short_table",
     "what_is_old",

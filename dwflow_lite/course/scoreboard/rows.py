@@ -131,11 +131,11 @@ class Row:
         if verdict == COPIES:
             return f"at {self.distance:.2f} of the zoo's own distance"
         if self.repeats < 2:
-            return f"seen once: {mean(self.differences):+.2g}, bar {bar:+g}"
+            return f"seen once: {mean(self.differences):+.2g}, bar {bar:g}"
         low, high = interval(self.differences)
         if verdict == OPEN and low > bar:
             return "no distance was stored: copies, or not?"
-        return f"{low:+.2g} … {high:+.2g}, bar {bar:+g}"
+        return f"{low:+.2g} … {high:+.2g}, bar {bar:g}"
 
 
 NUMBERS = ("ours", "rival", "spread", "distance", "networks")
