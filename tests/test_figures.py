@@ -60,7 +60,7 @@ def every_figure(world):
         "audits": figures.draw_audit({"one": report, "two": report}),
         "curves": figures.draw_learning_curves(zoo, "test"),
         "reported": figures.draw_reported([figures.Reported("a", (96.0, 0.3), (95.0, 0.2), True)], "accuracy (%)", "t"),
-        "verdicts": figures.draw_verdicts({"a": figures.Judged((-1.0, 2.0), 0.1, "open")}, -1, 0.5, "better", "t"),
+        "verdicts": figures.draw_verdicts({"a": figures.Judged(0.5, (-1.0, 2.0), 0.1, "open")}, -1, 0.5, "better", "t"),
         "scores": figures.draw_scores({"zoo": zoo.scores("test"), "one": torch.tensor([0.3])}, "title", chance=0.1),
         "barriers": figures.draw_barriers({"aligned": curve, "other": curve}),
         "matrices": figures.draw_matrices({"a": torch.randn(3, 4), "b": torch.randn(3, 4)}, "x", "y"),
@@ -236,8 +236,6 @@ def test_axes_carry_the_score_of_the_task(regression, world):
         "barriers": figures.draw_barriers({"a": curve}),
         "table": figures.draw_barrier_table({"a": curve}),
         "curves": figures.draw_learning_curves(zoo, "test"),
-        "reported": figures.draw_reported([figures.Reported("a", (96.0, 0.3), (95.0, 0.2), True)], "accuracy (%)", "t"),
-        "verdicts": figures.draw_verdicts({"a": figures.Judged((-1.0, 2.0), 0.1, "open")}, -1, 0.5, "better", "t"),
         "audit": figures.draw_audit({"a": report}),
         "dispersion": figures.draw_accuracy_dispersion({"a": report}),
     }
@@ -393,14 +391,15 @@ def dots_of(figure):
 
 def test_verdicts_stand_at_their_distance_and_what_lies_below_the_edge_is_a_triangle():
     judged = {
-        "flow": figures.Judged((-0.2, 0.4), 0.02, "reproduced, by copies"),
-        "random": figures.Judged((-87.0, -85.0), 1.1, "not reproduced"),
-        "one zoo": figures.Judged((float("-inf"), float("inf")), 0.7, "open"),
+        "flow": figures.Judged(0.1, (-0.2, 0.4), 0.02, "reproduced, by copies"),
+        "random": figures.Judged(-86.0, (-87.0, -85.0), 1.1, "not reproduced"),
+        "one zoo": figures.Judged(0.3, (float("-inf"), float("inf")), 0.7, "open"),
     }
     figure = figures.draw_verdicts(judged, -1.0, 0.5, "better (points)", "title")
     marks = {x: (marker, round(y, 6)) for marker, x, y in dots_of(figure)}
     assert marks[0.02] == ("o", 0.1) and marks[1.1] == ("v", -3.0)
-    assert all(np.isfinite(figure.axes[0].get_ylim()))
+    (of_one_zoo,) = [line for line in figure.axes[0].lines if list(line.get_xdata()) == [0.7, 0.7]]
+    assert list(of_one_zoo.get_ydata()) == [-3.0, figure.axes[0].get_ylim()[1]]  # nothing is known of it
     (shaded,) = [patch for patch in figure.axes[0].patches if patch.get_width() > 0]
     blind = figures.draw_verdicts(judged, -1.0, None, "better (points)", "title")
     (whole,) = blind.axes[0].patches

@@ -32,11 +32,13 @@ class Judged(NamedTuple):
     """Networks of one origin against a claim.
 
     Attributes:
-        ends: between which their mean difference lies.
+        mean: of the differences.
+        ends: of its interval; infinite where there was one zoo.
         distance: to the nearest training network, zoo's own = 1.
         verdict: in words; it has a colour.
     """
 
+    mean: float
     ends: tuple[float, float]
     distance: float
     verdict: str
@@ -64,7 +66,8 @@ def draw_reported(pairs: Sequence[Reported], xlabel: str, title: str) -> Figure:
     ax.legend(
         handles=handles, frameon=False, fontsize=9, ncols=len(handles), loc="upper left", bbox_to_anchor=(0, -0.14)
     )
-    ax.set(yticks=range(len(pairs)), yticklabels=[pair.name for pair in pairs], xlabel=xlabel, title=title)
+    ax.set(yticks=range(len(pairs)), yticklabels=[pair.name for pair in pairs])
+    ax.set(xlabel=xlabel, ylabel="networks", title=title)
     ax.invert_yaxis()
     return figure
 
@@ -85,7 +88,7 @@ def draw_verdicts(
     require_named(judged, "judged")
     figure, (ax,) = new_figure(1, width=5.4, height=4.6)
     right = 1.32 * max(1.0, *(found.distance for found in judged.values()))
-    top = 0.5 + max(1.0, *(found.ends[1] for found in judged.values()))
+    top = 1.0 + max(0.5, *(found.mean for found in judged.values()))
     ax.set(xlim=(-0.05, right), ylim=(low - 0.35 * (top - low), top), ylabel=ylabel, title=title)
     ax.set(xlabel="distance to the nearest training network (zoo's own = 1)")
     start = -0.05 if near is None else near
@@ -93,12 +96,14 @@ def draw_verdicts(
     ax.axhline(bar, color="black", ls="--", lw=1)
     if near is not None:
         ax.axvline(near, color="black", ls="--", lw=1)
-    middles = {name: max(sum(found.ends) / 2, low) for name, found in judged.items()}
+    places = {name: max(found.mean, low) for name, found in judged.items()}
     for name, found in judged.items():
-        shade = colour(found.verdict)
-        ax.plot([found.distance] * 2, [max(end, low) for end in found.ends], color=shade, lw=2, zorder=3)
-        ax.plot(found.distance, middles[name], "o" if middles[name] > low else "v", color=shade, ms=7, zorder=4)
-    name_points(ax, [(name, found.distance, middles[name]) for name, found in judged.items()])
+        shade, marker = colour(found.verdict), "o" if found.mean > low else "v"
+        if found.mean > low:
+            ends = [min(max(end, low), top) for end in found.ends]
+            ax.plot([found.distance] * 2, ends, color=shade, lw=2, zorder=3)
+        ax.plot(found.distance, places[name], marker, color=shade, ms=7, zorder=4)
+    name_points(ax, [(name, found.distance, places[name]) for name, found in judged.items()])
     verdicts = dict.fromkeys(found.verdict for found in judged.values())
     handles = [Line2D([], [], marker="o", ls="", color=colour(verdict), label=verdict) for verdict in verdicts]
     ax.legend(handles=handles, framealpha=0.9, edgecolor="none", fontsize=9, loc="lower left")

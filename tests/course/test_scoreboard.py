@@ -185,9 +185,7 @@ def test_a_fingerprint_sees_code_and_not_words():
         assert fingerprint(text) != fingerprint(SOURCE)  # control
     told = SOURCE.replace("return math", 'x = """text"""\n    return math')
     assert fingerprint(told) != fingerprint(told.replace("text", "other"))  # a text that is no docstring is code
-    notebook = {
-        "cells": [{"cell_type": "markdown", "source": ["# no code"]}, {"cell_type": "code", "source": [SOURCE]}]
-    }
+    cells = [{"cell_type": "markdown", "source": ["# no code"]}, {"cell_type": "code", "source": [SOURCE]}]
     assert fingerprint(code_of("a.ipynb", json.dumps({"cells": cells}))) == fingerprint(SOURCE)
 
 
