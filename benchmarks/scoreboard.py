@@ -33,7 +33,7 @@ from dwflow_lite.course.scoreboard import (
     read_stored,
     what_is_old,
 )
-from dwflow_lite.course.scoreboard.table import distance_figure, our_figure, paper_figure
+from dwflow_lite.course.scoreboard.table import OLD, distance_figure, our_figure, paper_figure
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "benchmarks" / "results" / "scoreboard.json"
@@ -136,7 +136,7 @@ def cells(row: Row, entries: Mapping[str, Any]) -> list[str]:
     machine = ", ".join(f"{k} {v}" for k, v in machine.items()) if isinstance(machine, Mapping) else machine
     return [
         *first, our_figure(row), our_figure(row, "rival"), f"{row.repeats} × {row.networks or '?'}",
-        distance_figure(row), f"**{row.verdict()}**{' †' if what_is_old(row, entries, ROOT) else ''}", row.why(),
+        distance_figure(row), f"**{row.verdict()}**{f' {OLD}' if what_is_old(row, entries, ROOT) else ''}", row.why(),
         claim["here"], f"`{row.about['command']}`, {row.about['date']}, {machine}".rstrip(", "),
     ]  # fmt: skip
 
