@@ -9,6 +9,7 @@ from pathlib import Path
 from dwflow_lite.auditing.drawing import curves_of, frontier_of, histograms_of
 from dwflow_lite.auditing.page import page_of, write_page
 from dwflow_lite.auditing.rows import Bars, Row, Values
+from dwflow_lite.support.cells import aligned, markdown_of
 
 THRESHOLDS = [i / 100 for i in range(151)]  # of the curves of a page
 FARTHEST = 1.5  # distance, in units of the zoo, to which the area under a curve goes
@@ -18,8 +19,6 @@ LOST_DIRECTIONS = 0.25  # of the zoo's effective rank
 
 EXTRA_COLUMNS = {"kappa": "kappa", "NLL": "nll", "ECE": "ece", "Z_U": "z_u", "effective rank": "effective_rank"}
 FLAGS = "flags"  # a column too
-
-UNBROKEN = "\N{NO-BREAK SPACE}"  # in a table, so that a narrow column breaks no number from its unit
 
 
 @dataclass(frozen=True)
@@ -174,11 +173,7 @@ class Audit:
 
     def markdown(self, columns: Sequence[str] = ()) -> str:
         """The table in Markdown, with more columns if they are asked for, as of :meth:`cells`."""
-        heading, *rows = self.cells(columns)
-        lines = [heading, ["---"] * len(heading)]
-        for name, *numbers in rows:
-            lines.append([name, *(number.replace(" ", UNBROKEN) for number in numbers)])
-        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        return markdown_of(self.cells(columns))
 
     def report(self, path: str | Path) -> Path:
         """Write a page: the table, the frontier, the distances and the curves, in one HTML file that fetches nothing.
@@ -212,13 +207,7 @@ class Audit:
         return any(row.kappa is not None for row in self.rows)
 
     def __str__(self) -> str:
-        cells = self.cells()
-        widths = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]
-        lines = []
-        for row in cells:
-            padded = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-            lines.append("  ".join(padded).rstrip())
-        return "\n".join(lines)
+        return aligned(self.cells())
 
     def _repr_markdown_(self) -> str:
         return self.markdown()

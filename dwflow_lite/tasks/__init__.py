@@ -8,6 +8,7 @@ from dwflow_lite.tasks.measures import KINDS
 from dwflow_lite.tasks.scaling import Preparation, Scale
 from dwflow_lite.tasks.splits import FRACTIONS, SPLITS, Split
 from dwflow_lite.tasks.strokes import SYMBOLS
+from dwflow_lite.tasks.subsets import few_labels, of_classes
 from dwflow_lite.tasks.task import DataNotFoundError, Task
 from dwflow_lite.tasks.text import Vocabulary, made_vocabulary, make_reviews, read_reviews
 
@@ -29,11 +30,13 @@ __all__ = [
     "data_folders",
     "digits",
     "fashion_mnist",
+    "few_labels",
     "iris",
     "load_task",
     "made_vocabulary",
     "make_reviews",
     "mnist",
+    "of_classes",
     "read_reviews",
     "reviews",
     "shared_classes",

@@ -19,14 +19,12 @@ from dwflow_lite.tasks.task import Task
 from dwflow_lite.training.batched import train_batched
 from dwflow_lite.training.loop import train_loop
 from dwflow_lite.training.plan import Plan, no_memory_for
-from dwflow_lite.training.randomness import member_seed
 from dwflow_lite.training.trainable import keeps_state
 from dwflow_lite.zoo.forward import Evaluation, evaluate, together
 from dwflow_lite.zoo.layout import Layout
 from dwflow_lite.zoo.storage import append
 from dwflow_lite.zoo.zoo import Zoo
 
-SCORED_SPLITS = ("train", "validation", "test")
 ONE_THREAD_BELOW = 1_000_000  # weights of a network that trains alone: smaller ones gain nothing from a second
 
 # Starts and masks come from the generator of the process, which its threads share: jobs in threads take turns.
@@ -74,7 +72,7 @@ def train_members(
         if norms_with_statistics(plan.network):
             zoo = recalibrate(zoo, plan.task, "train", members_at_once=scored_at_once)
         task = plan.task.to(plan.device)  # once for all members
-        evaluations = [_evaluate(zoo, task, split, scored_at_once) for split in SCORED_SPLITS]
+        evaluations = [_evaluate(zoo, task, split, scored_at_once) for split in plan.scored]
     for evaluation in evaluations:  # on the CPU
         finite &= torch.isfinite(evaluation.loss) & torch.isfinite(evaluation.score)
     return zoo.weights, _notes(plan, members, finite, evaluations, history)
@@ -129,7 +127,7 @@ def _notes(
     losses = {evaluation.split: rounded(evaluation.loss, 6) for evaluation in evaluations}
     notes = []
     for place, member in enumerate(members):
-        origin = {"member": member, "seed": member_seed(plan.seed, member), "init": plan.recipe.init_of(member)}
+        origin = plan.origin(member)
         if not finite[place]:
             origin["diverged"] = True
         notes.append(

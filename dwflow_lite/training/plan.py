@@ -15,6 +15,10 @@ from dwflow_lite.networks.constants import moved
 from dwflow_lite.tasks.task import Task
 from dwflow_lite.training.randomness import member_seed
 from dwflow_lite.training.recipe import Recipe
+from dwflow_lite.training.starting import parameters_of
+from dwflow_lite.zoo.zoo import Zoo
+
+SCORED_SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ class Plan:
         folder: where finished members are written, or None.
         keeps_state: whether the network goes on from what it kept of the step before, beside its tensors. No checkpoint
             has that, so that members are kept when they are finished, and not before.
+        given: networks that members start from, one each; None: members draw their own starts.
+        scored: the splits on which finished members are scored.
     """
 
     task: Task
@@ -45,6 +51,8 @@ class Plan:
     total: int
     folder: Path | None
     keeps_state: bool = False
+    given: Zoo | None = None
+    scored: tuple[str, ...] = SCORED_SPLITS
 
     @property
     def steps_per_epoch(self) -> int:
@@ -57,8 +65,15 @@ class Plan:
         return self.recipe.epochs * self.steps_per_epoch
 
     def start(self, member: int) -> dict[str, Tensor]:
-        """The parameters that a member starts from, by name; drawn on the CPU, so that all devices start alike."""
+        """The parameters that a member starts from, by name; on the CPU, so that all devices start alike."""
+        if self.given is not None:
+            return parameters_of(self.given, member, self.network)
         return initialise(self.network, self.recipe.init_of(member), member_seed(self.seed, member))
+
+    def origin(self, member: int) -> dict[str, int | str]:
+        """What the record says of a member's beginning: its number, its seed, and how its weights started."""
+        init = self.recipe.init_of(member) if self.given is None else "given"
+        return {"member": member, "seed": member_seed(self.seed, member), "init": init}
 
     def on_device(self) -> Plan:
         """The same plan, ready to train: data and network on the device, the network in training mode.

@@ -12,21 +12,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dwflow_lite.batchnorm import STATISTICS, norms_with_statistics, statistics_stage
-from dwflow_lite.networks import architecture_of, behaviour_of
-from dwflow_lite.networks.constants import constants_of, keys_of
+from dwflow_lite.batchnorm import STATISTICS
+from dwflow_lite.networks.constants import constants_of
 from dwflow_lite.support.checkpoints import Checkpoint
 from dwflow_lite.support.checks import COUNT, WHOLE, check_ranges, is_choice
 from dwflow_lite.support.devices import usable_device
 from dwflow_lite.support.files import json_hash, understood
 from dwflow_lite.support.jobs import by_position, run_jobs, runs
 from dwflow_lite.support.paths import as_path
-from dwflow_lite.support.versions import versions
 from dwflow_lite.tasks.checks import require_task
+from dwflow_lite.tasks.splits import SPLITS
 from dwflow_lite.tasks.task import Task
+from dwflow_lite.training.identity import common_record, identity_of
 from dwflow_lite.training.members import train_job, train_members
-from dwflow_lite.training.plan import Plan
+from dwflow_lite.training.plan import SCORED_SPLITS, Plan
 from dwflow_lite.training.recipe import Recipe
+from dwflow_lite.training.starting import check_start
 from dwflow_lite.training.trainable import check_trainable, with_working_method
 from dwflow_lite.zoo.layout import Layout
 from dwflow_lite.zoo.record import folder_header, join_record
@@ -61,6 +62,8 @@ def train_zoo(  # noqa: PLR0913 - the door of this room: what, how many, how, wh
     held_out: int = 0,
     seed: int = 0,
     recipe: Recipe = Recipe(),
+    start: Zoo | None = None,
+    scored: Sequence[str] = SCORED_SPLITS,
     method: str = "batched",
     members_at_once: int | None = None,
     on_diverged: str = "raise",
@@ -78,13 +81,16 @@ def train_zoo(  # noqa: PLR0913 - the door of this room: what, how many, how, wh
     for zoos of one size and one ``members_at_once``, trained by one method.)
 
     Args:
-        task: data, loss and score; only ``task.train`` is trained on, all but calibration are scored.
+        task: data, loss and score; only ``task.train`` is trained on.
         network: template module, which is not changed. Its own weights are not used, but for frozen ones
             (``requires_grad=False``, a pretrained backbone, say), which all members have as they are.
         members: networks a generator may be fitted on.
         held_out: further networks, trained alike, that no generator may see (last rows of the zoo).
         seed: of every start and every data order.
         recipe: epochs, batch size, optimizer, initialisation … of every member.
+        start: networks that members start from, one each, in order (fine-tuning); frozen parameters are then those of
+            each member's own start. It is not changed. None: members draw their own, as ``recipe.init`` says.
+        scored: the splits on which finished members are scored, for the record; no other is read, but for training.
         method: ``"batched"`` (one computation for all), or ``"loop"`` (member after member: slow, and the oracle of the
             tests). A network of which ``torch.vmap`` cannot train many at once, or not as each would train alone, is
             trained by ``"loop"`` either way, and a warning says so; the record has what was done.
@@ -115,8 +121,9 @@ def train_zoo(  # noqa: PLR0913 - the door of this room: what, how many, how, wh
 
     Raises:
         ValueError: an unknown name, a number out of range, a network that does not fit the task, or does not train, or
-            changes buffers or frozen parameters as it trains that are not the running statistics of BatchNorm; a
-            checkpoint or a folder that holds another zoo, or what was made of this one (aligned, some of its members).
+            changes buffers or frozen parameters as it trains that are not the running statistics of BatchNorm; starts
+            of another number or architecture; a checkpoint or a folder that holds another zoo, or what was made of this
+            one (aligned, some of its members).
         DivergedError: see ``on_diverged``.
         MemoryError: too many members at once.
         OSError: the checkpoint cannot be written; found out before anything is trained.
@@ -134,41 +141,32 @@ def train_zoo(  # noqa: PLR0913 - the door of this room: what, how many, how, wh
     _check_places(checkpoint, folder, storage)
     _check_counts(members, held_out, seed, members_at_once)
     check_trainable(task, network, recipe.batch_size)
-
-    sizes = {"members": int(members), "held_out": int(held_out)}  # JSON knows no NumPy numbers
-    identity = _identity(task, network, recipe, int(seed), sizes)
-    identity_hash = json_hash(identity)[:16]
-    store = Checkpoint(checkpoint, name=f"zoo-{task.name}-{identity_hash}.safetensors", identity=identity_hash)
-    if store.finished:
-        return _without_diverged(_read(store, network, sizes, device), on_diverged)
-    store.check_writable()
-
+    check_start(start, network, members + held_out)
     plan = Plan(
         task=task,
         network=network,
         recipe=recipe,
-        seed=int(seed),
+        seed=int(seed),  # JSON knows no NumPy numbers
         method=method,
         device=usable_device(device),
-        fitted=sizes["members"],
-        total=sum(sizes.values()),
+        fitted=int(members),
+        total=int(members + held_out),
         folder=_made(folder),
+        given=start,
+        scored=_checked_splits(scored),
     )
+    identity = identity_of(plan)
+    identity_hash = json_hash(identity)[:16]
+    store = Checkpoint(checkpoint, name=f"zoo-{task.name}-{identity_hash}.safetensors", identity=identity_hash)
+    if store.finished:
+        return _without_diverged(_read(store, plan), on_diverged)
+    store.check_writable()
+
     in_jobs = folder is not None or executor is not None
     at_once = int(members_at_once or (1 if in_jobs else plan.total))
     plan = with_working_method(plan, at_once)
-    record = _common_record(plan, identity, identity_hash)
-    started = time.perf_counter()
-    if folder is not None:
-        record, weights, notes = _train_into_folder(plan, record, storage, at_once, executor, progress)
-    elif executor is not None:
-        weights, notes = _train_in_jobs(plan, at_once, executor, progress)
-    else:
-        everybody = range(plan.total)
-        weights, notes = train_members(plan, everybody, members_at_once=at_once, checkpoint=store, progress=progress)
-    if folder is None:  # the record of a folder was written before its members
-        record["seconds"] = round(time.perf_counter() - started, 3)
-
+    record = common_record(plan, identity, identity_hash)
+    record, weights, notes = _train(plan, record, at_once, storage, executor, store, progress)
     zoo = _assemble(plan, record, weights, notes)
     _save(zoo, store)
     return _without_diverged(zoo, on_diverged)
@@ -201,6 +199,15 @@ def _check_places(checkpoint: str | Path | None, folder: str | Path | None, stor
         raise ValueError(f"storage is {' or '.join(map(repr, STORAGE))}, of a folder; got {storage!r}, {folder=}")
 
 
+def _checked_splits(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of splits, in the order in which tasks have them; a single one may stand alone."""
+    names = [names] if isinstance(names, str) else list(names)
+    unknown = [name for name in names if not is_choice(name, SPLITS)]
+    if unknown:
+        raise ValueError(f"no split {unknown[0]!r} to be scored: choose from {', '.join(SPLITS)}")
+    return tuple(name for name in SPLITS if name in names)
+
+
 def _made(folder: str | Path | None) -> Path | None:
     """The folder, whole path and there; ``None`` if none is asked for."""
     if folder is None:
@@ -213,31 +220,13 @@ def _made(folder: str | Path | None) -> Path | None:
 # -- find what is finished ---------------------------------------------------------------------------------------
 
 
-def _identity(task: Task, network: nn.Module, recipe: Recipe, seed: int, sizes: Mapping[str, int]) -> dict[str, Any]:
-    """Everything that decides which zoo it is. Its hash names the files of all versions: nothing may change here."""
-    behaviour = [behaviour_of(network, task.input_shape, training) for training in (False, True)]
-    frozen = {name: parameter for name, parameter in network.named_parameters() if not parameter.requires_grad}
-    values = {"frozen_values": keys_of(frozen)} if frozen else {}
-    return values | {
-        "architecture": architecture_of(network),
-        "layout": Layout.of(network).to_json(),
-        "recipe": recipe.to_json(),
-        "seed": seed,
-        "behaviour": behaviour,
-        "buffers": [repr(buffer.tolist()) for buffer in network.buffers()],
-        "frozen": list(frozen),
-        "task": {"name": task.name, "kind": task.kind, "seed": task.seed, "fingerprint": task.fingerprint},
-        "sizes": dict(sizes),
-    }
-
-
-def _read(store: Checkpoint, network: nn.Module, sizes: Mapping[str, int], device: torch.device | str) -> Zoo:
+def _read(store: Checkpoint, plan: Plan) -> Zoo:
     """The finished zoo, if it is the one that was asked for, and not one that was made of it."""
-    zoo = Zoo.load(store.file, network, device=device)
+    zoo = Zoo.load(store.file, plan.network, device=plan.device)
     if zoo.record.get("identity") != store.identity:
         raise ValueError(f"{store.file} holds another zoo ({zoo}): name another file, or a folder, or delete it")
     with understood(store.file):
-        made = _made_of_it(zoo, sizes)
+        made = _made_of_it(zoo, plan)
     if made:
         raise ValueError(
             f"{store.file} does not hold the zoo as it was trained, but {made} ({zoo}): name another file, or move it"
@@ -245,16 +234,15 @@ def _read(store: Checkpoint, network: nn.Module, sizes: Mapping[str, int], devic
     return zoo
 
 
-def _made_of_it(zoo: Zoo, sizes: Mapping[str, int]) -> str:
+def _made_of_it(zoo: Zoo, plan: Plan) -> str:
     """What a zoo is that keeps the identity of the one it was made of; nothing if it is that zoo."""
     if "generated" in zoo.record or "members" not in zoo.record:
         return "networks that a generator made"
     stages = [stage.get("stage") for stage in zoo.record.get("stages", [])]
     if stages not in ([], [STATISTICS]):  # training measures them
         return f"what later stages made of it, {', '.join(map(str, stages))}"
-    total = sum(sizes.values())
-    in_order = [about.get("member") for about in zoo.record["members"]] == list(range(total))
-    if not in_order or zoo.held_out != _held_out(sizes["members"], total):
+    in_order = [about.get("member") for about in zoo.record["members"]] == list(range(plan.total))
+    if not in_order or zoo.held_out != _held_out(plan.fitted, plan.total):
         return "some of its members"
     return ""
 
@@ -270,6 +258,27 @@ def _diverged(record: Mapping[str, Any]) -> list[int]:
 
 
 # -- train -------------------------------------------------------------------------------------------------------
+
+
+def _train(
+    plan: Plan,
+    record: dict[str, Any],
+    at_once: int,
+    storage: str,
+    executor: Executor | None,
+    store: Checkpoint,
+    progress: bool,
+) -> tuple[dict[str, Any], Tensor | Shards, list[dict[str, Any]]]:
+    """Train all members where they are to be trained: what the record says of all, weights (N, d), notes of each."""
+    if plan.folder is not None:  # its record was written before its members
+        return _train_into_folder(plan, record, storage, at_once, executor, progress)
+    started = time.perf_counter()
+    if executor is not None:
+        weights, notes = _train_in_jobs(plan, at_once, executor, progress)
+    else:
+        everybody = range(plan.total)
+        weights, notes = train_members(plan, everybody, members_at_once=at_once, checkpoint=store, progress=progress)
+    return record | {"seconds": round(time.perf_counter() - started, 3)}, weights, notes
 
 
 def _train_in_jobs(plan: Plan, at_once: int, executor: Executor, progress: bool) -> tuple[Tensor, list[dict[str, Any]]]:
@@ -320,30 +329,6 @@ def _results_of_jobs(
 
 
 # -- put the zoo together and save it ----------------------------------------------------------------------------
-
-
-def _common_record(plan: Plan, identity: Mapping[str, Any], identity_hash: str) -> dict[str, Any]:
-    """What the record says of all members."""
-    stages = []
-    if norms_with_statistics(plan.network):
-        stages.append(statistics_stage("train", len(plan.task.train)))
-    return {
-        "identity": identity_hash,
-        "architecture": identity["architecture"],
-        "behaviour": {"input": list(plan.task.input_shape), "outputs": identity["behaviour"][0]},
-        "task": identity["task"] | _score_and_scale(plan.task),
-        "recipe": identity["recipe"],
-        "seed": plan.seed,
-        "method": plan.method,
-        "versions": versions(),
-        "stages": stages,
-    }
-
-
-def _score_and_scale(task: Task) -> dict[str, Any]:
-    """What a record says of a task beside its identity: its score, if it is not accuracy, and its scale."""
-    score = {} if task.score_name == "accuracy" else {"score": task.score_name}
-    return score | task.preparation.to_json()
 
 
 def _assemble(
