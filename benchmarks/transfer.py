@@ -10,7 +10,7 @@ but a twentieth of their networks pass the bar of distance, by distances alone.
 
 Zoos are kept in ``--folder``, results after each run; what the file holds is not run again. ``cifar`` reads CIFAR-10
 (an npz, ``--data`` or in $DWFLOW_DATA); those of ``gpu`` want a CUDA device, and STL-10, SVHN and CIFAR-100 where
-torchvision finds them in $DWFLOW_DATA. ``--estimate`` says in seconds what a case will take, of a tiny part of it.
+torchvision finds them in $DWFLOW_DATA. ``--estimate`` says how many seconds of one core a case takes, by a small part.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from dwflow_lite import MLP, DeepWeightFlow, Recipe, Task, Zoo, canonicalise, lo
 from dwflow_lite.flow import FlowSettings
 from dwflow_lite.generate import AffineMixture, GaussianCodes, Generator, MemberNoise, Soup
 from dwflow_lite.networks import ResNet
+from dwflow_lite.tasks import Split
 from dwflow_lite.tasks.images import CLASSES
 from dwflow_lite.use import Transfer, random_starts, transfer
 from dwflow_lite.zoo import evaluate
@@ -71,9 +72,9 @@ def wide_mlp(task: Task) -> nn.Module:
     return MLP([task.train.x[0].numel(), 160, task.outputs])
 
 
-def small_resnet(task: Task) -> nn.Module:
-    """ResNet-8 with BatchNorm, of half the CIFAR width."""
-    return ResNet((8, 16, 32), 1, channels=task.input_shape[0], outputs=task.outputs)
+def resnet8(task: Task, width: int = 8) -> nn.Module:
+    """ResNet-8 with BatchNorm; by default of half the CIFAR width."""
+    return ResNet((width, 2 * width, 4 * width), 1, channels=task.input_shape[0], outputs=task.outputs)
 
 
 def resnet18(task: Task) -> nn.Module:
@@ -92,6 +93,7 @@ LARGE = Recipe(optimizer="sgd", lr=0.05, weight_decay=5e-4, epochs=30, batch_siz
 TUNING = Recipe(batch_size=32, lr=1e-2)  # of 0.001, 0.003, 0.01, 0.03 the best on validation, for all kinds looked at
 TUNING_LARGE = Recipe(optimizer="adamw", lr=1e-4, weight_decay=1e-5, batch_size=32)
 SIZES = {"train": 2000, "calibration": 200, "validation": 1000, "test": 10_000}  # of glyphs
+FEWER = SIZES | {"train": 1000, "validation": 500, "test": 2000}  # for networks of convolutions
 TOY_SIZES = dict.fromkeys(SIZES, 260)
 
 
@@ -104,13 +106,15 @@ def cases(data: Path | None = None, toy: bool = False) -> dict[str, Case]:
     """
     drawn = partial(glyphs, TOY_SIZES if toy else SIZES)
     mlp = partial(Case, network=wide_mlp, zoo=WIDE, tuning=TUNING)
-    resnet = partial(Case, network=small_resnet, zoo=CONVOLUTIONS, tuning=TUNING, members=20, steps=3)
+    resnet = partial(Case, zoo=CONVOLUTIONS, tuning=TUNING, epochs=(1, 3), steps=3)
+    fewer = partial(glyphs, TOY_SIZES if toy else FEWER)
+    narrow = partial(resnet8, width=4)
     found = {
         "mlp-digits-letters": mlp(drawn(), drawn("letters")),
         "mlp-upright-rotated": mlp(drawn(), drawn(domain="rotated")),
         "mlp-thin-noisy": mlp(drawn(domain="thin"), drawn(domain="noisy")),
-        "resnet-upright-rotated": resnet(drawn(), drawn(domain="rotated")),
-        "cifar": resnet(cifar_half(data, 0), cifar_half(data, 1), members=30),
+        "resnet-upright-rotated": resnet(fewer(), fewer(domain="rotated"), narrow, members=20),
+        "cifar": resnet(cifar_half(data, 0), cifar_half(data, 1), resnet8, members=30),
     }
     for which in ("STL10", "SVHN", "CIFAR100"):
         found[f"gpu-{which}"] = Case(
@@ -311,16 +315,20 @@ def table(several: list[dict]) -> list[str]:
 
 
 def estimate(case: Case, seed: int = 0) -> dict[str, float]:
-    """Seconds that a case will take: of one epoch of two members, which is scaled up."""
-    source = case.source(seed)
+    """Seconds of one core that a case and seed will take: of one epoch of ten members on 256 examples, scaled up."""
+    source, target = case.source(seed), case.target(seed)
+    rows = torch.arange(min(256, len(source.train)))
+    few = {"train": Split(source.train.x[rows], source.train.y[rows])}
+    indices = {"train": source.indices["train"][rows.numpy()]}
+    part = replace(source, splits=dict(source.splits) | few, indices=dict(source.indices) | indices)
     network, recipe = case.network(source), replace(case.zoo, epochs=1)
-    zoo = train_zoo(source, network, members=2, recipe=recipe, seed=seed, scored=())
-    network_epoch = zoo.record["seconds"] / 2
-    of_target = len(case.target(seed).train) / len(source.train)
-    kinds = 8
+    started = time.process_time()
+    train_zoo(part, network, members=10, recipe=recipe, seed=seed, scored=())
+    an_example = (time.process_time() - started) / (10 * len(rows))
+    of_tuning = an_example * 8 * STARTS * (sum(case.epochs) * len(target.train) + len(target.test) / 3)
     return {
-        "zoo": network_epoch * case.members * case.zoo.epochs,
-        "fine-tuning, all labels": network_epoch * of_target * kinds * STARTS * sum(case.epochs),
+        "zoo": an_example * case.members * case.zoo.epochs * len(source.train),
+        "fine-tuning, all labels": of_tuning,
     }
 
 
@@ -333,7 +341,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("build/transfer"), help="where zoos are kept")
     parser.add_argument("--toy", action="store_true", help="tiny sizes: whether it runs")
     parser.add_argument("--list", action="store_true", help="say which cases there are")
-    parser.add_argument("--estimate", action="store_true", help="say how long cases will take, and run none")
+    parser.add_argument("--estimate", action="store_true", help="say how many core-seconds they take, and run none")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/transfer.json"))
     args = parser.parse_args()
     if args.list:
