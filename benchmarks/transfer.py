@@ -93,7 +93,7 @@ LARGE = Recipe(optimizer="sgd", lr=0.05, weight_decay=5e-4, epochs=30, batch_siz
 TUNING = Recipe(batch_size=32, lr=1e-2)  # of 0.001, 0.003, 0.01, 0.03 the best on validation, for all kinds looked at
 TUNING_LARGE = Recipe(optimizer="adamw", lr=1e-4, weight_decay=1e-5, batch_size=32)
 SIZES = {"train": 2000, "calibration": 200, "validation": 1000, "test": 10_000}  # of glyphs
-FEWER = SIZES | {"train": 1000, "validation": 500, "test": 2000}  # for networks of convolutions
+FEWER = {"train": 1000, "calibration": 200, "validation": 500, "test": 1000}  # for networks of convolutions
 TOY_SIZES = dict.fromkeys(SIZES, 260)
 
 
@@ -107,13 +107,13 @@ def cases(data: Path | None = None, toy: bool = False) -> dict[str, Case]:
     drawn = partial(glyphs, TOY_SIZES if toy else SIZES)
     mlp = partial(Case, network=wide_mlp, zoo=WIDE, tuning=TUNING)
     resnet = partial(Case, zoo=CONVOLUTIONS, tuning=TUNING, epochs=(1, 3), steps=3)
-    fewer = partial(glyphs, TOY_SIZES if toy else FEWER)
+    fewer, fewest = (partial(glyphs, TOY_SIZES if toy else FEWER | more) for more in ({}, {"train": 500}))
     narrow = partial(resnet8, width=4)
     found = {
         "mlp-digits-letters": mlp(drawn(), drawn("letters")),
         "mlp-upright-rotated": mlp(drawn(), drawn(domain="rotated")),
         "mlp-thin-noisy": mlp(drawn(domain="thin"), drawn(domain="noisy")),
-        "resnet-upright-rotated": resnet(fewer(), fewer(domain="rotated"), narrow, members=20),
+        "resnet-upright-rotated": resnet(fewer(), fewest(domain="rotated"), narrow, members=20),
         "cifar": resnet(cifar_half(data, 0), cifar_half(data, 1), resnet8, members=30),
     }
     for which in ("STL10", "SVHN", "CIFAR100"):

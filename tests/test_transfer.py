@@ -509,7 +509,7 @@ def test_the_benchmark_answers_its_question_at_toy_size(tmp_path, monkeypatch, n
     if name.startswith("resnet"):
         monkeypatch.setattr(benchmark, "as_new", lambda *_, **__: 0.5)  # matching takes longest
     runs = {}
-    for labels in benchmark.LABELS:
+    for labels in benchmark.LABELS if name.startswith("mlp") else benchmark.LABELS[:1]:
         run = benchmark.one_run(name, labels, 0, args)
         assert json.loads(json.dumps(run)) == run
         assert set(run["kinds"]) >= {"random", *benchmark.GENERATED, *benchmark.TRIVIAL}
@@ -517,7 +517,7 @@ def test_the_benchmark_answers_its_question_at_toy_size(tmp_path, monkeypatch, n
         assert run["epochs"] == ([1] if name.endswith("letters") else [0, 1])
         runs[f"{name}, {labels} labels, seed 0"] = run
     text = benchmark.page(runs)
-    assert "Do generated starts beat the trivial way at equal cost?" in text and text.count("\n## ") == 3
+    assert "Do generated starts beat the trivial way at equal cost?" in text and text.count("\n## ") == 1 + len(runs)
     assert all(f"| {kind} |" in text for kind in run["kinds"])
 
 
