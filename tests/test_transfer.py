@@ -20,8 +20,7 @@ from dwflow_lite.networks.outputs import output_layer, with_outputs
 from dwflow_lite.tasks import Split, few_labels, of_classes
 from dwflow_lite.training import DivergedError, batched, identity, members, randomness
 from dwflow_lite.training import plan as plan_module
-from dwflow_lite.use import Transfer, carry_over, random_starts, transfer
-from dwflow_lite.use.transfer import zero_shot
+from dwflow_lite.use import Transfer, carry_over, random_starts, transfer, zero_shot
 
 RNG = np.random.default_rng(0)
 CENTRES = RNG.normal(size=(5, 6)) * 2
