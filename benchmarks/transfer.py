@@ -43,6 +43,8 @@ STARTS = 20  # networks of each kind
 LABELS = (10, None)  # of each class; None: all
 GENERATED = ("flow, default", "mixture of all", "Gaussian on codes, wider")
 TRIVIAL = ("a member", "the mean")
+COST = "cost of starts, "  # runs of this name
+COSTED = ("mlp-digits-letters",)  # cases of which it is measured
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,7 @@ def generators(zoo: Zoo, seed: int, steps: int, flow: FlowSettings | None) -> di
 def starts_of(
     zoo: Zoo, n: int, seed: int, steps: int = 5, flow: FlowSettings | None = None
 ) -> tuple[dict[str, Zoo], dict[str, float]]:
-    """``n`` starts of every kind, and the seconds that it took to make them, beside the zoo.
+    """``n`` starts of every kind, and the seconds of this process that it took to make them, beside the zoo.
 
     Args:
         zoo: trained on the source, N members in which no generator was fitted yet.
@@ -164,31 +166,47 @@ def starts_of(
         steps: of bisection.
         flow: how the flow is trained; None: as by default.
     """
-    started = time.perf_counter()
+    started = time.process_time()
     aligned = canonicalise(zoo, rounds=10, seed=seed)
-    seconds = {"alignment": time.perf_counter() - started}
+    seconds = {"alignment": time.process_time() - started}
     starts = {
         "random": random_starts(zoo.network, n, seed + 1000),
         "a member": aligned.take([number % len(aligned) for number in range(n)]),
     }
     for name, generator in generators(aligned, seed, steps, flow).items():
-        started = time.perf_counter()
+        started = time.process_time()
         starts[name] = generator.fit(aligned).sample(n, seed=seed + 1)
-        seconds[name] = time.perf_counter() - started
+        seconds[name] = time.process_time() - started
     return starts, seconds
+
+
+def trained(case: Case, source: Task, seed: int, members: int, folder: Path | None, device: str) -> Zoo:
+    """So many members of the zoo of a case."""
+    sizes = {"members": members, "seed": seed, "device": device} | case.zoo_options
+    return train_zoo(source, case.network(source), recipe=case.zoo, checkpoint=folder, **sizes)
 
 
 @lru_cache(maxsize=1)
 def prepared(name: str, seed: int, toy: bool, data: Path | None, folder: Path, device: str) -> tuple:
-    """Source and target of a case, its starts, and what is to be said of them; kept while both label counts are run."""
+    """A case, its source and target, and its starts; kept while both numbers of labels are run."""
     case = cases(data, toy)[name]
     source, target = case.source(seed), case.target(seed)
-    sizes = {"members": case.members, "seed": seed, "device": device} | case.zoo_options
-    zoo = train_zoo(source, case.network(source), recipe=case.zoo, checkpoint=folder, **sizes)
-    seconds = {"zoo": zoo.record["seconds"]}
-    starts, more = starts_of(zoo, 2 if toy else STARTS, seed, case.steps, case.flow)
-    on_source = {kind: float(evaluate(networks, source).score.mean()) for kind, networks in starts.items()}
-    return case, source, target, starts, seconds | more, on_source
+    zoo = trained(case, source, seed, case.members, folder, device)
+    starts, _ = starts_of(zoo, 2 if toy else STARTS, seed, case.steps, case.flow)
+    return case, source, target, starts
+
+
+def cost(name: str, args: argparse.Namespace) -> dict[str, float]:
+    """Seconds of one core that it takes to train one member, the zoo, and to make starts of it."""
+    case = cases(args.data, args.toy)[name]
+    source = case.source(0)
+    found = {}
+    for what, members in (("one member", 1), (f"a zoo of {case.members}", case.members)):
+        started = time.process_time()
+        zoo = trained(case, source, 0, members, None, "cpu")
+        found[what] = time.process_time() - started
+    found |= starts_of(zoo, 2 if args.toy else STARTS, 0, case.steps, case.flow)[1]
+    return {what: round(seconds, 2) for what, seconds in found.items()}
 
 
 # -- one run -------------------------------------------------------------------------------------------------------
@@ -197,10 +215,8 @@ def prepared(name: str, seed: int, toy: bool, data: Path | None, folder: Path, d
 def one_run(name: str, labels: int | None, seed: int, args: argparse.Namespace) -> dict:
     """All kinds of start of one case, seed and number of labels."""
     device = "cuda" if cases(args.data)[name].needs_cuda else "cpu"
-    made = prepared(name, seed, args.toy, args.data, args.folder, device)
-    case, source, target, starts, seconds, on_source = made
+    case, source, target, starts = prepared(name, seed, args.toy, args.data, args.folder, device)
     is_shared = set(source.class_names) & set(target.class_names)
-    started = time.perf_counter()
     found = transfer(
         starts,
         target,
@@ -212,12 +228,9 @@ def one_run(name: str, labels: int | None, seed: int, args: argparse.Namespace) 
         seed=seed,
         device=device,
     )
-    seconds = seconds | {"fine-tuning, all kinds": time.perf_counter() - started}
     print(f"\n{name}, seed {seed}\n{found}", flush=True)
-    return summary(found) | {
-        "seconds": {what: round(value, 2) for what, value in seconds.items()},
-        "validation score on the source": {kind: round(value, 4) for kind, value in on_source.items()},
-    }
+    on_source = {kind: round(float(evaluate(zoo, source).score.mean()), 4) for kind, zoo in starts.items()}
+    return summary(found) | {"validation score on the source": on_source}
 
 
 def summary(found: Transfer) -> dict:
@@ -267,8 +280,10 @@ def verdict(by_case: dict[str, list[dict]], kind: str, over: str) -> str:
 def page(runs: dict[str, dict]) -> str:
     """The answer in one line for each generated kind, then a table for each case and number of labels."""
     by_case: dict[str, list[dict]] = {}
+    costs = {key.removeprefix(COST): run for key, run in runs.items() if key.startswith(COST)}
     for key, run in runs.items():
-        by_case.setdefault(key.rpartition(", seed")[0], []).append(run)
+        if not key.startswith(COST):
+            by_case.setdefault(key.rpartition(", seed")[0], []).append(run)
     lines = [
         "Written by benchmarks/transfer.py. Accuracy on the test split of the target, in per cent; means over seeds of "
         "the zoo. Every kind of start was trained on the same examples in the same order.",
@@ -283,6 +298,9 @@ def page(runs: dict[str, dict]) -> str:
     ]
     for kind in GENERATED:
         lines.append(f"| {kind} | " + " | ".join(verdict(by_case, kind, over) for over in TRIVIAL) + " |")
+    for case, seconds in costs.items():
+        said = ", ".join(f"{what} {value:.1f}" for what, value in seconds.items())
+        lines += ["", f"Seconds of one core to make starts, {case}: {said} ({STARTS} of each kind)."]
     for case, several in by_case.items():
         lines += ["", f"## {case}, {len(several)} seed{'s' if len(several) > 1 else ''}", ""]
         lines += table(several)
@@ -290,10 +308,10 @@ def page(runs: dict[str, dict]) -> str:
 
 
 def table(several: list[dict]) -> list[str]:
-    """Lines of Markdown: of each kind the mean ± spread over starts, and in the last column what it took to make it."""
+    """Lines of Markdown: of each kind the mean ± spread over starts, its paired gains at the end, seed by seed."""
     first = several[0]
     heading = ["start", *(f"{epochs} epochs" if epochs else "untrained" for epochs in first["epochs"])]
-    heading += ["gain over a member, last", "gain over the mean, last", "on the source", "seconds to make"]
+    heading += ["gain over a member, last", "gain over the mean, last", "on the source"]
     lines = ["| " + " | ".join(heading) + " |", "|---" * len(heading) + "|"]
     for kind in first["kinds"]:
         of_kind = [run["kinds"][kind] for run in several]
@@ -305,8 +323,6 @@ def table(several: list[dict]) -> list[str]:
             gains = [each[f"gain over {over}"][-1][0] for each in of_kind]
             cells.append("–" if kind == over else ", ".join(f"{gain:+.1f}" for gain in gains))
         cells.append(f"{100 * fmean(run['validation score on the source'][kind] for run in several):.1f}")
-        seconds = [run["seconds"].get(kind) for run in several]
-        cells.append("–" if None in seconds else f"{fmean(seconds):.1f}")
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 
@@ -356,7 +372,8 @@ def main() -> None:
         for name in args.cases:
             print(name, {what: round(seconds) for what, seconds in estimate(cases(args.data)[name]).items()})
         return
-    jobs = {}
+    torch.set_num_threads(1)  # so that the process spends the seconds of one core
+    jobs = {f"{COST}{name}": partial(cost, name, args) for name in args.cases if name in COSTED}
     for name, seed, labels in product(args.cases, args.seeds, LABELS):
         key = f"{name}, {'all' if labels is None else labels} labels, seed {seed}"
         jobs[key] = partial(one_run, name, labels, seed, args)
