@@ -86,7 +86,7 @@ def cifar10_task(file: Path, names: Sequence[str], seed: int = 0, size: int = 16
         names: of the classes.
         seed: of the cut.
         size: of an image, in pixels.
-        most: at most so many images of each class for all but the test split.
+        most: at most so many images of each class for the test split, and as many for all others together.
     """
     arrays = read_cifar10(file, size)
     return task_of_arrays(arrays, CLASSES["CIFAR10"], names, seed, "cifar10", most)
@@ -108,7 +108,7 @@ def task_of_arrays(
         names: of those that are kept, in the order of their new labels.
         seed: of the cut.
         name: of the task, to which the first and last class are added where not all are kept.
-        most: at most so many images of each class for all but the test split, the first ones.
+        most: at most so many images of each class for the test split, and as many for all others together: the first.
     """
     new_label = np.full(len(classes), -1)
     new_label[[list(classes).index(each) for each in names]] = np.arange(len(names))
@@ -116,7 +116,7 @@ def task_of_arrays(
     for split in ("train", "test"):
         labels = new_label[arrays[f"y_{split}"]]
         rows = np.flatnonzero(labels >= 0)
-        if split == "train" and most is not None:
+        if most is not None:
             rows = np.sort(np.concatenate([rows[labels[rows] == label][:most] for label in range(len(names))]))
         kept[split] = arrays[f"x_{split}"][rows], labels[rows]
     (x, y), (x_test, y_test) = kept["train"], kept["test"]

@@ -84,9 +84,9 @@ def resnet18(task: Task) -> nn.Module:
 
 
 def cifar_half(file: Path | None, part: int) -> Callable[[int], Task]:
-    """Five classes of CIFAR-10, 16 × 16, at most 1,000 images of each to train, calibrate and validate."""
+    """Five classes of CIFAR-10, 16 × 16: 400 images of each to train, calibrate and validate, and 400 to test."""
     names = CLASSES["CIFAR10"][5 * part : 5 * part + 5]
-    return lambda seed: cifar10_task(cifar10_file(file), names, seed, size=16, most=1000)
+    return lambda seed: cifar10_task(cifar10_file(file), names, seed, size=16, most=400)
 
 
 WIDE = Recipe(optimizer="adamw", lr=3e-3, weight_decay=1.0, epochs=40)  # of notebook 09: decay acts within 333 steps

@@ -569,6 +569,7 @@ def test_halves_of_cifar_are_read_from_jpeg_and_from_arrays(tmp_path):
     assert not set(benchmark.cifar_half(jpeg, 0)(0).class_names) & set(one.class_names)
     most = image_sets.cifar10_task(plain, ("cat", "dog"), size=8, most=7)
     assert sum(len(most.splits[split]) for split in ("train", "calibration", "validation")) == 14
+    assert torch.bincount(image_sets.cifar10_task(plain, ("cat", "dog"), size=8, most=3).test.y).tolist() == [3, 3]
     with pytest.raises(FileNotFoundError, match="pass --data, or set DWFLOW_DATA"):
         image_sets.read_cifar10(tmp_path / "none.npz", 16)
 
