@@ -18,7 +18,7 @@ PACKAGE = ROOT / "dwflow_lite"
 # Each room imports only what stands before it; the course stands beside them.
 ORDER = [
     "support", "tasks", "networks", "zoo", "batchnorm", "training", "symmetry", "compress", "flow", "generate",
-    "auditing", "figures", "widgets",
+    "auditing", "use", "figures", "widgets",
 ]  # fmt: skip
 
 
