@@ -11,7 +11,8 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from dwflow_lite.support.checks import whole
-from dwflow_lite.use.ensembles import members_of
+from dwflow_lite.support.devices import out_of_memory_as
+from dwflow_lite.use.ensembles import FEWER_AT_ONCE, members_of
 from dwflow_lite.zoo.checks import require_zoo
 from dwflow_lite.zoo.forward import predict, together
 from dwflow_lite.zoo.inputs import require_tensor
@@ -34,6 +35,7 @@ class Uncertainty:
     mutual_information: Tensor
 
 
+@out_of_memory_as(FEWER_AT_ONCE)
 def uncertainty(
     zoo: Zoo, x: Tensor, *, members_at_once: int | None = None, inputs_at_once: int | None = None
 ) -> Uncertainty:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dwflow_lite.support.checks import brief, is_number, is_whole
-from dwflow_lite.support.devices import generator_from
+from dwflow_lite.support.devices import generator_from, out_of_memory_as
 from dwflow_lite.tasks.checks import require_task
 from dwflow_lite.tasks.measures import accuracy, brier, calibration_error
 from dwflow_lite.tasks.task import Task
@@ -20,6 +20,7 @@ from dwflow_lite.zoo.forward import outputs_on
 from dwflow_lite.zoo.zoo import Zoo
 
 FITTED = "fitted"
+FEWER_AT_ONCE = "no memory for so many networks together: pass a smaller members_at_once or inputs_at_once"
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +74,7 @@ class Ensemble:
 MEASURES = ("accuracy", "nll", "ece", "brier", "disagreement", "kappa")
 
 
+@out_of_memory_as(FEWER_AT_ONCE)
 def ensemble(  # noqa: PLR0913 - a public door
     zoo: Zoo,
     task: Task,
