@@ -184,12 +184,10 @@ def test_the_width_of_a_generator_is_set_by_distance_alone():
 
 def test_ensembles_at_toy_size():
     """Whether it runs; and that the page compares with trained networks that cost no more."""
-    runs = {
-        "seed 0, trained": ensembles.all_trained(0, toy=True),
-        "seed 0, 3 members": ensembles.one_zoo(0, 3, toy=True),
-    }
-    ways = runs["seed 0, 3 members"]["ways"]
-    trained = runs["seed 0, trained"]["trained"]
+    name = "1000 images, seed 0"
+    runs = {f"{name}, trained": ensembles.all_trained(1000, 0, toy=True)}
+    runs[f"{name}, 3 members"] = ensembles.one_zoo(1000, 0, 3, toy=True)
+    ways, trained = runs[f"{name}, 3 members"]["ways"], runs[f"{name}, trained"]["trained"]
     for name in ("accuracy", "nll", "ece", "disagreement"):  # the members are the first of the trained networks
         assert ways["members"][name][-1] == trained["3"][name][-1]
     for way in ways.values():
