@@ -24,6 +24,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from benchmarks.ensembles_page import page
 from benchmarks.kept import run_missing
 from dwflow_lite import MLP, DeepWeightFlow, Recipe, Task, Zoo, canonicalise, load_task, train_zoo
 from dwflow_lite.generate import AffineMixture, DropoutMasks, GaussianCodes, Generator, LeadingFlow, MemberNoise, Soup
@@ -263,105 +264,6 @@ def all_trained(images: int, seed: int, toy: bool) -> dict:
         counts = [count for count in TRAINED if count <= len(networks.zoo)]
         found = {str(count): report(networks.zoo.take(range(count)), given) for count in counts}
     return {"seconds of one network": round(networks.each, 4), "trained": found}
-
-
-# -- the page --------------------------------------------------------------------------------------------------------
-
-
-def at_equal_cost(way: Mapping, run: Mapping, trained: Mapping) -> tuple[float, Mapping]:
-    """How many trained networks a way costs, and what the largest number that costs no more is worth."""
-    cost = sum(way["seconds"].values()) / run["seconds of one network"]
-    counts = [int(count) for count in trained if int(count) <= max(cost, 1) + 0.01]
-    return cost, trained[str(max(counts))]
-
-
-def numbers_of(found: Mapping) -> dict[str, float]:
-    """The numbers of a report that the page compares."""
-    numbers = {name: found[name][-1] for name in ("accuracy", "nll", "ece", "brier", "disagreement", "temperature")}
-    areas = {f"{name} detected": found["detected"][name]["entropy"] for name in ("letters", "noisy")}
-    return numbers | areas | {"alone": found["alone"], "noisy": found["noisy"]["accuracy"]}
-
-
-def mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The mean of each number over seeds."""
-    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
-
-
-HEADINGS = (
-    "networks", "cost", "accuracy", "NLL", "ECE", "Brier", "each alone", "disagreement", "T", "letters told",
-    "noisy told", "noisy read", "accuracy − trained", "NLL − trained",
-)  # fmt: skip
-
-
-def row_of(name: str, ways: Sequence[Mapping], runs: Sequence[Mapping], trained: Sequence[Mapping]) -> str:
-    """A line of the page: means over seeds, and the differences to trained networks of equal cost, seed by seed."""
-    costs, beside = zip(*map(at_equal_cost, ways, runs, trained), strict=True)
-    rows, others = [numbers_of(way) for way in ways], [numbers_of(other) for other in beside]
-    points = ", ".join(f"{100 * (r['accuracy'] - o['accuracy']):+.2f}" for r, o in zip(rows, others, strict=True))
-    nll = ", ".join(f"{r['nll'] - o['nll']:+.4f}" for r, o in zip(rows, others, strict=True))
-    networks = ", ".join(str(n) for n in dict.fromkeys(way["counts"][-1] for way in ways))
-    return f"| {name} | {networks} | {sum(costs) / len(costs):.1f} | {cells(mean(rows))} | {points} | {nll} |"
-
-
-def cells(numbers: Mapping[str, float]) -> str:
-    """The numbers of a report in the order of the headings, from accuracy to noisy digits read."""
-    shown = [f"{100 * numbers['accuracy']:.2f} %", *(f"{numbers[name]:.4f}" for name in ("nll", "ece", "brier"))]
-    shown += [f"{100 * numbers['alone']:.2f} %", f"{numbers['disagreement']:.3f}", f"{numbers['temperature']:.2f}"]
-    shown += [f"{numbers[name]:.4f}" for name in ("letters detected", "noisy detected")]
-    return " | ".join([*shown, f"{100 * numbers['noisy']:.2f} %"])
-
-
-def page(runs: dict[str, dict]) -> str:
-    """For each number of images: a table for each size of zoo, and one of trained networks."""
-    lines = [
-        "Written by benchmarks/ensembles.py. Digits of glyphs, test split of 10,000; means over seeds. *Cost*: in "
-        "trained networks. *T*: temperature, fitted on validation. *Told*: area under the ROC curve of entropy, digits "
-        "against letters, or against digits of twice the noise. *− trained*: less what trained networks of the same "
-        "cost have, seed by seed; of NLL, below 0 is better. *Members, and …*: as many join as validation wants."
-    ]
-    for images in RECIPES:
-        trained = {}
-        for seed in range(1000):
-            run = runs.get(f"{images} images, seed {seed}, trained")
-            if run is not None:
-                trained[seed] = run
-        if trained:
-            lines += pages_of(images, trained, runs)
-    return "\n".join(lines) + "\n"
-
-
-def pages_of(images: int, trained: Mapping[int, Mapping], runs: Mapping[str, Mapping]) -> list[str]:
-    """The tables of networks that learn from so many images; ``trained``: runs of trained networks, by seed."""
-    each = ", ".join(f"{run['seconds of one network']:.2f}" for run in trained.values())
-    seeds = ", ".join(map(str, trained))
-    lines = ["", f"# {images} training images", "", f"Seeds {seeds}; {each} seconds to train a network."]
-    for number in MEMBERS:
-        several = {seed: runs.get(f"{images} images, seed {seed}, {number} members") for seed in trained}
-        several = {seed: run for seed, run in several.items() if run is not None}
-        if not several:
-            continue
-        lines += ["", f"## From {number} members", "", f"| way | {' | '.join(HEADINGS)} |", "|---" * 15 + "|"]
-        found = list(several.values())
-        for name in found[0]["ways"]:
-            ways = [run["ways"][name] for run in found]
-            lines.append(row_of(name, ways, found, [trained[seed]["trained"] for seed in several]))
-        lines += ["", f"One more network: {further(found)}."]
-    lines += ["", "## Trained networks", "", f"| networks | {' | '.join(HEADINGS[2:12])} |", "|---" * 11 + "|"]
-    for count in next(iter(trained.values()))["trained"]:
-        numbers = mean([numbers_of(run["trained"][count]) for run in trained.values()])
-        lines.append(f"| {count} | {cells(numbers)} |")
-    return lines
-
-
-def further(found: Sequence[Mapping]) -> str:
-    """Milliseconds of one further network of each way that generates."""
-    parts = []
-    for name, way in found[0]["ways"].items():
-        if way["seconds"].get("generate") and not name.startswith("members"):
-            several = [run["ways"][name] for run in found]
-            seconds = sum(w["seconds"]["generate"] / w["networks"] for w in several) / len(several)
-            parts.append(f"{name} {1000 * seconds:.1f} ms")
-    return "; ".join(parts)
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import bench, ensembles, new_and_accurate, two_modes, why_width
+from benchmarks import bench, ensembles, ensembles_page, new_and_accurate, two_modes, why_width
 from benchmarks.measure import Measured, side_by_side, timed
 from dwflow_lite import MLP, PermutationSpec, Zoo, load_task
 from dwflow_lite.auditing import rematched_distance
@@ -195,10 +195,11 @@ def test_ensembles_at_toy_size():
         assert 0 <= way["detected"]["letters"]["entropy"] <= 1
     assert ways["soup of all"]["counts"] == [1] and ways["one wide network"]["counts"] == [1]
     assert ways["members, and zoo + noise"]["counts"][0] == 3  # those that are there anyway
-    page = ensembles.page(runs)
-    assert "## From 3 members" in page and all(f"| {name} |" in page for name in ways)
+    page = ensembles_page.page(runs)
+    assert "## From 3 members" in page and "Of the generated, validation chooses: " in page
+    assert all(f"| {name} |" in page for name in ways)
     run = {"seconds of one network": 2.0}
-    cost, other = ensembles.at_equal_cost({"seconds": {"train": 7.0, "fit": 1.5}}, run, trained)
+    cost, other = ensembles_page.at_equal_cost({"seconds": {"train": 7.0, "fit": 1.5}}, run, trained)
     assert cost == 4.25 and other is trained["4"]
-    cost, other = ensembles.at_equal_cost({"seconds": {"train": 7.0, "fit": 3.5}}, run, trained)  # control
+    cost, other = ensembles_page.at_equal_cost({"seconds": {"train": 7.0, "fit": 3.5}}, run, trained)  # control
     assert cost == 5.25 and other is trained["5"]
