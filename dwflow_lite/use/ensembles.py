@@ -74,7 +74,6 @@ class Ensemble:
 MEASURES = ("accuracy", "nll", "ece", "brier", "disagreement", "kappa")
 
 
-@out_of_memory_as(FEWER_AT_ONCE)
 def ensemble(  # noqa: PLR0913 - a public door
     zoo: Zoo,
     task: Task,
@@ -139,6 +138,17 @@ def ensemble(  # noqa: PLR0913 - a public door
 
     y = task.split(split).y.to(zoo.device)  # (n,)
     outputs = outputs_on(zoo, task, split, members_at_once=members_at_once, inputs_at_once=inputs_at_once)
+    with out_of_memory_as(FEWER_AT_ONCE):
+        sums, curves, probabilities = _grown(outputs, y, task, counts, temperatures)
+    return Ensemble(
+        split, tuple(order), counts, members=torch.stack(sums.accuracies), probabilities=probabilities, **curves
+    )
+
+
+def _grown(
+    outputs: Iterator[Tensor], y: Tensor, task: Task, counts: tuple[int, ...], temperatures: list[float] | None
+) -> tuple[Sums, dict[str, Tensor], Tensor]:
+    """Let members join, one after the other: their sums, each measure at the counts, and the last probabilities."""
     sums = Sums(y)
     found: dict[str, list[Tensor]] = {name: [] for name in (*MEASURES, "temperature")}
     for member in members_of(outputs):  # (n, classes)
@@ -154,10 +164,7 @@ def ensemble(  # noqa: PLR0913 - a public door
         for name, value in measures.items():
             found[name].append(value)
     curves = {name: torch.stack(values) for name, values in found.items()}  # (counts,) each
-    probabilities = (log_mean / chosen).softmax(-1)
-    return Ensemble(
-        split, tuple(order), counts, members=torch.stack(sums.accuracies), probabilities=probabilities, **curves
-    )
+    return sums, curves, (log_mean / chosen).softmax(-1)
 
 
 def members_of(outputs: Iterator[Tensor]) -> Iterator[Tensor]:
