@@ -1,6 +1,6 @@
 """dwflow_lite: generate the weights of neural networks with re-basined flow matching.
 
-One way through: tasks, networks, zoo, symmetry, compress, flow, generate, audit (arXiv 2601.05052).
+One way through: tasks, networks, zoo, symmetry, compress, flow, generate, audit, use (arXiv 2601.05052).
 Names below are imported on first use, so that ``python -m dwflow_lite check`` works on a broken install; an editor
 reads the imports under ``TYPE_CHECKING`` and completes ``dwflow_lite.`` all the same.
 """

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import bench, new_and_accurate, two_modes, why_width
+from benchmarks import bench, ensembles, ensembles_page, new_and_accurate, two_modes, why_width
 from benchmarks.measure import Measured, side_by_side, timed
 from dwflow_lite import MLP, PermutationSpec, Zoo, load_task
 from dwflow_lite.auditing import rematched_distance
@@ -180,3 +180,26 @@ def test_the_width_of_a_generator_is_set_by_distance_alone():
     far, near = (MemberNoise(f).fit(zoo).sample(40, seed=0).weights for f in (factor, 0.7 * factor))
     assert rematched_distance(far, zoo.weights, spec).quantile(0.05) >= bar
     assert rematched_distance(near, zoo.weights, spec).quantile(0.05) < bar  # control: no wider than need be
+
+
+def test_ensembles_at_toy_size():
+    """Whether it runs; and that the page compares with trained networks that cost no more."""
+    name = "1000 images, seed 0"
+    runs = {f"{name}, trained": ensembles.all_trained(1000, 0, toy=True)}
+    runs[f"{name}, 3 members"] = ensembles.one_zoo(1000, 0, 3, toy=True)
+    ways, trained = runs[f"{name}, 3 members"]["ways"], runs[f"{name}, trained"]["trained"]
+    for name in ("accuracy", "nll", "ece", "disagreement"):  # the members are the first of the trained networks
+        assert ways["members"][name][-1] == trained["3"][name][-1]
+    for way in ways.values():
+        assert 0 <= way["accuracy"][-1] <= 1 and all(seconds >= 0 for seconds in way["seconds"].values())
+        assert 0 <= way["detected"]["letters"]["entropy"] <= 1
+    assert ways["soup of all"]["counts"] == [1] and ways["one wide network"]["counts"] == [1]
+    assert ways["members, and zoo + noise"]["counts"][0] == 3  # those that are there anyway
+    page = ensembles_page.page(runs)
+    assert "## From 3 members" in page and "Of the generated, validation chooses: " in page
+    assert all(f"| {name} |" in page for name in ways)
+    run = {"seconds of one network": 2.0}
+    cost, other = ensembles_page.at_equal_cost({"seconds": {"train": 7.0, "fit": 1.5}}, run, trained)
+    assert cost == 4.25 and other is trained["4"]
+    cost, other = ensembles_page.at_equal_cost({"seconds": {"train": 7.0, "fit": 3.5}}, run, trained)  # control
+    assert cost == 5.25 and other is trained["5"]

@@ -39,6 +39,7 @@ from dwflow_lite.symmetry.spec import PermutationSpec
 from dwflow_lite.tasks import Split, Task
 from dwflow_lite.training import Recipe, batched, loop
 from dwflow_lite.training.plan import Plan
+from dwflow_lite.use import ensemble, ensembles, uncertainty
 from dwflow_lite.zoo import Zoo, batched_forward, evaluate, forward, predict
 from dwflow_lite.zoo.layout import Layout
 
@@ -183,6 +184,17 @@ def test_a_zoo_moves_with_its_template_and_its_members(fake, name):
     assert all(tensor.device.type == "cpu" for tensor in zoo.network.parameters())
     back = there.to("cpu")
     assert back.weights.device.type == "cpu" and next(back.module(0).parameters()).device.type == "cpu"
+
+
+def test_ensembles_where_the_zoo_is(fake, monkeypatch):
+    with pytest.raises(DataDependentOutputException):  # control: what is asked once
+        ensemble(zoo_on("cuda:0", "MLP"), task_on("cpu", "MLP"))
+    monkeypatch.setattr(ensembles, "check_finite", lambda outputs, before: None)
+    zoo = zoo_on("cuda:0", "MLP")
+    for task in (task_on("cpu", "MLP"), task_on("cuda:0", "MLP")):
+        found = ensemble(zoo, task)
+        assert is_there(found.probabilities) and is_there(found.nll) and is_there(found.kappa)
+    assert is_there(uncertainty(zoo, inputs_on("cpu", "MLP", 5)).mutual_information)
 
 
 # -- training ----------------------------------------------------------------------------------------------------------

@@ -29,6 +29,8 @@ from dwflow_lite.symmetry import (
 )
 from dwflow_lite.tasks import load_task
 from dwflow_lite.training import Recipe, train_zoo
+from dwflow_lite.use import ensemble, uncertainty
+from dwflow_lite.zoo import forward
 
 auditing = import_module("dwflow_lite.auditing.audit")  # the package has a function of this name
 TASK = load_task("iris")
@@ -73,6 +75,10 @@ DOORS = {
     "alignment": (canonical, "permute_rows", "fewer restarts", lambda: canonicalise(ZOO)),
     "matching": (many, "match_rows", "fewer restarts", lambda: weight_matching(*WEIGHTS[:2], SPEC)),
     "matchings": (many, "match_rows", "fewer at a time", lambda: match_all(WEIGHTS[0], WEIGHTS, SPEC)),
+    "ensemble": (forward, "forward_all", "smaller members_at_once", lambda: ensemble(ZOO, TASK)),
+    "ensemble: sums": (torch, "logaddexp", "smaller members_at_once", lambda: ensemble(ZOO, TASK)),
+    "doubt": (forward, "forward_all", "smaller members_at_once", lambda: uncertainty(ZOO, TASK.test.x)),
+    "doubt: sums": (torch, "logaddexp", "smaller members_at_once", lambda: uncertainty(ZOO, TASK.test.x)),
     "straight through": (
         straight_through, "functional_call", "smaller batch_size",
         lambda: straight_through_matching(*WEIGHTS[:2], SPEC, ZOO.network, TASK, steps=1),

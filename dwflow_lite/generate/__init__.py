@@ -1,6 +1,7 @@
 """From a zoo of networks to new ones: DeepWeightFlow, and the simple generators it has to beat."""
 
 from dwflow_lite.generate.deepweightflow import DeepWeightFlow
+from dwflow_lite.generate.dropout import DropoutMasks
 from dwflow_lite.generate.files import FORMAT
 from dwflow_lite.generate.generator import Generator
 from dwflow_lite.generate.leading import LeadingFlow
@@ -26,6 +27,7 @@ __all__ = [
     "AffineMixture",
     "ClosedFormFlow",
     "DeepWeightFlow",
+    "DropoutMasks",
     "GaussianCodes",
     "GaussianWeights",
     "Generator",

@@ -1,4 +1,4 @@
-"""How outputs are compared with targets: accuracy, calibration, R², Spearman's rank correlation, mean absolute error.
+"""How outputs are compared with targets: accuracy, calibration, Brier score; R², rank correlation, mean absolute error.
 
 Every measure takes ``outputs`` (..., n, outputs) of networks and targets ``y`` (..., n) or (..., n, outputs), and gives
 one number for each network: (...). The leading axes are those of the networks, if there are several.
@@ -47,6 +47,29 @@ def calibration_error(outputs: Tensor, y: Tensor, bins: int = CALIBRATION_BINS) 
     bin_of = (confidence * bins).ceil().long().clamp(1, bins) - 1  # (..., n); of NaN: some bin, and the sum is NaN
     of_bins = torch.zeros(*excess.shape[:-1], bins).to(excess).scatter_add(-1, bin_of, excess)  # (..., bins)
     return of_bins.abs().sum(-1) / excess.shape[-1]
+
+
+def brier(outputs: Tensor, y: Tensor) -> Tensor:
+    """Brier score: squared distance of the probabilities to the label's (1 for it, 0 for others), in [0, 2]; mean.
+
+    As the negative log-likelihood it is lowest, on average, where probabilities are the true ones (Brier 1950); it
+    forgives a confident mistake more.
+
+    Args:
+        outputs: logits (..., n, classes).
+        y: labels (..., n).
+
+    Example:
+        One example of two classes at one half each, and one that is certain and right.
+
+        >>> logits = torch.tensor([[0.5, 0.5], [1.0, 0.0]]).log()
+        >>> float(brier(logits, torch.tensor([0, 0])))
+        0.25
+    """
+    probabilities = outputs.softmax(-1)  # (..., n, classes)
+    of_label = probabilities.gather(-1, y.expand(outputs.shape[:-1])[..., None]).squeeze(-1)  # (..., n)
+    # (p - 1)² of the label and p² of the others: Σ p² - 2 p + 1.
+    return (probabilities.square().sum(-1) - 2 * of_label + 1).mean(-1)
 
 
 def r2(outputs: Tensor, y: Tensor) -> Tensor:

@@ -29,12 +29,12 @@ def other_cut(zoo: Zoo, task: Task, split: str) -> str:
     )
 
 
-def warn_of_other_cut(zoo: Zoo, task: Task, split: str) -> None:
+def warn_of_other_cut(zoo: Zoo, task: Task, split: str, stacklevel: int = 3) -> None:
     """Warns where a score may be of examples that networks have seen. (Seeds are compared first: that is quick.)"""
     if split != "train" and zoo.record.get("task", {}).get("seed", task.seed) != task.seed:
         says = other_cut(zoo, task, split)
         if says:
-            warnings.warn(says, RuntimeWarning, stacklevel=3)
+            warnings.warn(says, RuntimeWarning, stacklevel=stacklevel)
 
 
 def _is_of_cut(task: Task, fingerprint: str) -> bool:

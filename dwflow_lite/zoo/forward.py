@@ -195,36 +195,61 @@ def evaluate(
         >>> evaluate(zoo, task).score.shape
         torch.Size([5])
     """
-    require_task(task)
-    examples = task.split(split)
-    require_inputs(zoo, examples.x)
-    warn_of_other_cut(zoo, task, split)
-    note_other_preparation(zoo, task)
-    x = examples.inputs(zoo.weights)  # (n, ...)
-    pieces = []
-    try:
-        for outputs in _predict(zoo, x, members_at_once, inputs_at_once):  # (members, n, outputs)
-            pieces.append(_measured(outputs, task, split))
-    except MemoryError:
-        raise
-    except Exception:
-        check_taken(zoo, x, f"inputs of shape {task.input_shape} of task {task.name!r}")
-        raise
+    outputs = outputs_on(zoo, task, split, members_at_once=members_at_once, inputs_at_once=inputs_at_once)
+    pieces = [_measured(some, task, split) for some in outputs]  # of (members, n, outputs)
     names = [field.name for field in fields(Evaluation) if getattr(pieces[0], field.name) is not None]
     joined = {name: torch.cat([getattr(piece, name) for piece in pieces]) for name in names if name != "split"}
     return Evaluation(split, **joined)
 
 
 def _measured(outputs: Tensor, task: Task, split: str) -> Evaluation:
-    """What outputs (members, n, outputs) on one split are worth; ``ValueError`` where the task wants other ones."""
+    """What outputs (members, n, outputs) on one split are worth."""
     y = task.split(split).y.to(outputs.device)
-    if outputs.ndim != 3:
-        shape = tuple(outputs.shape[1:])
-        raise ValueError(f"the networks return {shape} for {len(y)} examples: return one row an example, (n, outputs)")
-    if outputs.shape[-1] != task.outputs:
-        raise ValueError(f"the networks return {outputs.shape[-1]} outputs, task {task.name!r} wants {task.outputs}")
     wrong = ece = None
     if task.kind == "classification":
         wrong = outputs.argmax(-1) != y  # (members, n)
         ece = calibration_error(outputs, y)  # (members,)
     return Evaluation(split, task.loss(outputs, y), task.score(outputs, y), wrong, ece)
+
+
+def outputs_on(
+    zoo: Zoo, task: Task, split: str, *, members_at_once: int | None = None, inputs_at_once: int | None = None
+) -> Iterator[Tensor]:
+    """What members return on one split of a task, a few members at a time: (members, n, outputs), in order.
+
+    What does not fit is refused before this returns, or with the first outputs. Arguments, errors and warnings are
+    those of :func:`evaluate`; the caller keeps of the outputs what it needs.
+    """
+    require_task(task)
+    examples = task.split(split)
+    require_inputs(zoo, examples.x)
+    warn_of_other_cut(zoo, task, split, stacklevel=4)
+    note_other_preparation(zoo, task)
+    x = examples.inputs(zoo.weights)  # (n, ...)
+    return _outputs_for(zoo, task, x, members_at_once, inputs_at_once)
+
+
+def _outputs_for(
+    zoo: Zoo, task: Task, x: Tensor, members_at_once: int | None, inputs_at_once: int | None
+) -> Iterator[Tensor]:
+    """:func:`outputs_on`, of inputs that were checked."""
+    try:
+        for outputs in _predict(zoo, x, members_at_once, inputs_at_once):  # (members, n, outputs)
+            _check_outputs(outputs, task, len(x))
+            yield outputs
+    except MemoryError:
+        raise
+    except Exception:
+        check_taken(zoo, x, f"inputs of shape {task.input_shape} of task {task.name!r}")
+        raise
+
+
+def _check_outputs(outputs: Tensor, task: Task, examples: int) -> None:
+    """``ValueError`` unless these are (members, n, outputs), as many as the task wants."""
+    if outputs.ndim != 3:
+        shape = tuple(outputs.shape[1:])
+        raise ValueError(
+            f"the networks return {shape} for {examples} examples: return one row an example, (n, outputs)"
+        )
+    if outputs.shape[-1] != task.outputs:
+        raise ValueError(f"the networks return {outputs.shape[-1]} outputs, task {task.name!r} wants {task.outputs}")

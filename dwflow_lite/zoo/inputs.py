@@ -86,7 +86,7 @@ def note_other_preparation(zoo: Zoo, task: Task) -> None:
         f"the zoo was trained on task {trained_on.get('name')!r} (seed {trained_on.get('seed')}), whose numbers are "
         f"standardised otherwise than those of this task {task.name!r}: scores tell little; new rows are prepared by "
         "that task, made again of the same arrays",
-        stacklevel=3,
+        stacklevel=4,
     )
 
 
