@@ -156,7 +156,7 @@ class OwnCodesFlow(BaseEstimator):
         """Align and compress the fitted members of each zoo, and learn one flow; zoos have names."""
         check_label_dropout(self.label_dropout)
         pool = pool_of(zoos, None, same_basis=False)
-        k = min(len(zoo.fitted) for zoo in zoos.values()) - 1
+        k = min(pool.zoo.layout.size, *(len(zoo.fitted) - 1 for zoo in zoos.values()))
         parts = {}
         for name, zoo in zoos.items():
             one = DeepWeightFlow(align=self.align, components=k, flow=self.flow, source=self.source, seed=self.seed)
@@ -166,7 +166,12 @@ class OwnCodesFlow(BaseEstimator):
         flow, seed = some.settings["flow"], some.settings["seed"]
         source = make_source(self.source, codes, some.pca, some.scale, some.layout)
         field = make_conditional_field(k, len(parts), flow, self.label_dropout, seed).to(codes.device)
-        train_flow(field, codes, source, flow, conditions=pool.fitted(), seed=seed)
+        held_out = [part.held_out for part in parts.values() if part.held_out is not None]
+        unseen = torch.cat(held_out) if held_out else None  # (M, k)
+        train_flow(
+            field, codes, source, flow, held_out=unseen, conditions=pool.fitted(), held_out_conditions=pool.unseen(),
+            seed=seed,
+        )  # fmt: skip
         self.parts_ = {name: part.fitted for name, part in parts.items()}
         self.members_ = pool.zoo
         self.conditions_ = pool.conditions
