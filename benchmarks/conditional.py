@@ -5,7 +5,7 @@
 Three cases, each a pool of zoos of one network (144-w-10, AdamW, decay 1) on glyphs, matched into one universe:
 
 - domains: zoos that read upright, rotated and inverted glyphs; asked for by name.
-- training: members that stopped after 1, 2, 4, … epochs; asked for by accuracy, and by epochs.
+- training: members that stopped after 1, 2, 4, … epochs; asked for by accuracy.
 - noise: members trained on images of more or less noise; asked for by accuracy on very noisy images (robustness).
 
 What members are told is measured on validation, what is made of generated networks on test. Beside the flow: its
@@ -18,19 +18,19 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial, reduce
 from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from benchmarks.kept import run_missing
 from dwflow_lite import MLP, DeepWeightFlow, Recipe, Task, Zoo, evaluate, load_task, train_zoo
-from dwflow_lite.auditing import confusion, control_of, nearest_distance, scores_on
+from dwflow_lite.auditing import control_of, nearest_distance, scores_on
 from dwflow_lite.auditing.audit import LOWEST_SHARE
 from dwflow_lite.flow import FlowSettings
 from dwflow_lite.generate import (
@@ -49,7 +49,8 @@ NOISES = (0.0, 0.08, 0.15, 0.25, 0.4)
 LOUD = 0.4  # noise of the images on which robustness is measured
 GUIDANCES = (0.0, 1.0, 2.0, 4.0)
 SPREAD_OUT = FlowSettings(hidden=256, keep="best")  # for the flow from a Gaussian as wide as the codes
-FLOWS = ("flow", "flow, matched source")
+MATCHED = "flow, matched source"
+FLOWS = ("flow", MATCHED)
 NEIGHBOURS = 16  # of a condition, from which the local Gaussian is measured
 
 
@@ -77,21 +78,39 @@ def neighbours_apart(zoo: Zoo) -> Tensor:
     return nearest_distance(weights, weights, skip_self=True)
 
 
-def distance_from(zoo: Zoo, networks: Zoo) -> float:
-    """How far networks lie from the nearest fitted member, in units of the zoo's own distances; medians."""
-    return float(nearest_distance(networks.weights, zoo.fitted.weights).median() / neighbours_apart(zoo).median())
+class Bars(NamedTuple):
+    """When a network is accurate, and when it is new: over the lowest twentieth of the members.
+
+    Attributes:
+        score: of each dataset's own members.
+        distance: of all members, to their nearest.
+        unit: their median distance.
+    """
+
+    score: dict[str, float]
+    distance: float
+    unit: float
+
+    @classmethod
+    def of(cls, zoos: Mapping[str, Zoo], tasks: Mapping[str, Task]) -> Bars:
+        """From aligned zoos alone."""
+        scores = {name: evaluate(zoo.fitted, tasks[name], "test").score for name, zoo in zoos.items()}
+        apart = neighbours_apart(reduce(joined, zoos.values()))
+        low = {name: float(score.quantile(LOWEST_SHARE)) for name, score in scores.items()}
+        return cls(low, float(apart.quantile(LOWEST_SHARE)), float(apart.median()))
 
 
 # -- rivals ----------------------------------------------------------------------------------------------------------
 
 
-def rivals(seed: int) -> dict[str, object]:
+def rivals(zoos: Zoo | Mapping[str, Zoo], seed: int) -> dict[str, object]:
     """All that can be asked, unfitted; zoos come aligned."""
+    members = len(zoos.fitted) if isinstance(zoos, Zoo) else sum(len(zoo.fitted) for zoo in zoos.values())
     matched = {"align": None, "source": "matched", "flow": SPREAD_OUT, "seed": seed}
     return {
         "flow": ConditionalDeepWeightFlow(align=None, seed=seed),
-        "flow, matched source": ConditionalDeepWeightFlow(**matched),
-        "flow on 8 codes": ConditionalDeepWeightFlow(**matched, components=8),
+        MATCHED: ConditionalDeepWeightFlow(**matched),
+        "flow on 8 codes": ConditionalDeepWeightFlow(**matched, components=min(8, members - 1)),
         "Gaussian, mean linear in the condition": ConditionalGaussian(),
         "Gaussian of the nearest": ConditionalGaussian(neighbours=NEIGHBOURS),
         "retrieval of the nearest": ConditionalRetrieval(),
@@ -99,10 +118,10 @@ def rivals(seed: int) -> dict[str, object]:
 
 
 def timed_fit(model: object, *arguments: object) -> float:
-    """Seconds that a fit took."""
-    start = time.perf_counter()
+    """Seconds of the processor that a fit took."""
+    start = time.process_time()
     model.fit(*arguments)
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def asking(model: object, n: int, seed: int, **named: object) -> Callable[[str], Zoo]:
@@ -121,60 +140,61 @@ def dealt(zoos: Mapping[str, Zoo], seed: int) -> dict[str, Zoo]:
     return {name: replace(zoo, weights=part) for (name, zoo), part in zip(zoos.items(), parts, strict=True)}
 
 
-def row_of_names(make: Callable[[str], Zoo], tasks: Mapping[str, Task], zoos: Mapping[str, Zoo]) -> dict:
-    """What comes back when each dataset is asked for.
-
-    "accurate and new": over the lowest twentieth of that dataset's members in score, and of all members in distance.
-    """
-    members = reduce(joined, zoos.values())
-    far_enough = neighbours_apart(members).quantile(LOWEST_SHARE)
-    made = {name: make(name) for name in tasks}
-    own, reads, distances, both = [], [], [], []
-    for place, (name, networks) in enumerate(made.items()):
+def row_of_names(make: Callable[[str], Zoo], tasks: Mapping[str, Task], zoos: Mapping[str, Zoo], bars: Bars) -> dict:
+    """What comes back when each dataset is asked for."""
+    members = torch.cat([zoo.fitted.weights for zoo in zoos.values()])
+    table, own, reads, distances, both = [], [], [], [], []
+    for place, name in enumerate(tasks):
+        networks = make(name)
         scores = scores_on(networks, tasks, "test")  # (n, datasets)
-        bar = evaluate(zoos[name].fitted, tasks[name], "test").score.quantile(LOWEST_SHARE)
-        distance = nearest_distance(networks.weights, members.fitted.weights)
+        distance = nearest_distance(networks.weights, members)  # (n,)
+        table.append([round(float(score), 4) for score in scores.mean(0)])
         own.append(scores[:, place])
         reads.append(scores.argmax(1) == place)
         distances.append(distance)
-        both.append((scores[:, place] >= bar) & (distance >= far_enough))
+        both.append((scores[:, place] >= bars.score[name]) & (distance >= bars.distance))
     return {
         "accuracy": float(torch.cat(own).mean()),
         "reads its own": float(torch.cat(reads).float().mean()),
-        "distance": float(torch.cat(distances).median() / neighbours_apart(members).median()),
+        "distance": float(torch.cat(distances).median()) / bars.unit,
         "accurate and new": float(torch.cat(both).float().mean()),
-        "confusion": [[round(float(score), 4) for score in row] for row in confusion(made, tasks, "test")],
+        "asked for, by measured": table,
     }
 
 
 def by_name(zoos: Mapping[str, Zoo], tasks: Mapping[str, Task], seed: int, samples: int) -> dict:
     """Rows of all rivals, of zoos that are aligned."""
-    rows = {"held-out members": row_of_names(lambda name: zoos[name].unseen, tasks, zoos)}
-    models = rivals(seed) | {"flow over codes of each its own": OwnCodesFlow(align=False, seed=seed)}
+    bars = Bars.of(zoos, tasks)
+
+    def row(make: Callable[[str], Zoo]) -> dict:
+        return row_of_names(make, tasks, zoos, bars)
+
+    rows = {"held-out members": row(lambda name: zoos[name].unseen)}
+    models = rivals(zoos, seed) | {"flow over codes of each its own": OwnCodesFlow(align=False, seed=seed)}
     for name, model in models.items():
         seconds = timed_fit(model, zoos)
-        rows[name] = row_of_names(asking(model, samples, seed), tasks, zoos) | {"seconds": seconds}
+        rows[name] = row(asking(model, samples, seed)) | {"seconds": seconds}
         for w in GUIDANCES if name in FLOWS else ():
-            strongly = asking(model, samples, seed, guidance=w)
-            rows[f"{name}, guidance {w:g}"] = row_of_names(strongly, tasks, zoos)
+            rows[f"{name}, guidance {w:g}"] = row(asking(model, samples, seed, guidance=w))
     for name in FLOWS:
-        model = rivals(seed)[name].fit(dealt(zoos, seed))
-        rows[f"{name}, conditions shuffled"] = row_of_names(asking(model, samples, seed), tasks, zoos)
-    return rows
+        model = rivals(zoos, seed)[name].fit(dealt(zoos, seed))
+        rows[f"{name}, conditions shuffled"] = row(asking(model, samples, seed))
 
-
-def one_or_several(zoos: Mapping[str, Zoo], tasks: Mapping[str, Task], seed: int, samples: int) -> dict:
-    """One flow for all datasets, beside one for each: of a share of its size and steps, and each of all of them."""
-    rows = {}
+    # One flow for all datasets, or one for each: of a share of its size and steps, and each of all of them.
+    rows[MATCHED]["parameters"] = parameters([models[MATCHED]])
     share = 1 / len(zoos)
     small = replace(SPREAD_OUT, steps=int(SPREAD_OUT.steps * share), hidden=int(SPREAD_OUT.hidden * share**0.5))
     for name, flow in (("one flow each, equal in all", small), ("one flow each, each as large", SPREAD_OUT)):
-        models = {key: DeepWeightFlow(align=None, source="matched", flow=flow, seed=seed) for key in zoos}
-        seconds = sum(timed_fit(models[key], zoos[key]) for key in zoos)
-        rows[name] = row_of_names(lambda key, fitted=models: fitted[key].sample(samples, seed=seed + 1), tasks, zoos)
-        numbers = sum(tensor.numel() for model in models.values() for tensor in model.field_.parameters())
-        rows[name] |= {"seconds": seconds, "parameters": numbers}
+        each = {key: DeepWeightFlow(align=None, source="matched", flow=flow, seed=seed) for key in zoos}
+        seconds = sum(timed_fit(model, zoos[key]) for key, model in each.items())
+        rows[name] = row(lambda key, each=each: each[key].sample(samples, seed=seed + 1))
+        rows[name] |= {"seconds": seconds, "parameters": parameters(each.values())}
     return rows
+
+
+def parameters(models: Iterable[DeepWeightFlow]) -> int:
+    """Of the fields of several flows."""
+    return sum(tensor.numel() for model in models for tensor in model.field_.parameters())
 
 
 def domains(width: int, seed: int, toy: bool) -> dict:
@@ -184,8 +204,7 @@ def domains(width: int, seed: int, toy: bool) -> dict:
     zoos = {}
     for place, (name, task) in enumerate(tasks.items()):
         zoos[name] = trained(task, width, members, held_out, seed + 1000 * place, epochs)
-    zoos = align_together(zoos, seed=seed)
-    return {"tasks": list(tasks)} | by_name(zoos, tasks, seed, samples) | one_or_several(zoos, tasks, seed, samples)
+    return {"tasks": list(tasks)} | by_name(align_together(zoos, seed=seed), tasks, seed, samples)
 
 
 def orders_of_labels(seed: int) -> dict[str, Task]:
@@ -204,7 +223,8 @@ def row_of_numbers(
     """What comes back when each of these numbers (n,) is asked for, one network each."""
     order = torch.randperm(len(asked), generator=torch.Generator().manual_seed(seed))  # no number has noise of its own
     networks = model.sample(len(asked), seed=seed + 1, condition=asked[order], **named)
-    return control_of(asked[order], measure(networks))._asdict() | {"distance": distance_from(zoo, networks)}
+    distance = nearest_distance(networks.weights, zoo.fitted.weights).median() / neighbours_apart(zoo).median()
+    return control_of(asked[order], measure(networks))._asdict() | {"distance": float(distance)}
 
 
 def by_number(zoo: Zoo, numbers: Tensor, measure: Callable[[Zoo], Tensor], seed: int, samples: int) -> dict:
@@ -222,7 +242,7 @@ def by_number(zoo: Zoo, numbers: Tensor, measure: Callable[[Zoo], Tensor], seed:
     asked, middle = torch.linspace(low, high, samples), torch.linspace(left, right, samples)
     # How well a number of validation can be met on test at all:
     rows = {"held-out members": control_of(numbers[held_out], measure(zoo.unseen))._asdict()}
-    for name, model in rivals(seed).items():
+    for name, model in rivals(zoo, seed).items():
         seconds = timed_fit(model, zoo, numbers)
         rows[name] = row_of_numbers(model, asked, measure, zoo, seed) | {"seconds": seconds}
         rows[name]["error in the middle"] = row_of_numbers(model, middle, measure, zoo, seed)["error"]
@@ -230,10 +250,10 @@ def by_number(zoo: Zoo, numbers: Tensor, measure: Callable[[Zoo], Tensor], seed:
             rows[f"{name}, guidance {w:g}"] = row_of_numbers(model, asked, measure, zoo, seed, guidance=w)
     order = torch.randperm(len(numbers), generator=torch.Generator().manual_seed(seed))
     for name in FLOWS:
-        model = rivals(seed)[name].fit(zoo, numbers[order])
+        model = rivals(zoo, seed)[name].fit(zoo, numbers[order])
         rows[f"{name}, conditions shuffled"] = row_of_numbers(model, asked, measure, zoo, seed)
     outside = (numbers < left) | (numbers > right)
-    for name, model in rivals(seed).items():
+    for name, model in rivals(zoo.take(outside), seed).items():
         model.fit(zoo.take(outside), numbers[outside])
         found = row_of_numbers(model, middle, measure, zoo, seed)
         rows[name]["error in the middle, left out"] = found["error"]
@@ -246,26 +266,13 @@ def pooled(zoos: list[Zoo], seed: int) -> Zoo:
 
 
 def training(width: int, seed: int, toy: bool) -> dict:
-    """Members that stopped early or late, asked for by accuracy, and by epochs."""
+    """Members that stopped early or late, asked for by accuracy."""
     members, held_out, samples = (3, 2, 5) if toy else (16, 4, 80)
-    several = EPOCHS[:3] if toy else EPOCHS
     task = load_task("digits", seed=seed) if toy else glyphs(seed)
+    several = EPOCHS[:3] if toy else EPOCHS
     zoo = pooled([trained(task, width, members, held_out, seed + 1000 * e, e) for e in several], seed)
     accuracy = evaluate(zoo, task).score  # (N,), on validation
-    epochs = torch.tensor(several).log2().repeat_interleave(members + held_out)  # (N,)
-
-    # A network has as many epochs as held-out members of its loss have.
-    losses = evaluate(zoo.unseen, task).loss.log().view(len(several), held_out).mean(1)  # (epochs,)
-    falling = losses.cummin(0).values
-
-    def epochs_of(networks: Zoo) -> Tensor:
-        loss = evaluate(networks, task, "test").loss.log().cpu().numpy()
-        return torch.from_numpy(np.interp(-loss, -falling.numpy(), np.log2(several)))
-
-    return {
-        "by accuracy": by_number(zoo, accuracy, lambda made: evaluate(made, task, "test").score, seed, samples),
-        "by epochs (log2)": by_number(zoo, epochs, epochs_of, seed, samples),
-    }
+    return by_number(zoo, accuracy, lambda made: evaluate(made, task, "test").score, seed, samples)
 
 
 def noise(width: int, seed: int, toy: bool) -> dict:
@@ -280,7 +287,7 @@ def noise(width: int, seed: int, toy: bool) -> dict:
     zoos = [trained(task, width, members, held_out, seed + 1000 * place, epochs) for place, task in enumerate(tasks)]
     zoo = pooled(zoos, seed)
     robust = evaluate(zoo, loud).score  # (N,), on validation
-    return {"by robustness": by_number(zoo, robust, lambda made: evaluate(made, loud, "test").score, seed, samples)}
+    return by_number(zoo, robust, lambda made: evaluate(made, loud, "test").score, seed, samples)
 
 
 # -- results ---------------------------------------------------------------------------------------------------------
@@ -293,20 +300,12 @@ COLUMNS = {  # of a page: name of a number -> how it is written
 }  # fmt: skip
 
 
-def tables_of(run: dict) -> dict[str, dict]:
-    """The tables of one run: one, or one for each number that was asked for."""
-    run = {name: part for name, part in run.items() if isinstance(part, dict)}
-    several = all("by " in name for name in run)
-    return run if several else {"": run}
-
-
 def page(runs: dict[str, dict]) -> str:
     """A table for each case and width: means over seeds."""
     several: dict[str, list[dict]] = {}
     for key, run in runs.items():
-        for name, table in tables_of(run).items():
-            heading = ", ".join(part for part in (key.split(", seed")[0], name) if part)
-            several.setdefault(heading, []).append(table)
+        rows = {name: row for name, row in run.items() if isinstance(row, dict)}
+        several.setdefault(key.split(", seed")[0], []).append(rows)
     lines = ["Written by benchmarks/conditional.py. Test split, means over seeds (their range); distance: zoo = 1."]
     for heading, tables in several.items():
         shown = [column for column in COLUMNS if any(column in row for row in tables[0].values())]
