@@ -17,6 +17,7 @@ from benchmarks import bench, conditional, new_and_accurate, two_modes, why_widt
 from benchmarks.measure import Measured, side_by_side, timed
 from dwflow_lite import MLP, PermutationSpec, Zoo, load_task
 from dwflow_lite.auditing import rematched_distance
+from dwflow_lite.flow import FlowSettings
 from dwflow_lite.generate import MemberNoise
 from dwflow_lite.zoo import Layout
 
@@ -171,7 +172,9 @@ def test_two_modes_at_toy_size():
 
 
 @pytest.mark.parametrize("case", conditional.CASES)
-def test_conditional_at_toy_size(case):
+def test_conditional_at_toy_size(case, monkeypatch):
+    monkeypatch.setattr(conditional, "DEFAULT", FlowSettings(hidden=16, steps=10))
+    monkeypatch.setattr(conditional, "SPREAD_OUT", FlowSettings(hidden=16, steps=10, keep="best"))
     run = conditional.timed_case(case, 8, 0, toy=True)
     assert {"flow", "flow, guidance 0", "flow, conditions shuffled", "retrieval of the nearest"} <= set(run)
     assert run["retrieval of the nearest"]["distance"] < 1e-5
