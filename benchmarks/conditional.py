@@ -41,6 +41,7 @@ from dwflow_lite.generate import (
     align_together,
 )
 from dwflow_lite.symmetry.basis import joined
+from dwflow_lite.tasks.glyphs import Difficulty
 
 RECIPE = Recipe(optimizer="adamw", lr=3e-3, weight_decay=1.0, epochs=20)
 DOMAINS = ("upright", "rotated", "inverted")
@@ -60,8 +61,6 @@ NEIGHBOURS = 16  # of a condition, from which the local Gaussian is measured
 
 def glyphs(seed: int, domain: str = "upright", noise: float = 0.15) -> Task:
     """Digits of one domain, with so much noise."""
-    from dwflow_lite.tasks.glyphs import Difficulty
-
     sizes = {"train": 3000, "validation": 2000, "test": 3000}
     return load_task("glyphs", seed=seed, domain=domain, difficulty=Difficulty(noise=noise), **sizes)
 
