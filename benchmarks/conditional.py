@@ -52,6 +52,8 @@ GUIDANCES = (0.0, 1.0, 2.0, 4.0)
 DEFAULT = FlowSettings()
 SPREAD_OUT = FlowSettings(hidden=256, keep="best")  # for the flow from a Gaussian as wide as the codes
 MATCHED = "flow, matched source"
+LINEAR, LOCAL = "Gaussian, mean linear in the condition", "Gaussian of the nearest"
+EACH_SMALL, EACH_LARGE = "one flow each, equal in all", "one flow each, each as large"
 FLOWS = ("flow", MATCHED)
 NEIGHBOURS = 16  # of a condition, from which the local Gaussian is measured
 
@@ -111,8 +113,8 @@ def rivals(zoos: Zoo | Mapping[str, Zoo], seed: int) -> dict[str, object]:
         "flow": ConditionalDeepWeightFlow(align=None, flow=DEFAULT, seed=seed),
         MATCHED: ConditionalDeepWeightFlow(**matched),
         "flow on 8 codes": ConditionalDeepWeightFlow(**matched, components=min(8, members - 1)),
-        "Gaussian, mean linear in the condition": ConditionalGaussian(),
-        "Gaussian of the nearest": ConditionalGaussian(neighbours=NEIGHBOURS),
+        LINEAR: ConditionalGaussian(),
+        LOCAL: ConditionalGaussian(neighbours=NEIGHBOURS),
         "retrieval of the nearest": ConditionalRetrieval(),
     }
 
@@ -186,7 +188,7 @@ def by_name(zoos: Mapping[str, Zoo], tasks: Mapping[str, Task], seed: int, sampl
     rows[MATCHED]["parameters"] = parameters([models[MATCHED]])
     share = 1 / len(zoos)
     small = replace(SPREAD_OUT, steps=int(SPREAD_OUT.steps * share), hidden=int(SPREAD_OUT.hidden * share**0.5))
-    for name, flow in (("one flow each, equal in all", small), ("one flow each, each as large", SPREAD_OUT)):
+    for name, flow in ((EACH_SMALL, small), (EACH_LARGE, SPREAD_OUT)):
         each = {key: DeepWeightFlow(align=None, source="matched", flow=flow, seed=seed) for key in zoos}
         seconds = sum(timed_fit(model, zoos[key]) for key, model in each.items())
         rows[name] = row(lambda key, each=each: each[key].sample(samples, seed=seed + 1))
@@ -311,7 +313,7 @@ def page(runs: dict[str, dict]) -> str:
     lines = ["Written by benchmarks/conditional.py. Test split, means over seeds (their range); distance: zoo = 1."]
     for heading, tables in several.items():
         shown = [column for column in COLUMNS if any(column in row for row in tables[0].values())]
-        lines += ["", f"## {heading}, {len(tables)} seeds", ""]
+        lines += ["", f"## {heading}, {len(tables)} seeds", "", *answers(tables), ""]
         lines += [f"| | {' | '.join(shown)} |", "|---" * (len(shown) + 1) + "|"]
         for name in tables[0]:
             cells = [
@@ -319,6 +321,34 @@ def page(runs: dict[str, dict]) -> str:
             ]
             lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def answers(tables: list[dict]) -> list[str]:
+    """The questions, each answered in a line by the means over seeds."""
+
+    def said(name: str, column: str) -> str:
+        numbers = [table[name][column] for table in tables if column in table.get(name, {})]
+        return COLUMNS[column].format(sum(numbers) / len(numbers)) if numbers else "?"
+
+    told, trivial = ("slope", LINEAR) if "slope" in tables[0]["flow"] else ("reads its own", LOCAL)
+    lines = [
+        f"- Is control real? {told} {said('flow', told)}, with conditions shuffled "
+        f"{said('flow, conditions shuffled', told)} (from a matched source {said(MATCHED, told)} and "
+        f"{said(f'{MATCHED}, conditions shuffled', told)})."
+    ]
+    quality = "error" if told == "slope" else "accuracy"
+    lines.append(
+        f"- Does a flow do better than the trivial way? {quality} {said(MATCHED, quality)} at distance "
+        f"{said(MATCHED, 'distance')} from a matched source, {said('flow', quality)} at {said('flow', 'distance')} by "
+        f"default; {trivial}: {said(trivial, quality)} at {said(trivial, 'distance')}."
+    )
+    if told != "slope":
+        lines.append(
+            f"- One flow or several? One {said(MATCHED, quality)} at distance {said(MATCHED, 'distance')} in "
+            f"{said(MATCHED, 'seconds')} s; {EACH_SMALL}: {said(EACH_SMALL, quality)} at "
+            f"{said(EACH_SMALL, 'distance')} in {said(EACH_SMALL, 'seconds')} s."
+        )
+    return lines
 
 
 def cell(numbers: list[float], column: str) -> str:
