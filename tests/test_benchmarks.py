@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import bench, ensembles, ensembles_page, new_and_accurate, two_modes, why_width
+from benchmarks import bench, conditional, ensembles, ensembles_page, new_and_accurate, two_modes, why_width
 from benchmarks.measure import Measured, side_by_side, timed
 from dwflow_lite import MLP, PermutationSpec, Zoo, load_task
 from dwflow_lite.auditing import rematched_distance
+from dwflow_lite.flow import FlowSettings
 from dwflow_lite.generate import MemberNoise
 from dwflow_lite.zoo import Layout
 
@@ -168,6 +169,23 @@ def test_two_modes_at_toy_size():
     for row in rows:
         assert 0 <= row["accurate and new"] <= row["accurate"] <= 1
     assert found["flow, default"]["distance"] < found["Gaussian on codes"]["distance"]
+
+
+@pytest.mark.parametrize("case", conditional.CASES)
+def test_conditional_at_toy_size(case, monkeypatch):
+    monkeypatch.setattr(conditional, "DEFAULT", FlowSettings(hidden=16, steps=10))
+    monkeypatch.setattr(conditional, "SPREAD_OUT", FlowSettings(hidden=16, steps=10, keep="best"))
+    run = conditional.timed_case(case, 8, 0, toy=True)
+    assert {"flow", "flow, guidance 0", "flow, conditions shuffled", "retrieval of the nearest"} <= set(run)
+    assert run["retrieval of the nearest"]["distance"] < 1e-5
+    text = conditional.page({f"{case}, width 8, seed {seed}": run for seed in (0, 1)})
+    assert f"## {case}, width 8" in text and "2 seeds" in text
+    zoos = {"a": conditional.trained(load_task("digits"), 4, 3, 1, 0, 1), "b": None}
+    zoos["b"] = replace(zoos["a"], weights=zoos["a"].weights + 1)
+    members = torch.cat([zoo.weights for zoo in zoos.values()])
+    dealt = torch.cat([zoo.weights for zoo in conditional.dealt(zoos, 0).values()])
+    assert torch.equal(dealt.sum(1).sort().values, members.sum(1).sort().values)  # the same members
+    assert not torch.equal(dealt, members)
 
 
 def test_the_width_of_a_generator_is_set_by_distance_alone():

@@ -3,6 +3,7 @@
 from dwflow_lite.auditing.agreement import copying_statistic, effective_rank, error_consistency
 from dwflow_lite.auditing.audit import audit
 from dwflow_lite.auditing.ceiling import Ceiling, codec_ceiling
+from dwflow_lite.auditing.control import Control, confusion, control_of, scores_on
 from dwflow_lite.auditing.measures import nearest_distance, rematched_distance, wrong_set_overlap
 from dwflow_lite.auditing.rows import Bars, Row, Values
 from dwflow_lite.auditing.table import Audit
@@ -11,14 +12,18 @@ __all__ = [
     "Audit",
     "Bars",
     "Ceiling",
+    "Control",
     "Row",
     "Values",
     "audit",
     "codec_ceiling",
+    "confusion",
+    "control_of",
     "copying_statistic",
     "effective_rank",
     "error_consistency",
     "nearest_distance",
     "rematched_distance",
+    "scores_on",
     "wrong_set_overlap",
 ]

@@ -1,5 +1,6 @@
 """Flow matching on points of R^k. This room knows nothing of networks."""
 
+from dwflow_lite.flow.conditional import ConditionalField, guided
 from dwflow_lite.flow.field import ClosedFormField, VelocityField
 from dwflow_lite.flow.path import COUPLINGS, FixedSource, GaussianSource, StraightPath, couple
 from dwflow_lite.flow.settings import FlowSettings
@@ -11,6 +12,7 @@ __all__ = [
     "COUPLINGS",
     "SOLVERS",
     "ClosedFormField",
+    "ConditionalField",
     "Field",
     "FixedSource",
     "FlowSettings",
@@ -22,6 +24,7 @@ __all__ = [
     "couple",
     "dispersion_ratio",
     "flow_matching_loss",
+    "guided",
     "integrate",
     "train_flow",
 ]

@@ -54,6 +54,8 @@ class VelocityField(nn.Module):
         dropout: in training only.
     """
 
+    conditions = 0  # numbers that it is told beside x and t: see ConditionalField
+
     def __init__(
         self,
         dim: int,

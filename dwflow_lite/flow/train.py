@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
+from dwflow_lite.flow.conditional import Targets, check_coupling, given
 from dwflow_lite.flow.field import VelocityField, dropout_from
 from dwflow_lite.flow.path import Source, StraightPath, couple
 from dwflow_lite.flow.settings import FlowSettings, require_settings
@@ -43,6 +44,8 @@ def train_flow(  # noqa: PLR0913 - a public door
     settings: FlowSettings = FlowSettings(),
     *,
     held_out: Tensor | None = None,
+    conditions: Tensor | None = None,
+    held_out_conditions: Tensor | None = None,
     seed: int = 0,
     checkpoint: str | Path | None = None,
     progress: bool = False,
@@ -56,6 +59,8 @@ def train_flow(  # noqa: PLR0913 - a public door
         settings: of batches, optimizer, path, coupling and looks. Those of the field itself (``hidden``, ``time_dim``,
             ``dropout``) and of the solver are not read here.
         held_out: targets (M, k) that the field is never trained on; they give ``held_out_loss`` and ``best``.
+        conditions: what a ``ConditionalField`` is told of each target, (N, c); None for any other field.
+        held_out_conditions: of each held-out target, (M, c).
         seed: of batches, times, noise and dropout.
         checkpoint: a file, or a folder (a name without a suffix), in which training is kept: half-finished every ten
             seconds, and finished. Called again with the same arguments it goes on as if it had never stopped, or gives
@@ -74,7 +79,10 @@ def train_flow(  # noqa: PLR0913 - a public door
     require_settings(settings)
     seed = whole_seed(seed)
     check_targets(field, points, held_out, settings)
-    store = _checkpoint(checkpoint, field, points, held_out, source, settings, seed)
+    targets = Targets(points, conditions)
+    unseen = None if held_out is None else Targets(held_out, held_out_conditions)
+    check_conditions(field, targets, unseen, settings)
+    store = _checkpoint(checkpoint, field, targets, unseen, source, settings, seed)
     if store.finished:
         log = FlowTraining(**store.finished_state(points.device))
         return _with_kept_state(field, log, settings)
@@ -82,8 +90,8 @@ def train_flow(  # noqa: PLR0913 - a public door
     path = StraightPath(settings.path_noise)
     # All that changes from step to step.
     generator = torch.Generator().manual_seed(seed)
-    batches = Batches(points, settings.batch_size, generator)
-    watch = Watch.of(points, held_out, source, settings, seed)
+    batches = Batches(points, settings.batch_size, generator, conditions)
+    watch = Watch.of(targets, unseen, source, settings, seed)
     optimizer, schedule = make_optimizer(field, settings)
     parts = {"field": field, "batches": batches, "watch": watch, "optimizer": optimizer, "schedule": schedule}
 
@@ -123,11 +131,11 @@ def take_step(
     generator: torch.Generator,
 ) -> Tensor:
     """One step of the optimizer on new pairs; gives their loss before it, on the device, where nobody waits for it."""
-    x1 = batches.draw()  # (B, k) targets
+    x1, condition = batches.draw_targets()  # (B, k), and (B, c) or None
     x0 = source.sample(len(x1), generator, training=True).to(x1)  # (B, k)
     x0, x1 = couple(x0, x1, coupling)
     t = torch.rand(len(x1), generator=generator).to(x1)  # (B,)
-    loss = flow_matching_loss(field, path, x0, x1, t, generator)
+    loss = flow_matching_loss(given(field, condition), path, x0, x1, t, generator)
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
@@ -149,6 +157,23 @@ def check_targets(field: VelocityField, points: Tensor, held_out: Tensor | None,
         raise ValueError(f"held_out must be finite and of shape (M >= 1, {field.dim}), got {tuple(held_out.shape)}")
 
 
+def check_conditions(
+    field: VelocityField, targets: Targets, unseen: Targets | None, settings: FlowSettings
+) -> None:  # fmt: skip
+    """``ValueError`` unless all targets have the conditions that a field takes, and none that it does not."""
+    for points, conditions in (targets, unseen) if unseen is not None else (targets,):
+        if conditions is None and field.conditions == 0:
+            continue
+        wanted = (len(points), field.conditions)
+        if conditions is None or tuple(conditions.shape) != wanted:
+            got = "none" if conditions is None else tuple(conditions.shape)
+            raise ValueError(f"this field is told {field.conditions} numbers: conditions are {wanted}, got {got}")
+        if not torch.isfinite(conditions).all():
+            raise ValueError("conditions hold NaN or infinite numbers")
+    if field.conditions:
+        check_coupling(settings)
+
+
 class Batches:
     """Endless batches of points (N, k), drawn without repeats within a pass over all of them.
 
@@ -156,21 +181,30 @@ class Batches:
         points: (N, k).
         size: B of each batch; it may be larger than N.
         generator: of the order of each pass.
+        conditions: of each point (N, c), or None.
     """
 
-    def __init__(self, points: Tensor, size: int, generator: torch.Generator) -> None:
+    def __init__(
+        self, points: Tensor, size: int, generator: torch.Generator, conditions: Tensor | None = None
+    ) -> None:  # fmt: skip
         self.points = points
+        self.conditions = conditions
         self.size = size
         self.generator = generator
         self.order = torch.empty(0, dtype=torch.long)  # positions of the points that are next
 
     def draw(self) -> Tensor:
         """The next points, (B, k)."""
+        return self.draw_targets().points
+
+    def draw_targets(self) -> Targets:
+        """The next points (B, k), and their conditions (B, c) or None."""
         while len(self.order) < self.size:
             one_pass = torch.randperm(len(self.points), generator=self.generator)
             self.order = torch.cat([self.order, one_pass])
         rows, self.order = self.order.split([self.size, len(self.order) - self.size])
-        return self.points[rows.to(self.points.device)]
+        rows = rows.to(self.points.device)
+        return Targets(self.points[rows], None if self.conditions is None else self.conditions[rows])
 
     def state_dict(self) -> dict[str, Tensor]:
         """What is left of the pass."""
@@ -206,7 +240,7 @@ def _with_kept_state(field: VelocityField, log: FlowTraining, settings: FlowSett
 
 
 def _checkpoint(
-    place: str | Path | None, field: VelocityField, points: Tensor, held_out: Tensor | None, source: Source,
+    place: str | Path | None, field: VelocityField, targets: Targets, unseen: Targets | None, source: Source,
     settings: FlowSettings, seed: int,
 ) -> Checkpoint:  # fmt: skip
     """Where this training is kept, known by a hash of everything that decides its result."""
@@ -218,9 +252,13 @@ def _checkpoint(
     fresh = deepcopy(source).sample(LOOK_POINTS, torch.Generator().manual_seed(seed + 1))
     in_training = deepcopy(source).sample(LOOK_POINTS, torch.Generator().manual_seed(seed + 1), training=True)
     tensors = {f"field.{name}": tensor for name, tensor in field.state_dict().items()}
-    tensors |= {"points": points, "source": fresh, "source in training": in_training}
-    if held_out is not None:
-        tensors["held_out"] = held_out
+    tensors |= {"points": targets.points, "source": fresh, "source in training": in_training}
+    if targets.conditions is not None:
+        tensors["conditions"] = targets.conditions
+    if unseen is not None:
+        tensors["held_out"] = unseen.points
+        if unseen.conditions is not None:
+            tensors["held_out_conditions"] = unseen.conditions
     identity = digest(tensors, json_hash([repr(field), values, seed]))
     checkpoint = Checkpoint(place, name=f"flow-{identity[:16]}.pt", identity=identity)
     if not checkpoint.finished:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dwflow_lite.flow.conditional import Targets, given
 from dwflow_lite.flow.field import VelocityField
 from dwflow_lite.flow.path import Source, StraightPath
 from dwflow_lite.flow.settings import FlowSettings
@@ -62,27 +63,33 @@ class FlowTraining:
 
 @dataclass(frozen=True)
 class Probe:
-    """Held-out pairs, drawn once: points ``x`` (m, k) on their paths, times ``t`` (m,) and velocities ``u`` (m, k)."""
+    """Held-out pairs, drawn once: points ``x`` (m, k) on their paths, times ``t`` (m,) and velocities ``u`` (m, k).
+
+    And the conditions of their targets (m, c), if they have any.
+    """
 
     x: Tensor
     t: Tensor
     u: Tensor
+    conditions: Tensor | None = None
 
     @classmethod
-    def of(cls, held_out: Tensor, source: Source, path: StraightPath, seed: int) -> Probe:
+    def of(cls, held_out: Targets, source: Source, path: StraightPath, seed: int) -> Probe:
         """Pair held-out targets (M, k), repeated to about ``PROBE_POINTS``, with points of the source."""
         generator = torch.Generator().manual_seed(seed)
-        x1 = held_out.repeat(ceil(PROBE_POINTS / len(held_out)), 1)  # (m, k)
+        repeats = ceil(PROBE_POINTS / len(held_out.points))
+        x1 = held_out.points.repeat(repeats, 1)  # (m, k)
+        conditions = None if held_out.conditions is None else held_out.conditions.repeat(repeats, 1)  # (m, c)
         t = torch.rand(len(x1), generator=generator).to(x1)  # (m,)
         x0 = source.sample(len(x1), generator).to(x1)  # (m, k)
         x, u = path.sample(x0, x1, t, generator)
-        return cls(x, t, u)
+        return cls(x, t, u, conditions)
 
     @torch.no_grad()
     def loss(self, field: VelocityField) -> float:
         """The flow-matching loss of a field on these pairs, its dropout asleep."""
         field.eval()
-        loss = (field(self.x, self.t) - self.u).square().mean()
+        loss = (given(field, self.conditions)(self.x, self.t) - self.u).square().mean()
         field.train()
         return float(loss)
 
@@ -95,11 +102,16 @@ class Watch:
         starts: points (m, k) of the source, from which they are generated.
         probe: held-out pairs, or None.
         settings: ``every``, ``patience`` and ``keep``.
+        conditions: of the starts (m, c), or None.
     """
 
-    def __init__(self, points: Tensor, starts: Tensor, probe: Probe | None, settings: FlowSettings) -> None:
+    def __init__(
+        self, points: Tensor, starts: Tensor, probe: Probe | None, settings: FlowSettings,
+        conditions: Tensor | None = None,
+    ) -> None:  # fmt: skip
         self.points = points
         self.starts = starts
+        self.conditions = conditions
         self.probe = probe
         self.settings = settings
         self.log = FlowTraining()
@@ -108,13 +120,18 @@ class Watch:
         self.lowest_loss = torch.tensor(inf, device=points.device)  # of all batches
 
     @classmethod
-    def of(cls, points: Tensor, held_out: Tensor | None, source: Source, settings: FlowSettings, seed: int) -> Watch:
-        """Draw what looks compare: starting points, and pairs of held-out targets (M, k) if there are any."""
+    def of(
+        cls, targets: Targets, held_out: Targets | None, source: Source, settings: FlowSettings, seed: int
+    ) -> Watch:  # fmt: skip
+        """Draw what looks compare: starting points, and pairs of held-out targets if there are any."""
+        points, conditions = targets
         starts = source.sample(LOOK_POINTS, torch.Generator().manual_seed(seed + 1)).to(points.device)
+        if conditions is not None:  # of targets spread evenly over all, in whatever order they stand
+            conditions = conditions[torch.linspace(0, len(points) - 1, LOOK_POINTS).long().to(points.device)]
         probe = None
         if held_out is not None:
             probe = Probe.of(held_out, source, StraightPath(settings.path_noise), seed + 2)
-        return cls(points, starts, probe, settings)
+        return cls(points, starts, probe, settings, conditions)
 
     def note_loss(self, field: VelocityField, loss: Tensor) -> None:
         """After a step: note the loss of its batch, and keep the state if it is the lowest and that is asked for."""
@@ -142,7 +159,9 @@ class Watch:
             raise FloatingPointError(f"flow training diverged at step {step} (loss {loss}): lower lr")
         log.steps.append(step)
         log.loss.append(loss)
-        generated = integrate(field, self.starts, steps=LOOK_STEPS, keep=False).end  # (m, k)
+        field.eval()
+        generated = integrate(given(field, self.conditions), self.starts, steps=LOOK_STEPS, keep=False).end  # (m, k)
+        field.train()
         log.dispersion.append(dispersion_ratio(generated, self.points))
         if self.probe is None:
             self._keep_as_best(field, step, loss)

@@ -1,5 +1,8 @@
 """From a zoo of networks to new ones: DeepWeightFlow, and the simple generators it has to beat."""
 
+from dwflow_lite.generate.conditional import ConditionalDeepWeightFlow
+from dwflow_lite.generate.conditional_simple import ConditionalGaussian, ConditionalRetrieval, OwnCodesFlow
+from dwflow_lite.generate.conditions import align_together
 from dwflow_lite.generate.deepweightflow import DeepWeightFlow
 from dwflow_lite.generate.dropout import DropoutMasks
 from dwflow_lite.generate.files import FORMAT
@@ -26,6 +29,9 @@ __all__ = [
     "TRIVIAL",
     "AffineMixture",
     "ClosedFormFlow",
+    "ConditionalDeepWeightFlow",
+    "ConditionalGaussian",
+    "ConditionalRetrieval",
     "DeepWeightFlow",
     "DropoutMasks",
     "GaussianCodes",
@@ -33,10 +39,12 @@ __all__ = [
     "Generator",
     "LeadingFlow",
     "MemberNoise",
+    "OwnCodesFlow",
     "PairInterpolation",
     "RandomWeights",
     "Retrieval",
     "Soup",
     "UnitCrossover",
+    "align_together",
     "fit_together",
 ]

@@ -17,7 +17,7 @@ from dwflow_lite.compress import DualPCA, root_mean_square
 from dwflow_lite.flow.field import make_field
 from dwflow_lite.flow.path import FixedSource, Source
 from dwflow_lite.flow.settings import FlowSettings, require_settings
-from dwflow_lite.flow.solver import Trajectory, integrate
+from dwflow_lite.flow.solver import Field, Trajectory, integrate
 from dwflow_lite.flow.train import train_flow
 from dwflow_lite.flow.watch import FlowTraining
 from dwflow_lite.generate.files import FittedFlow, on_device, read_generator, write_generator
@@ -43,6 +43,7 @@ class PreparedFlow:
         codes: of its fitted members (N, k).
         held_out: codes of its held-out members (M, k), or None.
         source: of the points that training starts from.
+        conditions: what the field is told of each of the codes (N, c), or None; likewise ``held_out_conditions``.
     """
 
     fitted: FittedFlow
@@ -50,12 +51,15 @@ class PreparedFlow:
     codes: Tensor
     held_out: Tensor | None
     source: Source
+    conditions: Tensor | None = None
+    held_out_conditions: Tensor | None = None
 
     def train(self, *, checkpoint: str | Path | None = None, progress: bool = False) -> FlowTraining:
         """Train the field; the arguments are those of :func:`train_flow`."""
         settings = self.fitted.settings
         return train_flow(
             self.fitted.field, self.codes, self.source, settings["flow"], held_out=self.held_out,
+            conditions=self.conditions, held_out_conditions=self.held_out_conditions,
             seed=settings["seed"], checkpoint=checkpoint, progress=progress,
         )  # fmt: skip
 
@@ -98,6 +102,8 @@ class DeepWeightFlow(BaseEstimator):
         >>> len(generated), generated.module(0)(torch.zeros(1, 2)).shape
         (3, torch.Size([1, 1]))
     """
+
+    conditional = False  # whether its flow is told conditions: see ConditionalDeepWeightFlow
 
     def __init__(  # noqa: PLR0913 - a public door
         self,
@@ -172,13 +178,8 @@ class DeepWeightFlow(BaseEstimator):
             steps: of the solver; None: as in ``flow``.
             solver: None: as in ``flow``.
         """
-        self._check_fitted()
-        check_number_of_networks(n)
-        flow = self.settings_["flow"]
-        steps = flow.solver_steps if steps is None else steps
-        solver = flow.solver if solver is None else solver
-        x0 = self.source_.sample(n, generator_from(seed)).to(self.field_.head.weight)  # (n, k)
-        return integrate(self.field_, x0, steps=steps, solver=solver)
+        x0 = self._noise(n, generator_from(seed))  # (n, k)
+        return self._follow(self.field_, x0, steps, solver)
 
     @out_of_memory_as("no memory for so many networks at once: pass fewer, or fit with a smaller memory=")
     def encode(self, zoo: Zoo) -> Tensor:
@@ -231,18 +232,7 @@ class DeepWeightFlow(BaseEstimator):
         Fitted on a zoo on disk it decodes from that zoo, whose folder the file names and :meth:`load` needs. Move them
         together, as you like.
         """
-        self._check_fitted()
-        fitted = FittedFlow(
-            settings=self.settings_,
-            layout=self.layout_,
-            network=self.network_,
-            record=self.record_,
-            pca=self.pca_,
-            scale=self.scale_,
-            source=self.source_,
-            field=self.field_,
-        )
-        return write_generator(path, fitted)
+        return write_generator(path, self._learned())
 
     @classmethod
     def load(
@@ -255,7 +245,7 @@ class DeepWeightFlow(BaseEstimator):
         Field and networks come to lie on ``device`` (as of :meth:`Zoo.to`), wherever it was fitted.
         """
         device = usable_device(device)
-        fitted = on_device(read_generator(path, network, folder), device)
+        fitted = on_device(read_generator(path, network, folder, conditional=cls.conditional), device)
         model = cls(**fitted.settings)
         model._learn(fitted)
         return model
@@ -348,6 +338,32 @@ class DeepWeightFlow(BaseEstimator):
         self.scale_ = fitted.scale
         self.source_ = fitted.source
         self.field_ = fitted.field
+
+    def _learned(self) -> FittedFlow:
+        """What :meth:`_learn` took over."""
+        self._check_fitted()
+        return FittedFlow(
+            settings=self.settings_,
+            layout=self.layout_,
+            network=self.network_,
+            record=self.record_,
+            pca=self.pca_,
+            scale=self.scale_,
+            source=self.source_,
+            field=self.field_,
+        )
+
+    def _noise(self, n: int, generator: torch.Generator) -> Tensor:
+        """``n`` points of the source (n, k), where the field is."""
+        self._check_fitted()
+        check_number_of_networks(n)
+        return self.source_.sample(n, generator).to(self.field_.head.weight)
+
+    def _follow(self, field: Field, x0: Tensor, steps: int | None, solver: str | None) -> Trajectory:
+        """Points x0 (n, k) along a field; steps and solver as in ``flow`` where they are None."""
+        flow = self.settings_["flow"]
+        steps = flow.solver_steps if steps is None else steps
+        return integrate(field, x0, steps=steps, solver=flow.solver if solver is None else solver)
 
     def _precision(self) -> torch.dtype:
         """Of the weights that are decoded."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from dwflow_lite.compress import DualPCA
+from dwflow_lite.flow.conditional import make_conditional_field
 from dwflow_lite.flow.field import VelocityField, make_field
 from dwflow_lite.flow.path import GaussianSource
 from dwflow_lite.flow.settings import FlowSettings
+from dwflow_lite.generate.conditions import Conditions
 from dwflow_lite.networks import architecture_of
 from dwflow_lite.networks.constants import PREFIX as CONSTANTS
 from dwflow_lite.networks.constants import constants_of, keys_of, moved, packed, unpacked
@@ -47,6 +50,7 @@ class FittedFlow:
         scale: by which codes are divided.
         source: of the flow.
         field: from noise to codes.
+        conditions: that the field is told, or None; then ``settings`` has ``label_dropout`` too.
     """
 
     settings: Mapping[str, Any]
@@ -57,6 +61,7 @@ class FittedFlow:
     scale: float
     source: GaussianSource
     field: VelocityField
+    conditions: Conditions | None = None
 
 
 def on_device(fitted: FittedFlow, device: torch.device) -> FittedFlow:
@@ -96,6 +101,8 @@ def write_generator(path: str | Path, fitted: FittedFlow) -> Path:
     }
     if constants:
         record["constants"] = keys_of(constants)
+    if fitted.conditions is not None:
+        record["conditions"] = fitted.conditions.to_json() | {"label_dropout": fitted.settings["label_dropout"]}
     rows = fitted.pca.rows_
     if isinstance(rows, Shards):
         record["rows"] = {"folder": str(rows.folder), "rows": rows.rows, "storage": rows.storage}
@@ -133,7 +140,9 @@ def _file(path: str | Path) -> Path:
 # -- reading -----------------------------------------------------------------------------------------------------
 
 
-def read_generator(path: str | Path, network: nn.Module | None = None, folder: str | Path | None = None) -> FittedFlow:
+def read_generator(
+    path: str | Path, network: nn.Module | None = None, folder: str | Path | None = None, conditional: bool = False
+) -> FittedFlow:  # fmt: skip
     """Read a generator and verify it.
 
     Args:
@@ -141,6 +150,7 @@ def read_generator(path: str | Path, network: nn.Module | None = None, folder: s
         network: a template; needed for a reader's own class, otherwise checked against the file.
         folder: where the zoo is that it decodes from, if it was fitted on one on disk; None: where the file says, seen
             from where it is now or from where it was written.
+        conditional: whether its flow is to be one that is told conditions; a file of the other kind is refused.
 
     Raises:
         ValueError: ``path`` has no suffix, or a folder is named that no zoo is needed from.
@@ -154,12 +164,19 @@ def read_generator(path: str | Path, network: nn.Module | None = None, folder: s
         raise ZooFileError(f"{path} was altered after it was written: its hash does not match")
     with understood(path):
         record = dict(json.loads(text))
+    if ("conditions" in record) != conditional:
+        kinds = ("DeepWeightFlow", "ConditionalDeepWeightFlow")
+        raise ZooFileError(f"{path} holds a {kinds[not conditional]}: read it by {kinds[not conditional]}.load")
+    with understood(path):
         record.setdefault("memory", 1 << 28)
         layout = Layout.from_json(record["layout"])
         settings = {name: record[name] for name in PLAIN_SETTINGS}
         flow = FlowSettings.from_json(record["flow"])  # version 0.1.0 wrote fewer settings
         about = dict(record["record"]) | {"architecture": record["architecture"]}
         constants = unpacked(tensors, record.get("constants", {}))
+        conditions = Conditions.from_json(record["conditions"]) if conditional else None
+        if conditional:
+            settings["label_dropout"] = record["conditions"]["label_dropout"]
     old_entries = constants_in_columns(layout, network)
     if old_entries:
         tensors, layout, constants = _without_constants(path, tensors, layout, old_entries, network)
@@ -179,7 +196,8 @@ def read_generator(path: str | Path, network: nn.Module | None = None, folder: s
             pca=pca,
             scale=float(record["scale"]),
             source=GaussianSource(pca.n_components_, tensors["source.scale"], tensors["source.mean"].float()),
-            field=_read_field(tensors, flow, pca.n_components_),
+            field=_read_field(tensors, flow, pca.n_components_, conditions, settings.get("label_dropout", 0.0)),
+            conditions=conditions,
         )
 
 
@@ -261,14 +279,19 @@ def _rows_on_disk(path: Path, record: Mapping[str, Any], layout: Layout, folder:
     raise ZooFileError(f"{message} ({failure})") from failure
 
 
-def _read_field(tensors: Mapping[str, Tensor], flow: FlowSettings, dim: int) -> VelocityField:
+def _read_field(
+    tensors: Mapping[str, Tensor], flow: FlowSettings, dim: int, conditions: Conditions | None, label_dropout: float
+) -> VelocityField:  # fmt: skip
     """The trained field of a file, in eval mode; ``ValueError``, before it takes memory, where its tensors differ."""
     state = {name.removeprefix("field."): tensor for name, tensor in tensors.items() if name.startswith("field.")}
+    make = partial(make_field, dim, flow, seed=0)
+    if conditions is not None:
+        make = partial(make_conditional_field, dim, conditions.size, flow, label_dropout, seed=0)
     with torch.device("meta"):
-        outline = VelocityField(dim, flow.hidden, flow.time_dim, flow.dropout)
+        outline = make()
     expected = {name: tuple(tensor.shape) for name, tensor in outline.state_dict().items()}
     if expected != {name: tuple(tensor.shape) for name, tensor in state.items()}:
         raise ValueError("its field is of another size than its settings say")
-    field = make_field(dim, flow, seed=0)
+    field = make()
     field.load_state_dict(state)
     return field.eval()
