@@ -330,7 +330,7 @@ def answers(tables: list[dict]) -> list[str]:
         numbers = [table[name][column] for table in tables if column in table.get(name, {})]
         return COLUMNS[column].format(sum(numbers) / len(numbers)) if numbers else "?"
 
-    told, trivial = ("slope", LINEAR) if "slope" in tables[0]["flow"] else ("reads its own", LOCAL)
+    told = "slope" if "slope" in tables[0]["flow"] else "reads its own"
     lines = [
         f"- Is control real? {told} {said('flow', told)}, with conditions shuffled "
         f"{said('flow, conditions shuffled', told)} (from a matched source {said(MATCHED, told)} and "
@@ -340,7 +340,8 @@ def answers(tables: list[dict]) -> list[str]:
     lines.append(
         f"- Does a flow do better than the trivial way? {quality} {said(MATCHED, quality)} at distance "
         f"{said(MATCHED, 'distance')} from a matched source, {said('flow', quality)} at {said('flow', 'distance')} by "
-        f"default; {trivial}: {said(trivial, quality)} at {said(trivial, 'distance')}."
+        f"default; {LOCAL}: {said(LOCAL, quality)} at {said(LOCAL, 'distance')}; {LINEAR}: {said(LINEAR, quality)} at "
+        f"{said(LINEAR, 'distance')}."
     )
     if told != "slope":
         lines.append(
