@@ -12,6 +12,8 @@ import torch
 
 Runs = dict[str, dict]
 
+ZOOS = Path("build/artefacts")  # where zoos are kept, for all who ask about the same one
+
 
 def run_missing(
     out: Path, command: str, jobs: Mapping[str, Callable[[], dict]], page: Callable[[Runs], str] | None = None

@@ -1,26 +1,28 @@
 """Accurate *and* new: in which zoos do generators make networks that are both, and which generators?
 
     python -m benchmarks.new_and_accurate [--regimes digits-128-fast1 …] [--seeds 0 1 2] [--list]
+    python -m benchmarks.new_and_accurate --few --split validation --regimes …   # to choose a regime
 
-A regime is a task, a network and a recipe. For each seed: a zoo and held-out networks, in three bases (matched to a
-member; to the mean, round after round; not aligned). Both bars come from the zoo alone, before anything is generated.
-A generator with a width (noise around the mean, noise around members, mixtures) is made so wide that all but a
-twentieth of its networks pass the bar of distance: by distances alone, no score chooses it. Everything is measured on
-the test split, up to the symmetries of the network. Regimes and seeds found in the file are not run again.
-MNIST is read from $DWFLOW_DATA.
+A regime is a task, a network and a recipe. For each seed: a zoo and held-out networks, in several bases (matched to a
+member; to the mean, round after round; this with every unit's scale fixed before; not aligned). Both bars come from the
+zoo alone, before anything is generated. A generator with a width (noise around the mean, noise around members,
+mixtures) is made so wide that all but a twentieth of its networks pass the bar of distance: by distances alone, no
+score chooses it. Everything is measured up to the symmetries of the network, on the test split, which is for regimes
+that were chosen before; regimes are compared on the validation split, whose runs are kept in a file of their own.
+Regimes and seeds found in the file are not run again. MNIST is read from $DWFLOW_DATA.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
 
-from benchmarks.kept import run_missing
+from benchmarks.kept import ZOOS, run_missing
 from dwflow_lite import (
     MLP,
     DeepWeightFlow,
@@ -48,6 +50,7 @@ from dwflow_lite.generate import (
     Soup,
     UnitCrossover,
 )
+from dwflow_lite.symmetry import fix_gauge
 
 RECIPES = {
     "adam": Recipe(optimizer="adam"),
@@ -56,10 +59,7 @@ RECIPES = {
     "adamw5": Recipe(optimizer="adamw", weight_decay=5.0),
     "sgd": Recipe(optimizer="sgd", lr=0.05, weight_decay=5e-3),
     # Weight decay acts within 1 / (lr · decay) steps: with a larger rate it is done within the training.
-    "fast0": Recipe(optimizer="adamw", lr=3e-3, weight_decay=0.0),
-    "fast0.3": Recipe(optimizer="adamw", lr=3e-3, weight_decay=0.3),
-    "fast1": Recipe(optimizer="adamw", lr=3e-3, weight_decay=1.0),
-    "fast3": Recipe(optimizer="adamw", lr=3e-3, weight_decay=3.0),
+    **{f"fast{decay:g}": Recipe(optimizer="adamw", lr=3e-3, weight_decay=decay) for decay in (0, 0.1, 0.3, 1, 3, 10)},
     "large1": Recipe(optimizer="adamw", lr=3e-3, weight_decay=1.0, batch_size=512),
     "half1": Recipe(optimizer="adamw", lr=3e-3, weight_decay=1.0, batch_size=512, precision="bfloat16"),
 }
@@ -88,15 +88,40 @@ class Regime:
         recipe = replace(RECIPES[self.recipe], epochs=self.epochs)
         network = MLP([inputs, *self.hidden, task.outputs])
         sizes = {"members": self.members, "held_out": self.held_out, "seed": seed}
-        return train_zoo(task, network, recipe=recipe, **sizes)
+        return train_zoo(task, network, recipe=recipe, checkpoint=ZOOS, **sizes)
 
 
 DIGITS = [Regime("digits", (w,), "fast1", epochs=60) for w in (128, 160, 32, 64, 256, 512)]
 DIGITS += [Regime("digits", (w, w), "fast1", epochs=60) for w in (32, 64, 128, 256)]
 DIGITS += [Regime("digits", (128,), recipe, epochs=60) for recipe in ("fast0", "fast0.3", "fast3", "adam", "sgd")]
 DIGITS += [Regime("digits", (128,), "fast1", epochs=60, members=n) for n in (30, 300)]
+# At the width at which three quarters pass both bars: weight decay over two decades, and the number of members.
+DIGITS += [Regime("digits", (160,), f"fast{d}", epochs=60, members=50) for d in ("0", "0.1", "0.3", "3", "10")]
+DIGITS += [Regime("digits", (160,), "fast1", epochs=60, members=n) for n in (30, 300, 1000)]
+# Deeper and wider, half as many members.
+WIDE = [(w,) for w in (64, 160, 512, 1024)] + [(w, w) for w in (128, 256, 512)] + [(w, w, w) for w in (128, 256, 512)]
+DIGITS += [Regime("digits", hidden, "fast1", epochs=60, members=50) for hidden in WIDE]
 MNIST = [Regime("mnist", (w,), recipe, epochs=5, members=50) for w in (512, 1024) for recipe in ("large1", "half1")]
 REGIMES = {regime.name: regime for regime in DIGITS + MNIST}
+
+
+BASES: dict[str, Callable[[Zoo, int], Zoo]] = {
+    "universe": lambda zoo, seed: canonicalise(zoo, rounds=10, seed=seed),
+    "reference": lambda zoo, seed: canonicalise(zoo, seed=seed),
+    "universe, scales fixed": lambda zoo, seed: canonicalise(fix_gauge(zoo), rounds=10, seed=seed),
+    "not aligned": lambda zoo, seed: zoo,
+}
+# What ``--few`` measures, to compare regimes.
+FEW_BASES = ("universe", "not aligned")
+FEW = (
+    "mixture of all",
+    "mixture of all, factor 1",
+    "Gaussian on codes, wider",
+    "Gaussian on codes",
+    "zoo + noise",
+    "Gaussian on weights",
+    "affine mixture of 5",
+)
 
 
 def reading_of(zoo: Zoo, seed: int = 0) -> Reading:
@@ -129,13 +154,14 @@ def as_new(
     return high
 
 
-def generators(zoo: Zoo, seed: int, flows: bool) -> dict[str, Generator]:
-    """All rivals, unfitted, by names that do not hang on what was measured."""
+def generators(zoo: Zoo, seed: int, flows: bool, few: bool = False) -> dict[str, Generator]:
+    """All rivals, unfitted, by names that do not hang on what was measured; or a few of them."""
     signs = partial(AffineMixture, None, "signs")
     new_at = partial(as_new, zoo=zoo, reading=reading_of(zoo), high=1.6)
     rivals: dict[str, Generator] = {
         "retrieval": Retrieval(),
         "mixture of all": signs(factor=new_at(lambda f: signs(factor=f), low=0.4)),
+        "mixture of all, factor 1": signs(),
         "Gaussian on codes, wider": GaussianCodes(factor=new_at(lambda f: GaussianCodes(factor=f), low=0.4)),
         "Gaussian on codes": GaussianCodes(),
         "zoo + noise": MemberNoise(new_at(MemberNoise, low=0.0)),
@@ -146,6 +172,8 @@ def generators(zoo: Zoo, seed: int, flows: bool) -> dict[str, Generator]:
         "unit crossover of 2": UnitCrossover(2),
         "unit crossover of all": UnitCrossover(len(zoo.fitted)),
     }
+    if few:
+        return {name: rivals[name] for name in FEW}
     if flows:
         matched = FlowSettings(hidden=256, keep="best")
         rivals["flow, default"] = DeepWeightFlow(align=None, seed=seed)
@@ -156,49 +184,99 @@ def generators(zoo: Zoo, seed: int, flows: bool) -> dict[str, Generator]:
     return rivals
 
 
-def one_seed(regime: Regime, task: Task, seed: int, samples: int, flows: bool) -> dict:
+def width_of(rival: Generator) -> dict[str, float]:
+    """The width that was set for a generator, if it has one."""
+    return {name: value for name, value in vars(rival).items() if name in ("factor", "level")}
+
+
+def one_seed(
+    regime: Regime, task: Task, seed: int, samples: int, flows: bool, bases: Sequence[str] = tuple(BASES),
+    few: bool = False, split: str = "test",
+) -> dict:  # fmt: skip
     """Everything that is measured of one regime and seed."""
     start = time.perf_counter()
     zoo = regime.zoo(task, seed)
-    bases = {
-        "universe": canonicalise(zoo, rounds=10, seed=seed),
-        "reference": canonicalise(zoo, seed=seed),
-        "not aligned": zoo,
-    }
     found: dict = {"seconds of the zoo": time.perf_counter() - start}
-    for basis, networks in bases.items():
-        rivals = generators(networks, seed, flows and basis == "universe")
+    for basis in bases:
+        networks = BASES[basis](zoo, seed)
+        rivals = generators(networks, seed, flows and basis == "universe", few)
         made = {name: rival.fit(networks).sample(samples, seed=seed + 1) for name, rival in rivals.items()}
-        report = audit(made, networks, task, controls={}, split="test", seed=seed)
+        report = audit(made, networks, task, controls={}, split=split, seed=seed)
         found[basis] = [row.numbers() | {"area": report.area(row.name)} for row in report.rows]
         found["bars" if basis == "universe" else f"bars, {basis}"] = report.bars._asdict()
+        found[f"widths, {basis}"] = {name: width_of(rival) for name, rival in rivals.items()}
         print(f"\n{regime.name}, seed {seed}, {basis}\n{report}", flush=True)
     found["seconds"] = time.perf_counter() - start
     return found
 
 
-def page(runs: dict[str, dict]) -> str:
-    """A table for each regime: means over seeds, and of the share over both bars each seed."""
-    by_regime: dict[str, list[dict]] = {}
+def by_regime(runs: dict[str, dict]) -> dict[str, list[dict]]:
+    """The runs of each regime, a seed each."""
+    found: dict[str, list[dict]] = {}
     for key, run in runs.items():
-        by_regime.setdefault(key.split(", ")[0], []).append(run)
-    lines = ["Written by benchmarks/new_and_accurate.py. Test split; distances up to permutation and scale, zoo = 1."]
-    for regime, several in by_regime.items():
+        found.setdefault(key.split(", ")[0], []).append(run)
+    return found
+
+
+def percent(rows: Sequence[dict]) -> str:
+    """Of rows of several seeds: the share over both bars of each, in percent."""
+    return ", ".join(f"{100 * row['accurate_and_new']:.0f}" for row in rows)
+
+
+def luckiest(rows: Sequence[dict]) -> dict:
+    """With hindsight: the generator of the largest share over both bars, noise about members aside."""
+    generated = [row for row in rows if row["name"] not in ("zoo", "held-out networks", "zoo + noise")]
+    return max(generated, key=lambda row: row["accurate_and_new"], default={"accurate_and_new": float("nan")})
+
+
+def summary(runs: dict[str, dict]) -> list[str]:
+    """A line for each regime: its zoo, what mixtures lose, and the share over both bars of each kind of network."""
+    kinds = ("held-out networks", "mixture of all", "Gaussian on codes, wider", "zoo + noise", "Gaussian on weights")
+    heads = ["regime", "zoo", "points lost by mixtures", "their width", *kinds, "best without alignment"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for regime, several in by_regime(runs).items():
+        tables = [{row["name"]: row for row in run["universe"]} for run in several if "universe" in run]
+        if not tables:
+            continue
+        zoo = sum(table["zoo"]["score"] for table in tables) / len(tables)
+        mixture = sum(table["mixture of all"]["score"] for table in tables) / len(tables)
+        widths = [run["widths, universe"]["mixture of all"]["factor"] for run in several if "widths, universe" in run]
+        cells = [regime, f"{100 * zoo:.1f} %", f"{100 * (zoo - mixture):.1f}", ", ".join(f"{w:.2f}" for w in widths)]
+        cells += [percent([table[kind] for table in tables]) for kind in kinds]
+        cells.append(percent([luckiest(run.get("not aligned", ())) for run in several]))
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def page(runs: dict[str, dict]) -> str:
+    """A line for each regime, then a table: means over seeds, and of the share over both bars each seed."""
+    split = "Validation" if all("validation" in key for key in runs) else "Test"
+    lines = [
+        f"Written by benchmarks/new_and_accurate.py. {split} split; distances up to permutation and scale, zoo = 1.",
+        "Width: the factor or level that was set by distance. Several numbers: one for each seed. In percent.",
+        "",
+        *summary(runs),
+    ]
+    for regime, several in by_regime(runs).items():
         lines += ["", f"## {regime}", ""]
         lines += [
-            "| networks | accuracy | distance | kappa | NLL | area | over both bars, each seed |",
-            "|---" * 7 + "|",
+            "| networks | width | accuracy | distance | kappa | NLL | area | over both bars, each seed |",
+            "|---" * 8 + "|",
         ]
-        for basis in ("universe", "reference", "not aligned"):
-            lines.append(f"| **{basis}** |" + " |" * 6)
-            for number, row in enumerate(several[0][basis]):
-                rows = [run[basis][number] for run in several]
-                mean = {name: sum(r[name] for r in rows) / len(rows) for name in ("score", "kappa", "nll", "area")}
-                distance = sum(r["rematched"] for r in rows) / len(rows)
-                shares = ", ".join(f"{100 * r['accurate_and_new']:.0f}" for r in rows)
+        for basis in [name for name in BASES if any(name in run for run in several)]:
+            lines.append(f"| **{basis}** |" + " |" * 7)
+            tables = [(run, {row["name"]: row for row in run[basis]}) for run in several if basis in run]
+            for name in tables[0][1]:
+                having = [(run, table[name]) for run, table in tables if name in table]
+                rows = [row for _, row in having]
+                numbers = ("score", "rematched", "kappa", "nll", "area")
+                mean = {number: sum(row[number] for row in rows) / len(rows) for number in numbers}
+                of_run = [run.get(f"widths, {basis}", {}).get(name, {}) for run, _ in having]
+                widths = [width for found in of_run for width in found.values()]
+                width = f"{sum(widths) / len(widths):.2f}" if widths else ""
                 lines.append(
-                    f"| {row['name']} | {100 * mean['score']:.1f} % | {distance:.2f} | {mean['kappa']:.2f} "
-                    f"| {mean['nll']:.3f} | {mean['area']:.2f} | {shares} % |"
+                    f"| {name} | {width} | {100 * mean['score']:.1f} % | {mean['rematched']:.2f} | {mean['kappa']:.2f} "
+                    f"| {mean['nll']:.3f} | {mean['area']:.2f} | {percent(rows)} % |"
                 )
     return "\n".join(lines) + "\n"
 
@@ -209,8 +287,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
     parser.add_argument("--samples", type=int, default=100)
     parser.add_argument("--no-flows", action="store_true", help="leave out the generators that need training")
+    parser.add_argument("--bases", nargs="*", default=[], choices=list(BASES), help="all, or those of --few")
+    parser.add_argument("--few", action="store_true", help="a few generators: to compare regimes")
+    parser.add_argument("--split", default="test", choices=["validation", "test"])
     parser.add_argument("--list", action="store_true", help="say which regimes there are")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/new_and_accurate.json"))
+    parser.add_argument("--out", type=Path, default=None, help="benchmarks/results/new_and_accurate….json")
     args = parser.parse_args()
     if args.list:
         print("\n".join(REGIMES))
@@ -218,15 +299,20 @@ def main() -> None:
     unknown = sorted(set(args.regimes) - set(REGIMES))
     if unknown:
         parser.error(f"no regimes {', '.join(unknown)}: --list names all of them")
+    bases = args.bases or (FEW_BASES if args.few else tuple(BASES))
+    # What is left out, and the split, belong to the name of a run: pages show runs of one kind side by side.
+    kind = (" few" if args.few else "") + ("" if args.split == "test" else f" {args.split}")
+    out = args.out or Path(f"benchmarks/results/new_and_accurate{kind.replace(' ', '_')}.json")
 
     def job(name: str, seed: int) -> dict:
         task = load_task(REGIMES[name].task, seed=seed)
-        return one_seed(REGIMES[name], task, seed, args.samples, not args.no_flows)
+        flows = not args.no_flows
+        return one_seed(REGIMES[name], task, seed, args.samples, flows, bases, args.few, args.split)
 
     jobs = {}
     for seed, name in product(args.seeds, args.regimes):
-        jobs[f"{name}, seed {seed}, {args.samples} samples"] = partial(job, name, seed)
-    run_missing(args.out, "python -m benchmarks.new_and_accurate", jobs, page)
+        jobs[f"{name}, seed {seed}, {args.samples} samples{kind and ',' + kind}"] = partial(job, name, seed)
+    run_missing(out, "python -m benchmarks.new_and_accurate", jobs, page)
 
 
 if __name__ == "__main__":

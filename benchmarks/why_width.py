@@ -13,12 +13,16 @@ A mixture is the mean plus Σ cᵢ (wᵢ - mean) with Σ cᵢ² = 1 over all N m
   square root of the width. Then every unit may have a c of its own, for all that it is made of, and it costs little.
 
 For each shape: the share of right answers on the test split lost against the members, of each way to mix, for aligned
-members and for members as they were trained. Shapes and seeds that the file holds are not run again.
+members and for members as they were trained. Shapes and seeds that the file holds are not run again. Beside the file
+lies ``width_law.json``, for figures: points lost against the width, a curve for each depth, aligned and not.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import math
+import statistics
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -27,14 +31,15 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, jvp
 
-from benchmarks.kept import run_missing
+from benchmarks.kept import ZOOS, run_missing
 from dwflow_lite import MLP, PermutationSpec, Recipe, Task, Zoo, canonicalise, load_task, train_zoo
 from dwflow_lite.generate.mixtures import owners, points_of_sphere
 from dwflow_lite.zoo import evaluate
 
-SHAPES = ["32", "64", "128", "256", "512", "32x32", "64x64", "128x128", "256x256", "32x32x32", "128x128x128"]
+WIDTHS = {1: (32, 64, 128, 256, 512, 1024), 2: (32, 64, 128, 256, 512), 3: (32, 64, 128, 256)}  # by depth
+SHAPES = ["x".join([str(width)] * depth) for depth, widths in WIDTHS.items() for width in widths]
 RECIPE = Recipe(optimizer="adamw", lr=3e-3, weight_decay=1.0, epochs=60)
-MEMBERS, HELD_OUT, SAMPLES = 50, 10, 50
+MEMBERS, HELD_OUT, SAMPLES = 50, 20, 50
 OVERLAPS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 
 
@@ -109,7 +114,8 @@ def one_run(shape: str, seed: int, toy: bool) -> dict:
     task = load_task("digits", seed=seed)
     network = MLP([64, *map(int, shape.split("x")), 10])
     recipe = Recipe(epochs=2) if toy else RECIPE
-    trained = train_zoo(task, network, recipe=recipe, members=members, held_out=held_out, seed=seed)
+    sizes = {"members": members, "held_out": held_out, "seed": seed}
+    trained = train_zoo(task, network, recipe=recipe, checkpoint=None if toy else ZOOS, **sizes)
     found: dict = {"zoo": accuracy(trained.fitted, task)}
     for basis, zoo in (("aligned", canonicalise(trained, rounds=5, seed=seed)), ("not aligned", trained)):
         fitted = zoo.fitted
@@ -143,6 +149,31 @@ def page(runs: dict[str, dict]) -> str:
     return f"{head}\n\n" + "\n".join(lines) + "\n"
 
 
+def law(runs: dict[str, dict]) -> list[dict]:
+    """Curves: points lost against the width, of mixtures and of the mean; one for each depth and basis.
+
+    Returns:
+        Of each curve its widths, the mean loss over seeds, each seed's, and the slope of a line through the logarithms
+        of both (where at least two widths lose anything): twice the width multiplies the loss by 2 ** slope.
+    """
+    curves = []
+    for basis, depth, (what, column) in product(
+        ("aligned", "not aligned"), (1, 2, 3), (("mixture of all", "overlap 1"), ("mean", "mean"))
+    ):
+        lost: dict[int, list[float]] = {}  # width -> one a seed
+        for key, run in sorted(runs.items()):
+            widths = key.split(", ")[0].split("x")
+            if len(widths) == depth:
+                lost.setdefault(int(widths[0]), []).append(100 * (run["zoo"] - run[basis][column]))
+        mean = {width: sum(values) / len(values) for width, values in sorted(lost.items())}
+        rising = [(math.log(width), math.log(value)) for width, value in mean.items() if value > 0]
+        slope = statistics.linear_regression(*zip(*rising, strict=True)).slope if len(rising) > 1 else None
+        curve = {"networks": what, "basis": basis, "hidden layers": depth, "width": list(mean)}
+        curve |= {"points lost": list(mean.values()), "each seed": [lost[width] for width in mean], "slope": slope}
+        curves.append(curve)
+    return curves
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="*", default=SHAPES, metavar="WIDTHS", help="of hidden layers, such as 64x64")
@@ -154,6 +185,9 @@ def main() -> None:
     for seed, shape in product(args.seeds, args.shapes):
         jobs[f"{shape}, seed {seed}"] = partial(one_run, shape, seed, args.toy)
     run_missing(args.out, "python -m benchmarks.why_width", jobs, page)
+    stored = json.loads(args.out.read_text())
+    curves = {name: stored[name] for name in ("command", "date", "machine")} | {"curves": law(stored["runs"])}
+    args.out.with_name("width_law.json").write_text(json.dumps(curves, indent=1) + "\n")
 
 
 if __name__ == "__main__":

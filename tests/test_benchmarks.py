@@ -13,12 +13,24 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import bench, conditional, ensembles, ensembles_page, new_and_accurate, two_modes, why_width
+from benchmarks import (
+    basins,
+    bench,
+    conditional,
+    deep_networks,
+    ensembles,
+    ensembles_page,
+    new_and_accurate,
+    recipes,
+    two_modes,
+    why_width,
+)
 from benchmarks.measure import Measured, side_by_side, timed
-from dwflow_lite import MLP, PermutationSpec, Zoo, load_task
+from dwflow_lite import MLP, PermutationSpec, Recipe, Zoo, load_task
 from dwflow_lite.auditing import rematched_distance
 from dwflow_lite.flow import FlowSettings
 from dwflow_lite.generate import MemberNoise
+from dwflow_lite.networks import ResNet
 from dwflow_lite.zoo import Layout
 
 ROOT = Path(__file__).parents[1]
@@ -221,3 +233,94 @@ def test_ensembles_at_toy_size():
     assert cost == 4.25 and other is trained["4"]
     cost, other = ensembles_page.at_equal_cost({"seconds": {"train": 7.0, "fit": 3.5}}, run, trained)  # control
     assert cost == 5.25 and other is trained["5"]
+
+
+TINY = new_and_accurate.Regime("digits", (8,), "fast1", epochs=2, members=6, held_out=3)
+
+
+def test_regimes_are_compared_on_validation_and_reported_on_test(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # where zoos are kept
+    task = load_task("digits", seed=0)
+    runs = {}
+    all_bases = ("universe", "reference", "universe, scales fixed", "not aligned")
+    for split, bases in (("validation", all_bases), ("test", ("universe", "not aligned"))):
+        run = new_and_accurate.one_seed(TINY, task, 0, 4, False, bases, few=True, split=split)
+        assert set(bases) == set(run) & set(new_and_accurate.BASES)
+        assert [row["name"] for row in run["universe"]][2:] == list(new_and_accurate.FEW)
+        assert set(run["widths, universe"]["mixture of all"]) == {"factor"}
+        runs[f"{TINY.name}, seed 0, {split}"] = run
+    first, second = (run["universe"][0]["score"] for run in runs.values())
+    assert first != second  # control: another split
+    zoo = new_and_accurate.BASES["universe"](TINY.zoo(task, 0), 0)
+    assert first == pytest.approx(float(zoo.fitted.scores("validation").mean()), abs=1e-4)
+    for key, head in zip(runs, ("Validation split", "Test split"), strict=True):
+        page = new_and_accurate.page({key: runs[key]})
+        assert head in page and page.count(f"| {TINY.name} |") == 1 and "| **not aligned** |" in page
+    del run["universe"]
+    assert f"| {TINY.name} |" not in new_and_accurate.page({key: run})  # no line for what was not measured
+
+
+def test_recipes_come_in_the_order_of_their_accuracy():
+    run = recipes.one_recipe("adam 0.001, 60 epochs", 8, 0, 3, toy=True)
+    assert len(run["accuracy"]) == 3 and all(0 <= value <= 1 for value in run["accuracy"])
+    runs = {
+        f"width 8; {name}; seed {seed}": {"accuracy": [mean + 0.001 * seed] * 2, "nll": 0.1}
+        for name, mean in (("worse", 0.90), ("better", 0.95))
+        for seed in (0, 2)
+    }
+    lines = recipes.page(runs).splitlines()
+    assert lines[-2].startswith("| better | 95.10 % | 0.00 | 95.0, 95.2 |")
+    assert lines[-1].startswith("| worse | 90.10 % | 5.00 |")
+
+
+def test_basins_are_told_by_lines_that_see_through_the_order_of_units(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    run = basins.one_seed(0, toy=True)
+    assert "| held-out networks, not aligned |" in basins.page({"seed 0": run})
+    as_made, shuffled = (run[f"mixture of all{name}"] for name in ("", ", units shuffled"))
+    assert shuffled["as they stand"]["distance"] > as_made["as they stand"]["distance"]  # control
+    for way in ("as they stand", "matched", "to the mean"):
+        assert run["held-out networks"][way]["lowest score"] <= 1
+        assert run["held-out networks"][way]["fall"] >= 0
+    task = load_task("digits", seed=0)
+    zoo = TINY.zoo(task, 0)
+    spec = PermutationSpec.of(zoo.network)
+    moved = torch.stack([spec.apply(spec.random(torch.Generator().manual_seed(1)), row) for row in zoo.weights])
+    torch.testing.assert_close(basins.matched_to(zoo.weights, moved, spec), zoo.weights)
+    assert (moved - zoo.weights).abs().max() > 0.1  # control
+    torch.testing.assert_close(basins.nearest_member(zoo.weights[[2]] + 1e-3, zoo.weights), zoo.weights[[2]])
+
+
+def test_the_law_with_width_is_read_off_the_runs():
+    def run(lost):
+        return {"zoo": 0.9, **{basis: {"overlap 1": 0.9 - lost, "mean": 0.5} for basis in ("aligned", "not aligned")}}
+
+    runs = {f"{w}x{w}, seed {seed}": run(0.4 * (8 / w) * (1 + 0.1 * seed)) for w in (8, 32, 16) for seed in (0, 1)}
+    runs["8, seed 0"] = run(0.0)
+    curves = {(c["networks"], c["basis"], c["hidden layers"]): c for c in why_width.law(runs)}
+    assert len(curves) == 12
+    two = curves["mixture of all", "aligned", 2]
+    assert two["width"] == [8, 16, 32] and two["slope"] == pytest.approx(-1)
+    assert two["points lost"] == pytest.approx([42, 21, 10.5]) and two["each seed"][0] == pytest.approx([40, 44])
+    assert curves["mean", "aligned", 2]["slope"] == pytest.approx(0)  # control: no law
+    assert curves["mixture of all", "aligned", 1]["slope"] is None  # one width, nothing lost
+    assert curves["mixture of all", "aligned", 3]["width"] == []
+
+
+def test_deep_networks_at_toy_size(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    small = ResNet((4, 8), 1, channels=1, norm="batch")
+    setup = deep_networks.Setup(small, Recipe(1))
+    monkeypatch.setitem(deep_networks.SETUPS, "small", setup)
+    run = deep_networks.one_run("small", 0, "validation", True, toy=True)
+    assert set(run["points lost"]) == {"weights", "activations", "activations, then weights", "not aligned"}
+    assert run["basis"] in run["points lost"]
+    assert {"held-out networks", "mixture of all", "zoo + noise"} <= set(run["shares"])
+    assert "| small | " in deep_networks.page({"small": run})
+    task = load_task("digits", seed=0)
+    zoo = replace(setup, shared=("stem", "stages.0")).zoo(task, 3, 0, 0)
+    for name, tensor in zoo.layout.unflatten(zoo.weights).items():
+        if zoo.layout[name].role != "parameter":
+            continue
+        is_shared = bool((tensor == tensor[0]).all())
+        assert is_shared == name.startswith(("stem", "stages.0")), name  # the control is in it: others differ
