@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from bs4 import BeautifulSoup, NavigableString, Tag
 
@@ -32,13 +32,13 @@ NO_TERMS = {
 }
 
 
-def dress(body: str, number: str = "", terms: Mapping[str, str] | None = None) -> tuple[str, list[Heading]]:
+def dress(body: str, number: str = "", terms: dict[str, str] | None = None) -> tuple[str, list[Heading]]:
     """The body as the site shows it, and the headings for its list of contents.
 
     Args:
         body: HTML that nothing is fetched or run by.
         number: of the notebook, put before its title.
-        terms: what to link at its first use: word in small letters -> address.
+        terms: what to link at its first use -> address.
     """
     soup = BeautifulSoup(body, "html.parser")
     _fold_plumbing(soup)
@@ -127,16 +127,17 @@ def _keep_percents(soup: BeautifulSoup) -> None:
             text.replace_with(PERCENT.sub("\N{NO-BREAK SPACE}%", text))
 
 
-def _link_terms(soup: BeautifulSoup, terms: Mapping[str, str]) -> None:
-    """Link each term to its definition where the page first uses it; a term of several words has one link in all."""
+def _link_terms(soup: BeautifulSoup, terms: dict[str, str]) -> None:
+    """Link each term to its definition where the page first uses it, in any of its forms, or as a sentence begins."""
+    forms = terms | {form[0].upper() + form[1:]: address for form, address in terms.items()}
+    words = "|".join(re.escape(form) for form in sorted(forms, key=len, reverse=True))
+    pattern = re.compile(rf"(?<![\w-])(?:{words})(?![\w-])")
     linked: set[str] = set()
-    words = "|".join(re.escape(word) for word in sorted(terms, key=len, reverse=True))
-    pattern = re.compile(rf"(?<![\w-])(?:{words})(?![\w-])", re.IGNORECASE)
     for text in _texts(soup, NO_TERMS):
         parts: list[NavigableString | Tag] = []
         end = 0
         for match in pattern.finditer(text):
-            address = terms[match[0].lower()]
+            address = forms[match[0]]
             if address in linked:
                 continue
             linked.add(address)

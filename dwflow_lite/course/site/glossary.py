@@ -19,7 +19,7 @@ TITLE = "Glossary and notation"
 
 @cache
 def glossary() -> dict[str, Any]:
-    """What glossary.yaml holds: `terms` (term, also, met, says) and `notation` (sign, says)."""
+    """What glossary.yaml holds: `terms` (term, also, link, met, says) and `notation` (sign, says)."""
     return yaml.safe_load(LOOK["glossary.yaml"])
 
 
@@ -30,11 +30,11 @@ def anchor(term: str) -> str:
 
 @cache
 def addresses(root: str) -> dict[str, str]:
-    """Each form of each term, in small letters -> its address from a page whose way to the site's folder is `root`."""
+    """Each form of each term -> its address, from a page whose way to the site's folder is `root`."""
     return {
-        form.lower(): f"{root}glossary.html#{anchor(entry['term'])}"
+        form: f"{root}glossary.html#{anchor(entry['term'])}"
         for entry in glossary()["terms"]
-        for form in (entry["term"], *entry.get("also", ()))
+        for form in entry.get("link", [entry["term"], *entry.get("also", ())])
     }
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 
 from bs4 import BeautifulSoup, NavigableString, Tag
 
+from dwflow_lite.course.site.frame import COURSE
+
+TITLE = re.compile(r"<title>(.*?)</title>", re.DOTALL)
 LONGEST = 20_000  # letters of one section
 STARTS = ("h1", "h2", "h3", "dt")
 BLOCKS = ("p", "li", "td", "th", "dd", "div", "pre", "br", "summary", "blockquote")
@@ -17,11 +22,12 @@ BESIDE = {*STARTS, "script", "style", "nav", "aside", "button"}
 @lru_cache(maxsize=256)
 def sections(page: str) -> tuple[dict[str, str], ...]:
     """The sections of a page in order: title of the page, heading, `at` (#id, or nothing for the beginning), text."""
-    soup = BeautifulSoup(page, "html.parser")
-    title = soup.title.get_text().split(" · Generated")[0] if soup.title else ""
+    head, _, rest = page.partition("<main")
+    title = html.unescape(TITLE.search(head)[1]).removesuffix(f" · {COURSE}")
+    soup = BeautifulSoup("<main" + rest.rpartition("</main>")[0], "html.parser")
     parts: list[dict[str, str]] = [{"title": title, "heading": "", "at": ""}]
     words: list[list[str]] = [[]]
-    for element in (soup.main or soup).descendants:
+    for element in soup.descendants:
         if isinstance(element, Tag):
             words[-1].append(" " if element.name in BLOCKS else "")
             if element.name in STARTS and element.get("id"):
