@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import html
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -184,9 +184,14 @@ def link_pages(folder: Path, titles: Mapping[str, str]) -> None:
     for before, stem, after in zip(stems, stems[1:], stems[2:], strict=False):
         left = f'<a rel="prev" href="{before}.html">← {shown[before]}</a>' if before else "<span></span>"
         right = f'<a rel="next" href="{after}.html">{shown[after]} →</a>' if after else "<span></span>"
-        middle = '<a href="../index.html">All notebooks</a>'
-        nav = f'<nav class="pager" aria-label="Notebooks">{left}{middle}{right}</nav>'
+        places = iter(("", ", at the end"))  # above the text and below it
+        inside = f'{left}<a href="../index.html">All notebooks</a>{right}'
+
+        def nav(_: re.Match[str], inside: str = inside, places: Iterator[str] = places) -> str:
+            label = f"Notebooks{next(places, '')}"
+            return f'<!--nav--><nav class="pager" aria-label="{label}">{inside}</nav><!--/nav-->'
+
         old = (folder / f"{stem}.html").read_text(encoding="utf-8")
-        new = NAVIGATION.sub(lambda _, nav=nav: f"<!--nav-->{nav}<!--/nav-->", old)
+        new = NAVIGATION.sub(nav, old)
         if new != old:
             write_atomic(folder / f"{stem}.html", new)

@@ -76,6 +76,8 @@ def _frame_tables(soup: BeautifulSoup) -> None:
         if table.find_parent("table"):
             continue
         rows = [row.find_all(["td", "th"], recursive=False) for row in table.find_all("tr")]
+        for cell in table.find_all("th"):
+            cell.name = "th" if cell.get_text().strip() else "td"  # a heading that says nothing is none
         width = max((len(row) for row in rows), default=0)
         for column in range(1, width):
             cells = [row[column] for row in rows if column < len(row)]

@@ -101,5 +101,7 @@ def _contents(headings: Sequence[Heading]) -> str:
 def versions_line(versions: Mapping[str, str]) -> str:
     """The packages of a run, as one line of HTML."""
     return (
-        "With " + ", ".join(f"{html.escape(name)} {html.escape(version)}" for name, version in versions.items()) + "."
+        "With "
+        + ", ".join(f"{html.escape(name)} {html.escape(version)}" for name, version in sorted(versions.items()))
+        + "."
     )

@@ -16,24 +16,24 @@ from dwflow_lite.course.site.search import search_script
 
 
 def writings(folder: Path, report: Mapping[str, Any], lessons: Sequence[Lesson]) -> dict[str, Callable[[], None]]:
-    """Name of a file, or of several -> what writes it, in the order in which that is to be done.
+    """Name of a file -> what writes it (and those beside it), in the order in which that is to be done.
 
     Args:
         folder: of the site.
-        report: the report of the run; while it is running, only home and report are written.
+        report: the report of the run. While it is running, home and report are written, and else what is not there yet.
         lessons: all there are, in course order.
     """
-    parts = {
+    at_once = {
         "index.html": lambda: write_atomic(folder / "index.html", home_page(report, lessons, folder)),
         "report.html": lambda: write_atomic(folder / "report.html", report_page(markdown(report), report["versions"])),
     }
-    if report.get("status") == "running":
-        return parts
-    return parts | {
+    at_the_end = {
         "glossary.html": lambda: write_atomic(folder / "glossary.html", glossary_page(_addresses(report))),
-        "the reference": lambda: _write_reference(folder),
+        "api/index.html": lambda: _write_reference(folder),
         "search.js": lambda: write_atomic(folder / "search.js", search_script(_pages(folder, report))),
     }
+    is_running = report.get("status") == "running"
+    return at_once | {name: w for name, w in at_the_end.items() if not (is_running and (folder / name).exists())}
 
 
 def _addresses(report: Mapping[str, Any]) -> dict[str, str]:
