@@ -44,6 +44,7 @@ def test_mathematics_is_mathml(ordinary):
 
 
 def test_formula_that_cannot_be_shown_is_named(tmp_path):
+    assert "𝒩" in mathml(r"\mathcal N(0, 1)") and "𝔼" in mathml(r"\mathbb{E}")
     assert "<math" in mathml(r"\begin{cases} 1 & x>0 \\ 0 & \text{else}\end{cases}", "block")
     for formula in (r"\frobnicate x", r"\frac{a}{", r"\left( a", "x_1_2"):
         with pytest.raises(PageError, match=re.escape(repr(formula))):

@@ -52,7 +52,9 @@ def home_page(report: Mapping[str, Any], lessons: Sequence[Lesson], folder: Path
     """
     entries = {entry["stem"]: entry for entry in report["notebooks"]}
     cards = "".join(_card(lesson, entries[lesson.stem], entries, folder) for lesson in lessons)
-    ran = f"Run {report['status']} on {report['date'][:10]} in {spent(report['minutes'])}, profile {report['profile']}"
+    ran = (
+        f"Last run: {report['status']}, {report['date'][:10]}, {spent(report['minutes'])}, profile {report['profile']}"
+    )
     body = (
         f"<h1>{COURSE}</h1><p>{LEAD}</p>"
         f'<p class="facts"><span>{html.escape(ran)}</span><span><a href="report.html">What it measured and claims</a>'

@@ -10,6 +10,7 @@ import mistune
 from latex2mathml.converter import convert_to_element
 
 BARS = ("|", "‖", "∥")
+ALPHABET = re.compile(r"(\\math(?:bb|cal|bf)) +([A-Za-z])")  # without braces browsers would not see the alphabet
 
 
 class PageError(ValueError):
@@ -18,8 +19,9 @@ class PageError(ValueError):
 
 def mathml(formula: str, display: str = "inline") -> str:
     """LaTeX as MathML, `display` inline or block. Raises PageError naming what is not understood."""
+    written = ALPHABET.sub(r"\1{\2}", formula.strip())
     try:
-        tree = convert_to_element(formula.strip(), display=display)
+        tree = convert_to_element(written, display=display)
     except Exception as error:
         raise PageError(f"formula {formula.strip()!r} cannot be shown: {type(error).__name__} {error}") from None
     for element in tree.iter():
