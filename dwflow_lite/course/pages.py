@@ -24,6 +24,7 @@ from dwflow_lite.course.site.dress import dress
 from dwflow_lite.course.site.frame import frame, versions_line
 from dwflow_lite.course.site.glossary import addresses
 from dwflow_lite.course.site.maths import PageError, mathml
+from dwflow_lite.course.site.reference import names
 
 NAVIGATION = re.compile(r"<!--nav-->.*?<!--/nav-->", re.DOTALL)
 BASE64 = re.compile(r"[A-Za-z0-9+/=\s]*")
@@ -98,7 +99,7 @@ def notebook_page(nb: nbformat.NotebookNode, entry: Mapping[str, Any], source: P
         raise PageError(f"{_cell_to_blame(nb, source)}the page would fetch or run {', '.join(fetched[:3])}")
     body = re.sub(r'href="(?:\./)?([\w-]+)\.ipynb(#[^"]*)?"', r'href="\1.html\2"', body)
     number = entry["stem"][:2]
-    body, headings = dress(body, number, addresses("../"))
+    body, headings = dress(body, number, addresses("../"), names("../"))
     facts = [cost(entry), f"profile {entry['profile']}", entry["date"][:10]]
     facts += [f"{entry['device']}, {entry['threads']} threads"] if "device" in entry else []
     foot = versions_line(entry["versions"]) if entry.get("versions") else ""

@@ -14,7 +14,7 @@ from dwflow_lite.course.site.dress import dress
 from dwflow_lite.course.site.frame import LOOK, Heading, frame
 from dwflow_lite.course.site.glossary import addresses, anchor, glossary, glossary_page
 from dwflow_lite.course.site.home import opening
-from dwflow_lite.course.site.reference import reference_pages
+from dwflow_lite.course.site.reference import ROOMS, names, reference_pages
 from dwflow_lite.course.site.search import search_script, sections
 
 from .conftest import RECORD, Ran, without_own_scripts, write_notebook
@@ -167,6 +167,14 @@ def test_a_term_is_linked_once_where_it_is_prose():
     assert "term" not in dress(body)[0]  # control
 
 
+def test_a_name_of_the_package_is_linked_once_where_it_is_prose():
+    body = "<h2><code>Zoo</code></h2><pre><code>Zoo</code></pre>"
+    body += "<p><code>zoo</code> <code>Zoo</code> <code>Zoo(x)</code></p>"
+    assert dress(body, names={"Zoo": "z"})[0].count('<a class="term" href="z"><code>Zoo</code></a>') == 1
+    assert dress("<p><code>evaluate(zoo, task)</code></p>", names=names(""))[0].count("api/zoo.html#evaluate") == 1
+    assert names("../")["figures.draw_flow"] == "../api/figures.html#draw_flow"
+
+
 # -- glossary, reference, search -------------------------------------------------------------------------------------
 
 
@@ -192,6 +200,9 @@ def test_reference_has_every_public_name():
     zoo = BeautifulSoup(pages["zoo.html"], "html.parser")
     assert zoo.find(id="Zoo") and zoo.find(id="Zoo.take") and zoo.find(id="evaluate")
     assert "Raises" in zoo.get_text() and not zoo.find(id="Zoo._check")
+    folder = Path(dwflow_lite.__file__).parent
+    rooms = {path.stem for path in folder.iterdir() if path.is_dir() or path.suffix == ".py"}
+    assert {room for room in rooms if not room.startswith("_")} - {"support"} <= set(ROOMS), "a room has no page"
     audit = BeautifulSoup(pages["auditing.html"], "html.parser").find(id="audit")
     assert audit.find_next("pre").get_text().startswith("audit(")
 

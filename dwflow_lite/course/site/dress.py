@@ -32,13 +32,16 @@ NO_TERMS = {
 }
 
 
-def dress(body: str, number: str = "", terms: dict[str, str] | None = None) -> tuple[str, list[Heading]]:
+def dress(
+    body: str, number: str = "", terms: dict[str, str] | None = None, names: dict[str, str] | None = None
+) -> tuple[str, list[Heading]]:
     """The body as the site shows it, and the headings for its list of contents.
 
     Args:
         body: HTML that nothing is fetched or run by.
         number: of the notebook, put before its title.
-        terms: what to link at its first use -> address.
+        terms: what to link at its first use in prose -> address.
+        names: the same of names of the package, in code within prose.
     """
     soup = BeautifulSoup(body, "html.parser")
     _fold_plumbing(soup)
@@ -50,6 +53,8 @@ def dress(body: str, number: str = "", terms: dict[str, str] | None = None) -> t
     _keep_percents(soup)
     if terms:
         _link_terms(soup, terms)
+    if names:
+        _link_names(soup, names)
     return str(soup), headings
 
 
@@ -149,3 +154,14 @@ def _link_terms(soup: BeautifulSoup, terms: dict[str, str]) -> None:
             end = match.end()
         if parts:
             text.replace_with(*parts, NavigableString(text[end:]))
+
+
+def _link_names(soup: BeautifulSoup, names: dict[str, str]) -> None:
+    """Link each name of the package to its reference where prose first has it: `evaluate`, `evaluate(zoo, task)`."""
+    linked: set[str] = set()
+    for code in soup.find_all("code"):
+        name = code.get_text().split("(")[0].removeprefix("dwflow_lite.")
+        if name in linked or name not in names or code.find_parent(list(NO_TERMS)) is not None:
+            continue
+        linked.add(name)
+        code.wrap(soup.new_tag("a", attrs={"class": "term", "href": names[name]}))

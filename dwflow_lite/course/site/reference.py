@@ -34,10 +34,30 @@ ROOMS = (
 
 
 @cache
+def _package() -> Any:
+    return griffe.load(PACKAGE.name, search_paths=[str(PACKAGE.parent)], docstring_parser="google")
+
+
+def _rooms() -> dict[str, Any]:
+    return {name: _package().modules[name] for name in ROOMS if name in _package().modules}
+
+
+@cache
+def names(root: str) -> dict[str, str]:
+    """Public names -> their address, from a page whose way to the site's folder is `root`; also `room.name`."""
+    found: dict[str, str] = {}
+    for room, module in _rooms().items():
+        for item in _public(module):
+            address = f"{root}api/{room}.html#{item.name}"
+            found[f"{room}.{item.name}"] = address
+            found.setdefault(item.name, address)
+    return found
+
+
+@cache
 def reference_pages() -> dict[str, str]:
     """Name of the file in the folder `api` -> page: one for every room, and an index."""
-    package = griffe.load(PACKAGE.name, search_paths=[str(PACKAGE.parent)], docstring_parser="google")
-    rooms = {name: package.modules[name] for name in ROOMS if name in package.modules}
+    package, rooms = _package(), _rooms()
     pages = {f"{name}.html": _room_page(room) for name, room in rooms.items()}
     return {"index.html": _index(package, rooms), **pages}
 
