@@ -14,8 +14,7 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonConsoleLexer, PythonLexer
 
-from dwflow_lite.course.site.dress import dress
-from dwflow_lite.course.site.frame import COURSE, frame
+from dwflow_lite.course.site.frame import COURSE, Heading, frame
 from dwflow_lite.course.site.maths import markdown_html
 
 PACKAGE = Path(__file__).resolve().parents[2]
@@ -73,21 +72,24 @@ def _index(package: Any, rooms: dict[str, Any]) -> str:
     ]
     body = (
         f"<h1>Reference of {package.name}</h1>{_text(_docstring(package))}"
-        f'<h2 id="names">From <code>{package.name}</code> itself</h2><table><tbody>{"".join(rows)}</tbody></table>'
-        f'<h2 id="rooms">Rooms</h2><table><tbody>{"".join(rooms_rows)}</tbody></table>'
+        f'<h2 id="names">From <code>{package.name}</code> itself</h2>{_table(rows)}'
+        f'<h2 id="rooms">Rooms</h2>{_table(rooms_rows)}'
     )
-    return frame(f"Reference · {COURSE}", dress(body)[0], root="../")
+    return frame(f"Reference · {COURSE}", body, root="../")
 
 
 def _room_page(room: Any) -> str:
     items = list(_public(room))
     parts = [f"<h1><code>{room.path}</code></h1>", _text(_docstring(room))]
-    parts.append(f"<table><tbody>{''.join(_row('', item) for item in items)}</tbody></table>")
+    parts.append(_table([_row("", item) for item in items]))
     for item in items:
         parts += _item(item, item.name, "h2")
-    body, headings = dress("".join(parts))
-    contents = [heading for heading in headings if heading.level == "h2"]
-    return frame(f"{room.path} · {COURSE}", body, root="../", contents=contents)
+    contents = [Heading("h2", item.name, item.name) for item in items]
+    return frame(f"{room.path} · {COURSE}", "".join(parts), root="../", contents=contents)
+
+
+def _table(rows: list[str]) -> str:
+    return f'<div class="table" role="group" aria-label="Table"><table><tbody>{"".join(rows)}</tbody></table></div>'
 
 
 def _public(room: Any) -> Iterator[Any]:
