@@ -23,7 +23,7 @@ DEFAULT_PROFILE = "laptop"
 
 @dataclass(frozen=True)
 class Lesson:
-    """One notebook: `defaults` are its parameters, `minutes` its stated minutes by profile.
+    """One notebook: `defaults` are its parameters, `minutes` its stated minutes by profile, `opening` its first text.
 
     `problems` keep the whole selection from running; with a `fault` this notebook fails, and the others run.
     """
@@ -37,6 +37,7 @@ class Lesson:
     digest: str
     problems: tuple[str, ...]
     fault: str = ""
+    opening: str = ""
 
 
 def discover(source: Path) -> list[Lesson]:
@@ -79,8 +80,8 @@ def _read(path: Path, earlier: Sequence[str]) -> Lesson:
     except NotebookError as error:
         return Lesson(path.stem, path, path.stem, (), {}, {}, digest(str(error)), (), str(error))
     missing = [f"needs '{stem}', which is no earlier notebook" for stem in needs if stem not in earlier]
-    text = "\n".join(cell.source for cell in nb.cells if cell.cell_type == "markdown")
-    title = HEADING.search(text)
+    texts = [cell.source for cell in nb.cells if cell.cell_type == "markdown"]
+    title = HEADING.search("\n".join(texts))
     return Lesson(
         stem=path.stem,
         path=path,
@@ -90,6 +91,7 @@ def _read(path: Path, earlier: Sequence[str]) -> Lesson:
         defaults=defaults,
         digest=digest([(cell.cell_type, cell.source, _tags(cell)) for cell in nb.cells]),
         problems=(*_kernel_problems(kernel), *missing, *parameter_problems),
+        opening=texts[0] if texts else "",
     )
 
 

@@ -11,12 +11,6 @@ RUNNING = ("script", "iframe", "frame", "frameset", "object", "embed", "applet",
 WORDS = ("alt", "title", "content", "aria-label")  # attributes that are read, not followed
 RUN_BY_LINK = ("javascript:", "vbscript:", "data:text/html")
 
-# What a browser lets an exported page do: nothing is fetched, and no script runs, whatever a cell has displayed.
-POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:; font-src data:; "
-    "base-uri 'none'; form-action 'none'"
-)
-
 
 def external_resources(page: str) -> list[str]:
     """Everything the page would load from outside itself, or run. Empty for a self-contained page.

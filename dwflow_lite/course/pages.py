@@ -5,48 +5,29 @@ from __future__ import annotations
 import copy
 import html
 import re
-import xml.etree.ElementTree as ElementTree
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import mistune
 import nbformat
-from latex2mathml.converter import convert_to_element
 from nbconvert.exporters import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbconvert.preprocessors.coalescestreams import CoalesceStreamsPreprocessor
-from pygments.formatters import HtmlFormatter
 
 from dwflow_lite.course.lessons import places
-from dwflow_lite.course.markup import POLICY, external_resources, without_handlers
+from dwflow_lite.course.markup import external_resources, without_handlers
 from dwflow_lite.course.outputs import WIDGET_VIEW, shown_model, widgets, widgets_inside
 from dwflow_lite.course.paths import write_atomic
 from dwflow_lite.course.report import cost
+from dwflow_lite.course.site.dress import dress
+from dwflow_lite.course.site.frame import frame, versions_line
+from dwflow_lite.course.site.glossary import addresses
+from dwflow_lite.course.site.maths import PageError, mathml
+from dwflow_lite.course.site.reference import names
 
 NAVIGATION = re.compile(r"<!--nav-->.*?<!--/nav-->", re.DOTALL)
-INDEX_TITLE = "The course, as it ran"
 BASE64 = re.compile(r"[A-Za-z0-9+/=\s]*")
-CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
-
-
-class PageError(ValueError):
-    """The notebook cannot become a self-contained page."""
-
-
-def mathml(formula: str, display: str = "inline") -> str:
-    """LaTeX as MathML, `display` inline or block. Raises PageError naming what is not understood."""
-    try:
-        tree = convert_to_element(formula.strip(), display=display)
-    except Exception as error:
-        raise PageError(f"formula {formula.strip()!r} cannot be shown: {type(error).__name__} {error}") from None
-    for element in tree.iter():
-        text = element.text or ""
-        if re.fullmatch(r"\\[A-Za-z]+|[{}]", text):
-            raise PageError(f"formula {formula.strip()!r} cannot be shown: {text!r} is not understood")
-        element.text = html.unescape(text)  # the converter writes letters as entities; what a formula says stays text
-    return ElementTree.tostring(tree, encoding="unicode")
 
 
 class _Renderer(IPythonRenderer):
@@ -92,7 +73,7 @@ def notebook_page(nb: nbformat.NotebookNode, entry: Mapping[str, Any], source: P
 
     Args:
         nb: the notebook; it is left as it is.
-        entry: its line of the report (title, stem, minutes, peak_mb, profile, date).
+        entry: its line of the report (title, stem, minutes, peak_mb, profile, date, versions).
         source: folder that pictures named in markdown are relative to.
 
     Raises PageError, with the cell's number, for a formula or an output that cannot be shown, for a script, and for
@@ -113,12 +94,17 @@ def notebook_page(nb: nbformat.NotebookNode, entry: Mapping[str, Any], source: P
         raise
     except Exception as error:
         raise PageError(f"{_cell_to_blame(nb, source)}{type(error).__name__}: {error}") from error
-    body = re.sub(r'href="(?:\./)?([\w-]+)\.ipynb(#[^"]*)?"', r'href="\1.html\2"', body)
-    page = _shell(entry["title"], [cost(entry), f"profile {entry['profile']}", entry["date"][:10]], body)
-    fetched = external_resources(page)
+    fetched = external_resources(body)
     if fetched:
         raise PageError(f"{_cell_to_blame(nb, source)}the page would fetch or run {', '.join(fetched[:3])}")
-    return page
+    body = re.sub(r'href="(?:\./)?([\w-]+)\.ipynb(#[^"]*)?"', r'href="\1.html\2"', body)
+    number = entry["stem"][:2]
+    body, headings = dress(body, number, addresses("../"), names("../"))
+    facts = [cost(entry), f"profile {entry['profile']}", entry["date"][:10]]
+    facts += [f"{entry['device']}, {entry['threads']} threads"] if "device" in entry else []
+    foot = versions_line(entry["versions"]) if entry.get("versions") else ""
+    title = f"{number} · {entry['title']}"
+    return frame(title, body, root="../", contents=headings, facts=[fact for fact in facts if fact], foot=foot)
 
 
 def _body(nb: nbformat.NotebookNode, source: Path) -> str:
@@ -187,20 +173,6 @@ def _control_names(nb: nbformat.NotebookNode, model: str | None) -> list[str]:
     return names
 
 
-def _shell(title: str, facts: Sequence[str], body: str) -> str:
-    light = HtmlFormatter(style="friendly").get_style_defs(".highlight")
-    dark = HtmlFormatter(style="github-dark").get_style_defs(".highlight")
-    spans = "".join(f"<span>{html.escape(fact)}</span>" for fact in facts)
-    return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>{light}\n@media (prefers-color-scheme: dark) {{ {dark} }}\n{CSS}</style></head>\n"
-        f'<body><header><!--nav--><!--/nav--><p class="facts">{spans}</p></header>\n<main>{body}</main>\n'
-        "<footer><!--nav--><!--/nav--></footer></body></html>\n"
-    )
-
-
 def link_pages(folder: Path, titles: Mapping[str, str]) -> None:
     """Give each page in `folder` its links to the one before, the index and the one after.
 
@@ -208,21 +180,19 @@ def link_pages(folder: Path, titles: Mapping[str, str]) -> None:
         folder: where the pages are.
         titles: stem -> title of all notebooks that have a page, in course order.
     """
-    shown = {stem: html.escape(title) for stem, title in titles.items()}
+    shown = {stem: f"{stem[:2]} · {html.escape(title)}" for stem, title in titles.items()}
     stems = [None, *titles, None]
     for before, stem, after in zip(stems, stems[1:], stems[2:], strict=False):
-        left = f'<a href="{before}.html">← {shown[before]}</a>' if before else "<span></span>"
-        right = f'<a href="{after}.html">{shown[after]} →</a>' if after else "<span></span>"
-        nav = f'<nav>{left}<a href="../index.html">All notebooks</a>{right}</nav>'
+        left = f'<a rel="prev" href="{before}.html">← {shown[before]}</a>' if before else "<span></span>"
+        right = f'<a rel="next" href="{after}.html">{shown[after]} →</a>' if after else "<span></span>"
+        places = iter(("", ", at the end"))  # above the text and below it
+        inside = f'{left}<a href="../index.html">All notebooks</a>{right}'
+
+        def nav(_: re.Match[str], inside: str = inside, places: Iterator[str] = places) -> str:
+            label = f"Notebooks{next(places, '')}"
+            return f'<!--nav--><nav class="pager" aria-label="{label}">{inside}</nav><!--/nav-->'
+
         old = (folder / f"{stem}.html").read_text(encoding="utf-8")
-        new = NAVIGATION.sub(lambda _, nav=nav: f"<!--nav-->{nav}<!--/nav-->", old)
+        new = NAVIGATION.sub(nav, old)
         if new != old:
             write_atomic(folder / f"{stem}.html", new)
-
-
-def index_page(report: str) -> str:
-    """The index: the report, whose markdown it is given."""
-    body = mistune.create_markdown(escape=True, plugins=["table"])(report)
-    states = "passed|cached|failed|blocked|interrupted|pending|stale"
-    body = re.sub(rf"<td>({states})</td>", r'<td><span class="badge \1">\1</span></td>', body)
-    return _shell(INDEX_TITLE, [], body)

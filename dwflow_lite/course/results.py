@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +14,11 @@ import nbformat
 
 from dwflow_lite.course.lessons import Lesson, digest
 from dwflow_lite.course.outputs import records
-from dwflow_lite.course.pages import NAVIGATION, index_page, link_pages, notebook_page
+from dwflow_lite.course.pages import NAVIGATION, link_pages, notebook_page
 from dwflow_lite.course.paths import json_text, write_atomic
 from dwflow_lite.course.report import markdown
+from dwflow_lite.course.site.frame import LOOK_DIGEST
+from dwflow_lite.course.site.writing import writings
 
 KEY = "dwflow_run"  # in the metadata of an executed notebook: its entry of the report, and the seal
 
@@ -140,33 +142,37 @@ class Results:
         return entry
 
     def _page_is_whole(self, lesson: Lesson, nb: nbformat.NotebookNode, entry: dict[str, Any]) -> bool:
-        """Whether the page is as it was written, or could be made again."""
+        """Whether the page is as it was written, with the look of today, or could be made again."""
         path = self.path("pages", lesson)
         try:
             page = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-            if page_digest(page) != entry.get("page"):
-                write_atomic(path, notebook_page(nb, entry, lesson.path.parent))
+            if page_digest(page) != entry.get("page") or LOOK_DIGEST not in page:
+                page = notebook_page(nb, entry, lesson.path.parent)
+                write_atomic(path, page)
+                entry["page"] = page_digest(page)
         except Exception:  # the notebook is run again, and fails aloud
             return False
         return True
 
-    def publish_report(self, report: Mapping[str, Any], titles: Mapping[str, str]) -> str:
-        """Write report.json, report.md, index.html and the links between pages; one that fails keeps none from others.
+    def publish_report(self, report: Mapping[str, Any], lessons: Sequence[Lesson]) -> str:
+        """Write report.json, report.md, the links between pages and the site; one that fails keeps none from others.
 
         Args:
             report: all that report.json holds.
-            titles: stem -> title of the notebooks that have a page, in course order.
+            lessons: all there are, in course order.
 
         Returns what could not be written first, in one sentence; empty if all could.
         """
-        writings = {
+        entries = {entry["stem"]: entry for entry in report["notebooks"]}
+        titles = {lesson.stem: lesson.title for lesson in lessons if "page" in entries[lesson.stem]}
+        parts = {
             "report.json": lambda: write_atomic(self.folder / "report.json", json_text(report)),
             "report.md": lambda: write_atomic(self.folder / "report.md", markdown(report)),
-            "index.html": lambda: write_atomic(self.folder / "index.html", index_page(markdown(report))),
             "the links between pages": lambda: link_pages(self.folder / "pages", titles),
+            **writings(self.folder, report, lessons),
         }
         troubles = []
-        for name, write in writings.items():
+        for name, write in parts.items():
             try:
                 write()
             except Exception as error:  # the disk is full, a folder has the name

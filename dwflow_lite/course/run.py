@@ -24,11 +24,12 @@ import nbformat
 from dwflow_lite.course import lessons
 from dwflow_lite.course.execute import execute
 from dwflow_lite.course.lessons import DEFAULT_PROFILE, Lesson, UsageError
-from dwflow_lite.course.pages import INDEX_TITLE, notebook_page
+from dwflow_lite.course.pages import notebook_page
 from dwflow_lite.course.paths import notebooks_folder, repository, sweep_drafts
 from dwflow_lite.course.reading import NotebookError, read_notebook
 from dwflow_lite.course.report import Progress, complaint, cost, surroundings
 from dwflow_lite.course.results import Results
+from dwflow_lite.course.site.home import HOME_TITLE
 from dwflow_lite.course.verdict import Fault, problem
 from dwflow_lite.course.watch import Watch
 
@@ -128,7 +129,7 @@ def _locked(out: Path) -> Iterator[None]:
 
 def _check_that_it_is_ours(out: Path) -> None:
     """UsageError for a folder with an index or a report that no run has written there: it would be lost."""
-    marks = {"index.html": f"<title>{INDEX_TITLE}</title>", "report.md": "# Course run: "}
+    marks = {"index.html": f"<title>{HOME_TITLE}</title>", "report.md": "# Course run: "}
     if (out / ".lock").exists():
         return
     for name, mark in marks.items():
@@ -294,7 +295,7 @@ class Course:
                 start_watch=self._start_watch,
                 say=lambda sentence: self.progress.line(f"  {sentence}"),
             )
-            entry.update(findings, date=_now())
+            entry.update(findings, date=_now(), versions=self.surroundings["versions"])
             for sentence in entry["cut"]:
                 self.progress.line(f"  {sentence}")
             self.surroundings |= {name: entry[name] for name in ("device", "threads") if name in entry}
@@ -320,7 +321,7 @@ class Course:
         return self.watch
 
     def _write_report(self, status: str) -> None:
-        """Write the report, the index and the links between pages; `unwritten` says what was in the way."""
+        """Write the report and the site; `unwritten` says what was in the way."""
         report = {
             "schema": 1,
             "status": status,
@@ -331,8 +332,7 @@ class Course:
             **self.surroundings,
             "notebooks": [self.entries[lesson.stem] for lesson in self.plan.lessons],
         }
-        titles = {lesson.stem: lesson.title for lesson in self.plan.lessons if "page" in self.entries[lesson.stem]}
-        self.unwritten = self.results.publish_report(report, titles)
+        self.unwritten = self.results.publish_report(report, self.plan.lessons)
 
     def _say_how_it_ended(self, status: str) -> None:
         """The complaints of the chosen notebooks, and where to read on."""

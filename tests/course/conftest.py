@@ -2,12 +2,14 @@
 
 import io
 import json
+import re
 from pathlib import Path
 
 import nbformat
 import pytest
 
 from dwflow_lite.course.run import run
+from dwflow_lite.course.site.frame import LOOK
 
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 RECORD = "from dwflow_lite.course import note, record\nrecord({'score': n}, {'n is positive': n > 0})"
@@ -25,6 +27,19 @@ def write_notebook(folder, stem, *cells, kernel="python3", parameters="n = 3", *
         nb.cells.append(make(source.removeprefix("md:"), id=f"c{i}"))
     nbformat.write(nb, folder / f"{stem}.ipynb")
     return folder / f"{stem}.ipynb"
+
+
+def without_own_scripts(page):
+    """The page without the site's own three scripts, each of which stands in it once, letter for letter."""
+    (nonce,) = re.findall(r"script-src 'nonce-([0-9a-f]{32})';", page)
+    root = re.search(r'<html lang="en" data-root="(|\.\./)">', page)[1]
+    own = (">" + LOOK["theme.js"], f' src="{root}search.js">', ">" + LOOK["page.js"])
+    for inside in own:
+        script = f'<script nonce="{nonce}"{inside}</script>'
+        assert page.count(script) == 1
+        page = page.replace(script, "")
+    assert page.count(nonce) == 1, "in the policy"
+    return page
 
 
 class Ran:

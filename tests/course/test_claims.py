@@ -102,4 +102,4 @@ def test_the_report_lists_margins(tmp_path):
     text = (ran.out / "report.md").read_text()
     assert "- ✓ holds: n is fair (3 above 2, margin 1; 3 below 9, margin 6)" in text and "- ✓ holds: b\n" in text
     assert "- ✗ does not hold: n is (nan not above 9: not a finite number)" in text
-    assert "3 above 2, margin 1" in ran.page("01_holds") and "margin 6" in (ran.out / "index.html").read_text()
+    assert "3 above 2, margin 1" in ran.page("01_holds") and "margin 6" in (ran.out / "report.html").read_text()

@@ -7,9 +7,13 @@ import pytest
 
 from dwflow_lite.course.pages import PageError, external_resources, link_pages, mathml, notebook_page
 
+from .conftest import without_own_scripts
+
 
 def test_page_fetches_nothing(ordinary):
-    for page in (ordinary.page("01_first"), (ordinary.out / "index.html").read_text()):
+    pages = [path.read_text() for path in ordinary.out.rglob("*.html")]
+    assert len(pages) > 12
+    for page in map(without_own_scripts, pages):
         assert external_resources(page) == []
         assert not re.search(r"<(?!a\b)[^>]*\b(?:src|href)\s*=\s*[\"']?(?:https?:)?//", page)
         assert "<script" not in page
@@ -34,12 +38,13 @@ def test_what_is_inline_or_a_link_is_not():
 
 
 def test_mathematics_is_mathml(ordinary):
-    page = ordinary.page("01_first")
+    page = without_own_scripts(ordinary.page("01_first"))
     assert page.count("<math") == 4, "two in the text, one in a note, one displayed by code"
     assert "$" not in re.sub(r"<pre>.*?</pre>|<style>.*?</style>", "", page, flags=re.DOTALL)
 
 
 def test_formula_that_cannot_be_shown_is_named(tmp_path):
+    assert "𝒩" in mathml(r"\mathcal N(0, 1)") and "𝔼" in mathml(r"\mathbb{E}")
     assert "<math" in mathml(r"\begin{cases} 1 & x>0 \\ 0 & \text{else}\end{cases}", "block")
     for formula in (r"\frobnicate x", r"\frac{a}{", r"\left( a", "x_1_2"):
         with pytest.raises(PageError, match=re.escape(repr(formula))):
@@ -59,21 +64,22 @@ def test_links_pictures_and_widgets(ordinary):
     assert 'href="02_second.html#There"' in page and ".ipynb" not in page
     assert "Live in Jupyter: time, kind." in page and "widget-view" not in page
     assert 'alt="Figure: Maths"' in page and "data:image/png;base64" in page
-    assert "<title>Title of 01_first</title>" in page and "profile smoke" in page
+    assert "<title>01 · Title of 01_first</title>" in page and "profile smoke" in page
 
 
 def test_navigation(ordinary, tmp_path):
-    assert ordinary.page("01_first").count('<a href="02_second.html">Title of 02_second →</a>') == 2
-    assert '<a href="01_first.html">← Title of 01_first</a>' in ordinary.page("02_second")
+    forth = '<a rel="next" href="02_second.html">02 · Title of 02_second →</a>'
+    assert ordinary.page("01_first").count(forth) == 2
+    assert '<a rel="prev" href="01_first.html">← 01 · Title of 01_first</a>' in ordinary.page("02_second")
     for stem in ("01_a", "03_c"):
         (tmp_path / f"{stem}.html").write_text("<!--nav-->old<!--/nav-->")
     link_pages(tmp_path, {"01_a": "A", "03_c": "C & C"})
     first, last = ((tmp_path / f"{stem}.html").read_text() for stem in ("01_a", "03_c"))
-    assert '<a href="03_c.html">C &amp; C →</a>' in first and "old" not in first and "→" not in last
+    assert '<a rel="next" href="03_c.html">03 · C &amp; C →</a>' in first and "old" not in first and "→" not in last
 
 
-def test_index(ordinary):
-    index = (ordinary.out / "index.html").read_text()
-    assert '<a href="pages/01_first.html">Title of 01_first</a>' in index
-    assert '<span class="badge passed">passed</span>' in index
-    assert "0.1235" in index and "✓ holds" in index and "papermill" in index
+def test_report(ordinary):
+    report = (ordinary.out / "report.html").read_text()
+    assert '<a href="pages/01_first.html">Title of 01_first</a>' in report
+    assert '<span class="badge passed">passed</span>' in report
+    assert "0.1235" in report and "✓ holds" in report and "papermill" in report

@@ -59,16 +59,21 @@ def test_good_run_passes_and_reports(ordinary):
 
 def test_good_run_leaves_only_whole_things(ordinary):
     left = sorted(p.relative_to(ordinary.out).as_posix() for p in ordinary.out.rglob("*") if p.is_file())
+    assert "api/index.html" in left and all(name.endswith(".html") for name in left if name.startswith("api/"))
+    left = [name for name in left if not name.startswith("api/")]
     assert left == [
         ".lock",
         "artefacts/zoo.txt",
         "executed/01_first.ipynb",
         "executed/02_second.ipynb",
+        "glossary.html",
         "index.html",
         "pages/01_first.html",
         "pages/02_second.html",
+        "report.html",
         "report.json",
         "report.md",
+        "search.js",
     ]
 
 

@@ -18,15 +18,17 @@ import pytest
 import dwflow_lite.__main__ as command_line
 from dwflow_lite.course import execute as execute_module
 from dwflow_lite.course.outputs import records
-from dwflow_lite.course.pages import index_page, mathml
+from dwflow_lite.course.pages import mathml
 from dwflow_lite.course.parameters import UsageError, fit, from_yaml, objection
 from dwflow_lite.course.paths import json_text, sweep_drafts, write_atomic
 from dwflow_lite.course.report import Progress, _fence, _plain
 from dwflow_lite.course.results import Results
 from dwflow_lite.course.run import run
+from dwflow_lite.course.site.frame import frame
+from dwflow_lite.course.site.home import HOME_TITLE
 from dwflow_lite.course.watch import Watch
 
-from .conftest import RECORD, Ran, write_notebook
+from .conftest import RECORD, Ran, without_own_scripts, write_notebook
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEFAULTS = {"n": 3, "rate": 0.5, "name": "x", "sizes": [1, 2], "any": None, "flag": True, "pair": (1, 2)}
@@ -155,18 +157,18 @@ def test_an_index_of_somebody_else_is_not_overwritten(tmp_path):
     with pytest.raises(UsageError, match=r"index\.html is not of a run"):
         run(tmp_path / "site", source=tmp_path / "nb")
     assert [path.name for path in (tmp_path / "site").iterdir()] == ["index.html"]
-    (tmp_path / "site/index.html").write_text(index_page("of a run"))
+    (tmp_path / "site/index.html").write_text(frame(HOME_TITLE, "of a run"))
     assert Ran(tmp_path / "nb", tmp_path / "site").code == 0
 
 
-@pytest.mark.parametrize("name", ["report.json", "index.html"])
+@pytest.mark.parametrize("name", ["report.json", "index.html", "report.html", "glossary.html", "search.js"])
 def test_a_folder_in_the_place_of_the_report(tmp_path, name):
     write_notebook(tmp_path / "nb", "01_one", RECORD)
     (tmp_path / "out" / name).mkdir(parents=True)
     stream = Stream()
     assert run(tmp_path / "out", source=tmp_path / "nb", stream=stream) == 1
     assert "failed: error: the report could not be written: " in stream.text and "\npassed:" not in stream.text
-    others = {"report.json", "report.md", "index.html"} - {name}
+    others = {"report.json", "report.md", "index.html", "report.html", "glossary.html", "search.js"} - {name}
     assert all((tmp_path / "out" / other).is_file() for other in others), "one keeps none from the others"
     assert "Course run: failed" in (tmp_path / "out/report.md").read_text()
 
@@ -396,8 +398,9 @@ def test_a_report_of_odd_names_can_be_written(tmp_path):
     path.write_text(path.read_text().replace("# Title of 01_one", "# T](javascript:x) | <i> ```"))
     ran = Ran(tmp_path / "nb", tmp_path / "out")
     assert ran.code == 0
-    index = (ran.out / "index.html").read_text()
-    assert "<script" not in index and 'href="javascript' not in index and 'href="pages/01_one.html"' in index
+    for name in ("index.html", "report.html"):
+        page = without_own_scripts((ran.out / name).read_text())
+        assert "<script" not in page and 'href="javascript' not in page and 'href="pages/01_one.html"' in page
 
 
 def test_publishing_a_report_names_what_failed(tmp_path):

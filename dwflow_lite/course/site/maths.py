@@ -1,0 +1,50 @@
+"""LaTeX as MathML, and short texts with formulas as HTML."""
+
+from __future__ import annotations
+
+import html
+import re
+import xml.etree.ElementTree as ElementTree
+
+import mistune
+from latex2mathml.converter import convert_to_element
+
+BARS = ("|", "‖", "∥")
+ALPHABET = re.compile(r"(\\math(?:bb|cal|bf)) +([A-Za-z])")  # without braces browsers would not see the alphabet
+
+
+class PageError(ValueError):
+    """The notebook cannot become a self-contained page."""
+
+
+def mathml(formula: str, display: str = "inline") -> str:
+    """LaTeX as MathML, `display` inline or block. Raises PageError naming what is not understood."""
+    written = ALPHABET.sub(r"\1{\2}", formula.strip())
+    try:
+        tree = convert_to_element(written, display=display)
+    except Exception as error:
+        raise PageError(f"formula {formula.strip()!r} cannot be shown: {type(error).__name__} {error}") from None
+    for element in tree.iter():
+        text = element.text or ""
+        if re.fullmatch(r"\\[A-Za-z]+|[{}]", text):
+            raise PageError(f"formula {formula.strip()!r} cannot be shown: {text!r} is not understood")
+        element.text = html.unescape(text)  # the converter writes letters as entities; what a formula says stays text
+        if (
+            element.tag == "mo" and element.text in BARS
+        ):  # of one size, as TeX sets them, unless left and right ask for more
+            element.attrib.setdefault("stretchy", "false")
+    return ElementTree.tostring(tree, encoding="unicode")
+
+
+class _Renderer(mistune.HTMLRenderer):
+    def inline_math(self, text: str) -> str:
+        return mathml(text)
+
+    def block_math(self, text: str) -> str:
+        return mathml(text, "block")
+
+
+def markdown_html(text: str, *, formulas: bool = True) -> str:
+    """Markdown with tables, and formulas if asked for, as HTML; HTML in it is shown as text."""
+    plugins = ["table", "math"] if formulas else ["table"]
+    return str(mistune.create_markdown(renderer=_Renderer(escape=True), plugins=plugins)(text))

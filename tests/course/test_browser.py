@@ -1,0 +1,211 @@
+"""The site in a real browser, wide and narrow, light and dark: Playwright with Chromium, else skipped by name."""
+
+import shutil
+
+import pytest
+
+from .conftest import RECORD, Ran, write_notebook
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="tests in a browser need: pip install playwright")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="tests in a browser need Chromium")
+
+SIZES = [(width, theme) for width in (390, 1280) for theme in ("light", "dark")]
+WIDE = "| networks | " + " | ".join(f"a long heading {i}" for i in range(12)) + " |\n|" + "---|" * 13 + "\n"
+WIDE += "| zoo | " + " | ".join(f"92.3 ± {i}.2 %" for i in range(12)) + " |"
+SIDEWAYS = "document.documentElement.scrollWidth - innerWidth"
+# Texts whose contrast with what lies behind them is below the bar of WCAG AA: 4.5, or 3 for large letters.
+FAINT = """() => {
+  const numbers = (colour) => {
+    const context = new OffscreenCanvas(1, 1).getContext("2d");
+    context.fillStyle = colour;
+    context.fillRect(0, 0, 1, 1);
+    return [...context.getImageData(0, 0, 1, 1).data];
+  };
+  const luminance = ([r, g, b]) => [r, g, b].map((c) => c / 255)
+    .map((c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+  const ground = (element) => {
+    for (let e = element; e; e = e.parentElement) {
+      const colour = numbers(getComputedStyle(e).backgroundColor);
+      if (colour[3] === 255) return colour;
+    }
+    return [255, 255, 255];
+  };
+  const faint = [];
+  let seen = 0;
+  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) {
+    const element = texts.currentNode.parentElement;
+    const style = getComputedStyle(element);
+    if (!texts.currentNode.data.trim() || !element.checkVisibility({ opacityProperty: true })) continue;
+    if (element.closest("script, style, dialog, .copy, .skip")) continue;
+    const [a, b] = [luminance(numbers(style.color)), luminance(ground(element))].sort((x, y) => y - x);
+    const size = parseFloat(style.fontSize);
+    const bar = size >= 24 || (size >= 18.66 && style.fontWeight >= 700) ? 3 : 4.5;
+    seen += 1;
+    if ((a + 0.05) / (b + 0.05) < bar) faint.push([texts.currentNode.data.slice(0, 40), style.color]);
+  }
+  return [seen, faint];
+}"""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """A course of two notebooks that hold what is wide, long and drawn."""
+    folder = tmp_path_factory.mktemp("browser")
+    long_line = 'text = f"{n} of a zoo: ' + "a long line of code " * 12 + '"  # and a comment'
+    draw = "import matplotlib.pyplot as plt\nplt.figure(figsize=(12, 4))\nplt.plot([1, 2])\nplt.show()"
+    parts = [f"md:## Part {word}\n\n" + "Text of a zoo. " * 250 for word in ("one", "two", "three", "four")]
+    formula = r"$$v_\theta(x_t, t) \approx \left(\frac{x_1 - x_0}{1}\right)" + r" + \alpha_1 x_1" * 40 + "$$"
+    fold = "md:### Hidden treasure\n\nThe word xylophone stands here alone.\n\n" + formula
+    write_notebook(folder / "nb", "01_first", f"md:{WIDE}", long_line, draw, *parts, fold, RECORD)
+    write_notebook(folder / "nb", "02_second", "md:## A\n\n## B\n\n## C", RECORD)
+    ran = Ran(folder / "nb", folder / "out")
+    assert ran.code == 0
+    return ran.out
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(browser, site):
+    """Opens a page of the site; what it asks for outside, and what it complains of, is gathered in `wrong`."""
+    contexts = []
+
+    def open_page(name, width=1280, theme="light", **options):
+        options = {"viewport": {"width": width, "height": 800}, "color_scheme": theme, **options}
+        contexts.append(browser.new_context(reduced_motion="reduce", **options))
+        page = contexts[-1].new_page()
+        page.wrong = []
+        page.on("request", lambda request: request.url.startswith(("file:", "data:")) or page.wrong.append(request.url))
+        page.on("console", lambda message: message.type == "error" and page.wrong.append(message.text))
+        page.on("pageerror", lambda error: page.wrong.append(str(error)))
+        page.goto((site / name).as_uri())
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+@pytest.mark.parametrize("width, theme", SIZES)
+def test_no_page_scrolls_sideways_asks_outside_or_is_faint(opened, site, width, theme):
+    names = ["index.html", "report.html", "glossary.html", "api/index.html", "api/zoo.html", "pages/01_first.html"]
+    page = opened(names[0], width, theme)
+    for name in names:
+        page.goto((site / name).as_uri())
+        assert page.evaluate(SIDEWAYS) <= 0, name
+        seen, faint = page.evaluate(FAINT)
+        assert seen >= 10 and faint == [], name
+    assert page.wrong == []
+    page.evaluate("document.querySelector('main p').style.color = getComputedStyle(document.body).backgroundColor")
+    assert page.evaluate(FAINT)[1] != []  # control
+    page.evaluate(
+        "document.querySelector('main').append(Object.assign(document.createElement('pre'), {style: 'width: 3000px'}))"
+    )
+    assert page.evaluate(SIDEWAYS) > 0  # control
+
+
+def test_links_of_home_lie_on_a_narrow_screen(opened):
+    page = opened("index.html", 390)
+    boxes = [link.bounding_box() for link in page.locator("a:not(.skip)").all()]
+    assert len(boxes) > 5 and all(0 <= box["x"] and box["x"] + box["width"] <= 390 for box in boxes)
+
+
+def test_a_wide_table_scrolls_in_its_frame_and_keeps_its_first_column(opened):
+    page = opened("pages/01_first.html", 390)
+    frame = page.locator(".table").first
+    head, last = frame.locator("td").first, frame.locator("td").last
+    before = (head.bounding_box()["x"], last.bounding_box()["x"])
+    assert before[1] > 390 and frame.get_attribute("tabindex") == "0"
+    frame.evaluate("frame => { frame.scrollLeft = 9999; }")
+    assert head.bounding_box()["x"] == before[0] and last.bounding_box()["x"] + last.bounding_box()["width"] <= 390
+    assert last.evaluate("cell => getComputedStyle(cell).textAlign") == "right"
+
+
+def test_long_lines_scroll_in_their_block(opened):
+    page = opened("pages/01_first.html", 390)
+    code = page.locator(".highlight pre", has_text="a long line").first
+    assert code.evaluate("pre => pre.scrollWidth > 2 * pre.clientWidth")
+    assert code.evaluate("pre => pre.getBoundingClientRect().right <= innerWidth")
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_search_finds_and_leads_there(opened, width):
+    page = opened("pages/02_second.html", width)
+    page.locator("body").press("/")
+    box = page.locator(".search input")
+    box.fill("qqzz")
+    assert page.locator(".search li").count() == 0 and page.locator(".search .said").inner_text() == "0 places"
+    box.fill("xylo treasure")
+    assert "Hidden treasure" in page.locator(".search li").first.inner_text()
+    assert page.locator(".search mark").first.inner_text() == "xylo" and page.evaluate(SIDEWAYS) <= 0
+    box.fill("linear_barrier")
+    assert "api/symmetry.html#linear_barrier" in page.locator(".search li a").first.get_attribute("href")
+    box.fill("treasure")
+    box.press("ArrowDown")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/pages/01_first.html#Hidden-treasure")
+    assert page.wrong == []
+
+
+def test_contents_follow_the_reader(opened):
+    page = opened("pages/01_first.html")
+    current = page.locator(".contents a[aria-current]")
+    assert current.count() == 0
+    for word in ("three", "one"):
+        page.locator(f"[id='Part-{word}']").evaluate("heading => heading.scrollIntoView()")
+        page.wait_for_function(f"document.querySelector('.contents a[aria-current]')?.textContent === 'Part {word}'")
+        assert current.count() == 1 and current.is_visible()
+
+
+def test_the_switch_is_remembered_on_the_next_page(opened, site):
+    page = opened("index.html", theme="light")
+    ground = "getComputedStyle(document.body).backgroundColor"
+    light = page.evaluate(ground)
+    page.locator(".theme").click()
+    dark = page.evaluate(ground)
+    assert dark != light and page.locator(".theme").inner_text() == "Light"
+    page.goto((site / "pages/01_first.html").as_uri())
+    assert page.evaluate(ground) == dark
+    assert page.locator(".output_png img").evaluate("image => getComputedStyle(image).filter") != "none"
+    page.locator(".theme").click()
+    assert page.evaluate(ground) == light
+    assert page.locator(".output_png img").evaluate("image => getComputedStyle(image).filter") == "none"
+    assert opened("index.html", theme="dark").evaluate(ground) == dark
+
+
+@pytest.mark.parametrize("way", ["tap", "keyboard"])
+def test_a_figure_is_enlarged(opened, way):
+    page = opened("pages/01_first.html", 390, has_touch=True)
+    figure, dialog = page.locator(".output_png img"), page.locator("dialog.zoom")
+    assert figure.bounding_box()["width"] < 390 and not dialog.is_visible()
+    figure.scroll_into_view_if_needed()
+    figure.tap() if way == "tap" else figure.press("Enter")
+    large = dialog.locator("img")
+    assert large.bounding_box()["width"] > 900 and large.get_attribute("alt") == figure.get_attribute("alt")
+    page.keyboard.press("Escape") if way == "keyboard" else dialog.locator("button").tap()
+    assert not dialog.is_visible() and page.evaluate(SIDEWAYS) <= 0
+
+
+def test_code_is_copied(opened):
+    page = opened("pages/01_first.html", permissions=["clipboard-read", "clipboard-write"])
+    block = page.locator(".highlight", has_text="a long line").first
+    block.hover()
+    block.locator(".copy").click()
+    page.wait_for_function("document.querySelector('.copy:hover').textContent === 'Copied'")
+    assert page.evaluate("navigator.clipboard.readText()").startswith('text = f"{n} of a zoo: ')
+
+
+def test_a_page_reads_without_scripts(opened):
+    page = opened("pages/01_first.html", java_script_enabled=False)
+    assert page.locator(".contents a").first.is_visible() and page.locator("main math").first.is_visible()
+    assert not page.locator(".find").is_visible() and not page.locator(".theme").is_visible()
+    assert not page.locator("dialog.search").is_visible()
