@@ -1033,6 +1033,14 @@ def test_a_flow_on_leading_codes_keeps_two_clusters_apart():
     torch.testing.assert_close(drawn, GaussianCodes(factor=1.2).fit(zoo).sample(5, seed=2).weights)
 
 
+def test_a_flow_on_all_codes_of_a_few_members_draws_no_others_and_does_not_warn(recwarn):
+    zoo = Zoo.from_modules([MLP([3, 2, 1]) for _ in range(3)])  # two codes
+    model = LeadingFlow(2, flow=FlowSettings(hidden=8, steps=5)).fit(zoo)
+    assert model.std_.shape == (0,) and model.sample(4, seed=0).weights.isfinite().all()
+    assert not recwarn.list
+    assert LeadingFlow(1, flow=FlowSettings(hidden=8, steps=5)).fit(zoo).std_.shape == (1,)  # control
+
+
 def test_a_wider_gaussian_is_the_same_draw_farther_out(zoo):
     mean = GaussianCodes(factor=0).fit(zoo).sample(4, seed=0).weights
     torch.testing.assert_close(mean, zoo.fitted.weights.mean(0).expand(4, -1), atol=1e-4, rtol=1e-4)

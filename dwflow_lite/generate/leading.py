@@ -89,7 +89,8 @@ class LeadingFlow(BaseEstimator):
         self.members_ = members
         self.pca_ = pca
         self.leading_, self.rest_ = leading, rest
-        self.std_ = measured(lambda c: c.std(0), rest)  # (others,)
+        has_others = rest.shape[1] > 0  # few members have few codes, and the flow may have taken all
+        self.std_ = measured(lambda c: c.std(0), rest) if has_others else rest.new_zeros(0)  # (others,)
         self.factor_ = float(self.factor)
         self.neighbours_ = None if self.neighbours is None else min(int(self.neighbours), len(codes))
         self.flow_ = flow
