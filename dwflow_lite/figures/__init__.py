@@ -7,6 +7,7 @@ from dwflow_lite.figures.newness import Plane, draw_basin, draw_sphere
 from dwflow_lite.figures.scoreboard import Judged, Reported, draw_reported, draw_verdicts
 from dwflow_lite.figures.style import colour, png, show
 from dwflow_lite.figures.symmetries import draw_assignment, draw_barrier_table, draw_barriers
+from dwflow_lite.figures.use import draw_cost, draw_growth, draw_reliability, draw_transfer, draw_two_opinions
 from dwflow_lite.figures.zoos import draw_learning_curves
 from dwflow_lite.support.colours import COLOURS
 
@@ -23,18 +24,23 @@ __all__ = [
     "draw_barriers",
     "draw_basin",
     "draw_clouds",
+    "draw_cost",
     "draw_distances",
     "draw_flow",
     "draw_frontier",
+    "draw_growth",
     "draw_images",
     "draw_learning_curves",
     "draw_lines",
     "draw_matrices",
+    "draw_reliability",
     "draw_reported",
     "draw_scores",
     "draw_sphere",
     "draw_training",
     "draw_trajectories",
+    "draw_transfer",
+    "draw_two_opinions",
     "draw_verdicts",
     "png",
     "show",
