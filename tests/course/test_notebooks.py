@@ -352,6 +352,36 @@ WRONG = {
         "lambda d, z, h: min(f for f in d if __import__('torch').cdist(d[f], z).median()"
         " >= __import__('torch').cdist(h, z).median())",
     ],
+    "10.1": [
+        "lambda o, y: -o.mean(0).log_softmax(-1)[range(len(y)), y].mean()",
+        "lambda o, y: -o.log_softmax(-1)[:, range(len(y)), y].mean()",
+        "lambda o, y: -o.softmax(-1).mean(0)[range(len(y)), y].mean().log()",
+        "lambda o, y: -o.softmax(-1).mean(0)[range(len(y)), y].log().sum()",
+        "lambda o, y: -o.softmax(0).mean(0)[range(len(y)), y].log().mean()",
+    ],
+    "10.2": [
+        "lambda n, c: (n[:, None] != n).float().mean()",
+        "lambda n, c: (n[0] != n[1:]).float().mean()",
+        "lambda n, c: 1 - (n[:, None] != n).float().sum() / (len(n) * (len(n) - 1) * n.shape[1])",
+        "lambda n, c: (n != n.mode(0).values).float().mean()",
+        "lambda n, c: (n[:, None] != n).float().sum() / (len(n) * (len(n) - 1))",
+    ],
+    "10.3": [
+        "lambda i, o: (o[:, None] > i).float().mean()",
+        "lambda i, o: (o[:, None] >= i).float().mean()",
+        "lambda i, o: (i[:, None] > o).float().mean() + (i[:, None] == o).float().mean() / 2",
+        "lambda i, o: (o > i.median()).float().mean()",
+        "lambda i, o: o.mean() > i.mean()",
+    ],
+    "10.4": [
+        "lambda s, a, n, b: n",
+        "lambda s, a, n, b: __import__('torch').cat([s[: len(b)], n[len(s) :]])",
+        "lambda s, a, n, b: __import__('torch').stack([s[a.index(x)] if x in a else 0 * n[0] for x in b])",
+        "lambda s, a, n, b: n.index_copy_(0, __import__('torch').tensor([b.index(x) for x in b if x in a]).long(),"
+        " __import__('torch').stack([s[a.index(x)] for x in b if x in a] or [n[0]])[: sum(x in a for x in b)])",
+        "lambda s, a, n, b: __import__('torch').stack([s[a.index(x)] for x in b if x in a] + [n[i] for i, x in"
+        " enumerate(b) if x not in a])",
+    ],
     "12.1": [
         "lambda a, b, f: sum(x - y for x, y in zip(a, b)) / len(a)",
         "lambda a, b, f: (lambda d: __import__('statistics').mean(d)"
