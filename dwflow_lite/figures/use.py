@@ -86,7 +86,7 @@ def draw_growth(
         require(some, f"ensemble of '{name}'")
         if len({each.counts for each in some}) > 1:
             raise ValueError(f"the ensembles of '{name}' were measured at different counts, and have no mean")
-    figure, panels = new_figure(len(measures), width=3.1, height=3.3)
+    figure, panels = new_figure(len(measures), width=2.8, height=3.0)
     for ax, measure in zip(panels, measures, strict=True):
         label, unit = GROWING[measure]
         for i, (name, some) in enumerate(several.items()):
@@ -207,8 +207,8 @@ def draw_transfer(found: Mapping[str, Transfer], kind: str | None = None) -> Fig
             ax.fill_between(places, mean - spread, mean + spread, color=colour(name, i), alpha=0.12 * opacity, lw=0)
         ax.set_xticks(places, [str(epochs) for epochs in each.epochs])
         ax.set(xlabel="epochs of fine-tuning", ylabel=f"accuracy, {each.split} (%)", title=title)
-    lowest = min(ax.get_ylim()[0] for ax in panels)
-    for ax in panels:
-        ax.set_ylim(max(lowest, 0), 101)
+    lows, highs = zip(*(ax.get_ylim() for ax in panels), strict=True)
+    for ax in panels:  # one scale
+        ax.set_ylim(max(min(lows), 0), min(max(highs), 101))
     panels[-1].legend(frameon=False, fontsize=8, loc="lower right")
     return figure
