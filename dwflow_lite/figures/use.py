@@ -210,5 +210,5 @@ def draw_transfer(found: Mapping[str, Transfer], kind: str | None = None) -> Fig
     lows, highs = zip(*(ax.get_ylim() for ax in panels), strict=True)
     for ax in panels:  # one scale
         ax.set_ylim(max(min(lows), 0), min(max(highs), 101))
-    panels[-1].legend(frameon=False, fontsize=8, loc="lower right")
+    panels[-1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
