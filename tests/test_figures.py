@@ -56,6 +56,11 @@ def every_figure(world):
         "table": figures.draw_barrier_table({"aligned": curve, "other": curve}),
         "clouds": figures.draw_clouds({"a": plane, "b": plane}, plane, {"a": plane}),
         "trajectories": figures.draw_trajectories({"a": torch.randn(3, 7, 2)}, plane),
+        "labelled": figures.draw_labelled(
+            {"one": {"left": plane}, "two": {"left": plane, "none": plane}}, {"left": plane}
+        ),
+        "confusion": figures.draw_confusion({"one": torch.eye(2), "two": torch.rand(2, 2)}, ["left", "right"]),
+        "control": figures.draw_control({"flow": (torch.rand(9), torch.rand(9))}, "accuracy (%)"),
         "dispersion": figures.draw_accuracy_dispersion({"one": report, "two": report}),
         "audits": figures.draw_audit({"one": report, "two": report}),
         "curves": figures.draw_learning_curves(zoo, "test"),
@@ -296,6 +301,16 @@ def test_what_is_not_finite_is_left_out_and_the_rest_is_drawn(world, regression)
         (lambda c, z: figures.draw_lines({}, "x", "y", "t"), "at least one line"),
         (lambda c, z: figures.draw_clouds({}, torch.zeros(2, 2)), "at least one cloud"),
         (lambda c, z: figures.draw_trajectories({}, torch.zeros(2, 2)), "at least one set"),
+        (lambda c, z: figures.draw_labelled({}, {"a": torch.zeros(2, 2)}), "at least one points by label"),
+        (lambda c, z: figures.draw_labelled({"a": {}}, {}), "at least one points"),
+        (lambda c, z: figures.draw_confusion({}, ["a"]), "at least one table"),
+        (lambda c, z: figures.draw_confusion({"a": torch.eye(2)}, []), "at least one name"),
+        (
+            lambda c, z: figures.draw_confusion({"a": torch.eye(3)}, ["a", "b"]),
+            r"'a' has the shape \(3, 3\), .* 2 names",
+        ),
+        (lambda c, z: figures.draw_control({}, "accuracy"), "at least one requested"),
+        (lambda c, z: figures.draw_control({"a": (torch.ones(4), torch.rand(4))}, "x"), "all requests are 1"),
         (lambda c, z: figures.draw_images(torch.zeros(2, 3, 8, 8), ["a", "b"]), r"shape \(n, 1, h, w\)"),
         (lambda c, z: figures.draw_images(torch.zeros(0, 1, 8, 8), []), "at least one image"),
         (
@@ -325,6 +340,12 @@ def test_nothing_to_draw_is_said_in_one_sentence(regression, draw, says):
         (lambda report, c, t: figures.draw_lines(([1], t), "x", "y", "t"), "{'name': line}, not tuple alone"),
         (lambda report, c, t: figures.draw_clouds(t, t), "{'name': cloud}, not Tensor alone"),
         (lambda report, c, t: figures.draw_trajectories(t, t), "{'name': set of trajectories}, not Tensor alone"),
+        (lambda report, c, t: figures.draw_labelled({"a": {}}, t), "{'name': points}, not Tensor alone"),
+        (lambda report, c, t: figures.draw_confusion(t, ["a"]), "{'name': table}, not Tensor alone"),
+        (
+            lambda report, c, t: figures.draw_control(t, "x"),
+            "{'name': requested and measured numbers}, not Tensor alone",
+        ),
     ],
 )
 def test_what_a_figure_shows_has_a_name(regression, draw, says):
@@ -416,3 +437,39 @@ def test_reported_figures_are_hollow_where_the_task_is_another():
     assert faces(False) == ["white"] and faces(True) != ["white"]
     with pytest.raises(ValueError, match="at least one pair"):
         figures.draw_reported([], "x", "t")
+
+
+# -- what was asked for -------------------------------------------------------------------------------------------
+
+
+def test_a_table_of_what_was_asked_for_is_written_out_in_the_unit_of_its_score():
+    table = torch.tensor([[0.9, 0.1], [0.25, 0.8]])
+    for score_name, written in (("accuracy", ["90", "10", "25", "80"]), ("R²", ["0.90", "0.10", "0.25", "0.80"])):
+        ax, bar = figures.draw_confusion({"a": table}, ["left", "right"], score_name).axes
+        assert [text.get_text() for text in ax.texts] == written
+        assert [label.get_text() for label in ax.get_yticklabels()] == ["left", "right"]
+        assert score_name in bar.get_ylabel()
+
+
+def test_control_is_drawn_as_the_line_of_least_squares_beside_the_one_that_was_wished():
+    asked = torch.linspace(0.2, 0.8, 20)
+    given = {"follows": (asked, asked), "halfway": (asked, 0.25 + asked / 2), "does not": (asked, 0 * asked + 0.5)}
+    axes = figures.draw_control(given, "accuracy (%)").axes
+    slopes = []
+    for ax in axes:
+        wished, found = ax.lines
+        assert list(wished.get_xdata()) == list(wished.get_ydata())
+        slopes.append(float(np.diff(found.get_ydata())[0] / np.diff(found.get_xdata())[0]))
+        assert f"slope {slopes[-1]:.2f}" in [text.get_text() for text in ax.get_legend().get_texts()]
+        dots = ax.collections[0].get_offsets()
+        assert dots[:, 0].min() == pytest.approx(20) and ax.get_xlim()[0] < 20 and ax.get_xlim() == axes[0].get_xlim()
+    assert slopes == pytest.approx([1, 0.5, 0], abs=1e-5)
+
+
+def test_points_of_all_panels_and_of_the_data_lie_on_the_same_axes():
+    data = {"left": torch.tensor([[-1.0, 0.0], [0.0, 1.0]]), "right": torch.tensor([[1.0, 0.0], [2.0, 5.0]])}
+    far = torch.tensor([[-9.0, 3.0]])
+    axes = figures.draw_labelled({"one": data, "two": {"left": far}}, data).axes
+    assert axes[0].get_xlim() == axes[1].get_xlim() and axes[0].get_xlim()[0] < -9 and axes[0].get_ylim()[1] > 5
+    colours = [tuple(dots.get_facecolor()[0][:3]) for dots in axes[1].collections]
+    assert colours[0] == colours[-1] != colours[1]  # of a label, in the data and in what was asked for

@@ -1,6 +1,7 @@
 """Figures of the course: each function takes what it draws and returns a Figure, and changes nothing else."""
 
 from dwflow_lite.figures.audits import draw_accuracy_dispersion, draw_audit, draw_frontier
+from dwflow_lite.figures.conditions import draw_confusion, draw_control, draw_labelled
 from dwflow_lite.figures.flows import draw_clouds, draw_flow, draw_training, draw_trajectories
 from dwflow_lite.figures.general import draw_distances, draw_images, draw_lines, draw_matrices, draw_scores
 from dwflow_lite.figures.newness import Plane, draw_basin, draw_sphere
@@ -24,12 +25,15 @@ __all__ = [
     "draw_barriers",
     "draw_basin",
     "draw_clouds",
+    "draw_confusion",
+    "draw_control",
     "draw_cost",
     "draw_distances",
     "draw_flow",
     "draw_frontier",
     "draw_growth",
     "draw_images",
+    "draw_labelled",
     "draw_learning_curves",
     "draw_lines",
     "draw_matrices",

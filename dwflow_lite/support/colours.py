@@ -27,6 +27,8 @@ COLOURS = {
     "flow, aligned": "#d1495b",
     "flow, matched source": "#e08a96",
     "flow on leading codes": "#c2408f",
+    "flow, shuffled": "#a0a0a0",
+    "Gaussian, linear": "#7b5ea7",
     "Gaussian, not aligned": "#e8963a",
     "unit crossover": "#8a6d1f",
     "mixture of all": "#2a7f9e",

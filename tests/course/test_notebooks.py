@@ -382,6 +382,34 @@ WRONG = {
         "lambda s, a, n, b: __import__('torch').stack([s[a.index(x)] for x in b if x in a] + [n[i] for i, x in"
         " enumerate(b) if x not in a])",
     ],
+    "11.1": [
+        "lambda v, c, w: v + (1 + w) * (c - v)",
+        "lambda v, c, w: c + w * (c - v)",
+        "lambda v, c, w: v + w * c",
+        "lambda v, c, w: c + w * (v - c)",
+        "lambda v, c, w: v.add_(w * (c - v))",
+    ],
+    "11.2": [
+        "lambda e, z, p, g: __import__('torch').where(__import__('torch').rand(e.shape, generator=g) < p, z, e)",
+        "lambda e, z, p, g: __import__('torch').where(__import__('torch').rand(len(e), 1, generator=g) < p, e, z)",
+        "lambda e, z, p, g: __import__('torch').where(__import__('torch').arange(len(e))[:, None] < p * len(e), z, e)",
+        "lambda e, z, p, g: (1 - p) * e + p * z",
+        "lambda e, z, p, g: e",
+    ],
+    "11.3": [
+        "lambda x, y: __import__('torch').corrcoef(__import__('torch').stack([x, y]))[0, 1]",
+        "lambda x, y: (x * y).sum() / (x * x).sum()",
+        "lambda x, y: ((x - x.mean()) * (y - y.mean())).sum() / (y - y.mean()).square().sum()",
+        "lambda x, y: (y[-1] - y[0]) / (x[-1] - x[0])",
+        "lambda x, y: (y.max() - y.min()) / (x.max() - x.min())",
+    ],
+    "11.4": [
+        "lambda z, c, a: z.mean(0)",
+        "lambda z, c, a: z[(c - a).abs().argmin()]",
+        "lambda z, c, a: a * (c[:, None] * z).sum(0) / (c * c).sum()",
+        "lambda z, c, a: z.mean(0) + ((c - c.mean())[:, None] * z).sum(0) / (c - c.mean()).square().sum()",
+        "lambda z, c, a: z.mean(0) + (a - c.mean()) * (z[c.argmax()] - z[c.argmin()]) / (c.max() - c.min())",
+    ],
     "12.1": [
         "lambda a, b, f: sum(x - y for x, y in zip(a, b)) / len(a)",
         "lambda a, b, f: (lambda d: __import__('statistics').mean(d)"
