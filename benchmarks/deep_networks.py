@@ -26,7 +26,6 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
-from math import nan
 from pathlib import Path
 
 import torch
@@ -246,7 +245,7 @@ def page(runs: dict[str, dict]) -> str:
         head = f"| {key} | {run['members']} | {100 * run['accuracy']:.1f} % "
         for basis, lost in run["points lost"].items():
             lines.append(
-                f"{head}| {basis} | " + " | ".join(f"{lost.get(column, nan):.1f}" for column in columns) + " |"
+                f"{head}| {basis} | " + " | ".join(f"{lost[c]:.1f}" if c in lost else "–" for c in columns) + " |"
             )
     lines += ["", "| run | basis | networks | accuracy | distance | over both bars |", "|---" * 6 + "|"]
     for key, run in runs.items():
