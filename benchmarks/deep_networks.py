@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.kept import ZOOS, run_missing
+from benchmarks.new_and_accurate import least_width
 from dwflow_lite import MLP, PermutationSpec, Recipe, Task, Zoo, audit, canonicalise, load_task, train_zoo
 from dwflow_lite.auditing import nearest_distance
 from dwflow_lite.auditing.audit import LOWEST_SHARE
@@ -180,16 +181,12 @@ def as_far(make: Callable[[float], Generator], zoo: Zoo, high: float, steps: int
     """The width at which all but a twentieth of a generator's networks pass the zoo's bar, of plain distance."""
     columns = torch.cat([torch.full((entry.size,), entry.role == "parameter") for entry in zoo.layout.entries])
     members = zoo.fitted.weights[:, columns]
-    bar = nearest_distance(members, members, skip_self=True).quantile(LOWEST_SHARE)
-    low = 0.0
-    for _ in range(steps):
-        middle = (low + high) / 2
-        made = make(middle).fit(zoo).sample(40, seed=0).weights[:, columns]
-        if nearest_distance(made, members).quantile(LOWEST_SHARE) < bar:
-            low = middle
-        else:
-            high = middle
-    return high
+    bar = float(nearest_distance(members, members, skip_self=True).quantile(LOWEST_SHARE))
+
+    def distance_of(weights: Tensor) -> Tensor:
+        return nearest_distance(weights[:, columns], members)
+
+    return least_width(make, zoo, distance_of, bar, 0.0, high, steps)
 
 
 def shares(zoo: Zoo, task: Task, split: str, seed: int) -> dict[str, dict]:

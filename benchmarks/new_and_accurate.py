@@ -22,6 +22,8 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
+from torch import Tensor
+
 from benchmarks.kept import ZOOS, run_missing
 from dwflow_lite import (
     MLP,
@@ -142,12 +144,25 @@ def as_new(
         steps: of bisection.
     """
     spec = PermutationSpec.of(zoo.network)
-    bar = float(reading.distance.quantile(LOWEST_SHARE))
+
+    def distance_of(weights: Tensor) -> Tensor:
+        return reading.distance_of(Rows(weights), spec, seed=0)
+
+    return least_width(make, zoo, distance_of, float(reading.distance.quantile(LOWEST_SHARE)), low, high, steps)
+
+
+def least_width(
+    make: Callable[[float], Generator], zoo: Zoo, distance_of: Callable[[Tensor], Tensor], bar: float,
+    low: float, high: float, steps: int,
+) -> float:  # fmt: skip
+    """The width between two at which all but a twentieth of a generator's networks (n, d) are beyond a bar of distance.
+
+    By bisection, so that it is known to a 2^steps-th of what lies between.
+    """
     for _ in range(steps):
         middle = (low + high) / 2
         made = make(middle).fit(zoo).sample(40, seed=0)
-        distance = reading.distance_of(Rows(made.weights), spec, seed=0)
-        if float(distance.quantile(LOWEST_SHARE)) < bar:
+        if float(distance_of(made.weights).quantile(LOWEST_SHARE)) < bar:
             low = middle
         else:
             high = middle

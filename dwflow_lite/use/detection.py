@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from math import log
 
@@ -10,11 +9,9 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from dwflow_lite.support.checks import whole
 from dwflow_lite.support.devices import out_of_memory_as
 from dwflow_lite.use.ensembles import FEWER_AT_ONCE, members_of
-from dwflow_lite.zoo.checks import require_zoo
-from dwflow_lite.zoo.forward import predict, together
+from dwflow_lite.zoo.forward import outputs_of
 from dwflow_lite.zoo.inputs import require_tensor
 from dwflow_lite.zoo.zoo import Zoo
 
@@ -58,17 +55,9 @@ def uncertainty(
         >>> float(uncertainty(alone, torch.zeros(5, 4)).mutual_information.max())
         0.0
     """
-    require_zoo(zoo)
-    require_tensor(x)
-    at_once = together(zoo.layout) if members_at_once is None else whole(members_at_once, "members_at_once", 1)
-
-    def outputs() -> Iterator[Tensor]:
-        for start in range(0, len(zoo), at_once):
-            some = zoo.take(range(start, min(start + at_once, len(zoo))))
-            yield predict(some, x, members_at_once=at_once, inputs_at_once=inputs_at_once)  # (members, n, classes)
-
+    outputs = outputs_of(zoo, x, members_at_once=members_at_once, inputs_at_once=inputs_at_once)
     log_sum = sum_of_entropies = None
-    for member in members_of(outputs()):  # (n, classes)
+    for member in members_of(outputs):  # (n, classes)
         log_sum = member if log_sum is None else torch.logaddexp(log_sum, member)
         entropies = _entropy(member)  # (n,)
         sum_of_entropies = entropies if sum_of_entropies is None else sum_of_entropies + entropies

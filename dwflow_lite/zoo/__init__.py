@@ -3,7 +3,7 @@
 from dwflow_lite.support.files import ZooFileError
 from dwflow_lite.zoo.batching import batched_forward, run_all, runs_batched
 from dwflow_lite.zoo.columns import rows_of_columns
-from dwflow_lite.zoo.forward import Evaluation, evaluate, forward_all, outputs_on, predict, together
+from dwflow_lite.zoo.forward import Evaluation, evaluate, forward_all, outputs_of, outputs_on, predict, together
 from dwflow_lite.zoo.header import FOLDER, read_header
 from dwflow_lite.zoo.layout import Entry, Layout
 from dwflow_lite.zoo.record import folder_header, join_record, record_of_members, split_record
@@ -24,6 +24,7 @@ __all__ = [
     "folder_header",
     "forward_all",
     "join_record",
+    "outputs_of",
     "outputs_on",
     "predict",
     "read_folder",

@@ -97,16 +97,31 @@ def predict(zoo: Zoo, x: Tensor, *, members_at_once: int | None = None, inputs_a
         >>> predict(zoo, torch.zeros(10, 4)).shape
         torch.Size([5, 10, 3])
     """
+    pieces = list(outputs_of(zoo, x, members_at_once=members_at_once, inputs_at_once=inputs_at_once))
+    with out_of_memory_as(f"no memory for the outputs of {len(zoo)} members: predict fewer members, or inputs"):
+        return torch.cat(pieces)
+
+
+def outputs_of(
+    zoo: Zoo, x: Tensor, *, members_at_once: int | None = None, inputs_at_once: int | None = None
+) -> Iterator[Tensor]:
+    """What members return for inputs (n, ...), a few members at a time: (members, n, outputs), in order.
+
+    What does not fit is refused before this returns, or with the first outputs. Arguments, errors and warnings are
+    those of :func:`predict`; the caller keeps of the outputs what it needs.
+    """
     require_inputs(zoo, x)
     note_unprepared(zoo, x)
-    x = x.to(zoo.device)
+    return _with_advice(zoo, x.to(zoo.device), members_at_once, inputs_at_once)
+
+
+def _with_advice(zoo: Zoo, x: Tensor, members_at_once: int | None, inputs_at_once: int | None) -> Iterator[Tensor]:
+    """:func:`outputs_of`, of inputs that were checked; an error of the network says what to do about it."""
     try:
-        pieces = list(_predict(zoo, x, members_at_once, inputs_at_once))
-        with out_of_memory_as(f"no memory for the outputs of {len(zoo)} members: predict fewer members, or inputs"):
-            return torch.cat(pieces)
+        yield from _predict(zoo, x, members_at_once, inputs_at_once)
     except MemoryError:
         raise
-    except Exception as error:  # the network's own, which stays: with what to do about it
+    except Exception as error:  # the network's own, which stays
         note_untaken(zoo, x, error)
         raise
 

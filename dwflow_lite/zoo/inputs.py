@@ -71,7 +71,7 @@ def note_unprepared(zoo: Zoo, x: Tensor) -> None:
         warnings.warn(
             "these inputs look like rows in a reader's own units, and the networks were trained on standardised ones: "
             "predict(zoo, task.prepare(rows))",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
