@@ -15,7 +15,7 @@ from torch import Tensor
 
 Result = TypeVar("Result")
 
-IN_CACHE = 1 << 21  # bytes that one core of a processor keeps at hand
+IN_CACHE = 1 << 23  # bytes for one core: few enough for a processor's cache, enough for fast products
 ON_A_GPU = 1 << 26  # bytes that keep a GPU busy
 WORTH_A_THREAD = 1 << 20  # numbers
 
@@ -24,7 +24,7 @@ def centred(part: Tensor) -> tuple[Tensor, Tensor]:
     """Rows about their mean, in place, and it. Repeated rows give exact zeros, which a rounded mean would not."""
     first = part[0].clone()
     part -= first
-    mean = part.mean(0)
+    mean = part.new_full((len(part),), 1 / len(part)) @ part  # (c,), faster than part.mean(0)
     part -= mean
     return part, first + mean
 
