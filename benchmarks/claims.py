@@ -99,12 +99,19 @@ def expected_minutes(runs: dict, profile: str, stem: str) -> float:
 
 
 def source_digest(profile: str, stem: str) -> str:
-    """Changes when a cell of the notebook, or its parameters in this profile, change.
+    """Changes when the code of the notebook, or its parameters in this profile, change.
 
-    Cells that show a function of the package do not count: they are the package's (a test holds them equal to it).
+    Where a cell is split, its lines stay as they are, and so does this. Cells that show a function of the package do
+    not count: they are the package's (a test holds them equal to it).
     """
     nb = nbformat.read(notebooks_folder() / f"{stem}.ipynb", as_version=4)
-    own = [cell.source for cell in nb.cells if cell.cell_type == "code" and not shows_the_package(cell)]
+    own = [
+        line.rstrip()
+        for cell in nb.cells
+        if cell.cell_type == "code" and not shows_the_package(cell)
+        for line in cell.source.splitlines()
+        if line.strip()
+    ]
     profiles = yaml.safe_load((notebooks_folder() / "profiles.yaml").read_text())
     parameters = (profiles.get(profile) or {}).get(stem, {})
     return hashlib.sha256(json.dumps([own, parameters], sort_keys=True).encode()).hexdigest()[:12]
