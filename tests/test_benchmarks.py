@@ -16,6 +16,7 @@ import torch
 from benchmarks import (
     basins,
     bench,
+    claims,
     conditional,
     deep_networks,
     ensembles,
@@ -324,3 +325,19 @@ def test_deep_networks_at_toy_size(monkeypatch, tmp_path):
             continue
         is_shared = bool((tensor == tensor[0]).all())
         assert is_shared == name.startswith(("stem", "stages.0")), name  # the control is in it: others differ
+
+
+def test_runs_of_claims_carry_over_an_edit_that_changes_no_claim(monkeypatch):
+    def run_of(margin, source="old"):
+        claims = {"a": True, "b": True}
+        return {"status": "passed", "claims": claims, "margins": {"a": [{"margin": margin}]}, "source": source}
+
+    stem = claims.stems(["00"])[0]
+    digest = claims.source_digest("smoke", stem)
+    for margin, carried in ((0.500001, True), (0.6, False)):  # as before; and an edit that changed something (control)
+        runs = {f"smoke {stem} seed={seed} threads=1 native": run_of(0.5 + seed) for seed in range(3)}
+        monkeypatch.setattr(claims, "run", lambda *asked, margin=margin: run_of(margin))
+        claims.carry(runs, ["00"])
+        assert all((entry["source"] == digest) is carried for entry in runs.values())
+    assert not claims.measures_the_same(run_of(0.5), run_of(0.5) | {"claims": {"a": True, "b": False}})
+    assert not claims.measures_the_same(run_of(0.5), run_of(0.5) | {"margins": {}})
