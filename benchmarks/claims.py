@@ -37,6 +37,7 @@ import nbformat
 import yaml
 
 from dwflow_lite.course import notebooks_folder
+from dwflow_lite.course.lessons import discover, number_of
 
 RESULTS = Path(__file__).parent / "results"
 LOCK = threading.Lock()
@@ -91,8 +92,8 @@ def main() -> int:
 
 def stems(wanted: list[str]) -> list[str]:
     """The notebooks asked for, by number or name; all if none is."""
-    every = [path.stem for path in sorted(notebooks_folder().glob("[0-9][0-9]_*.ipynb"))]
-    return [stem for stem in every if not wanted or stem in wanted or stem[:2] in wanted]
+    every = [lesson.stem for lesson in discover(notebooks_folder())]
+    return [stem for stem in every if not wanted or stem in wanted or number_of(stem) in wanted]
 
 
 def is_stale(key: str, entry: dict) -> bool:
@@ -250,7 +251,7 @@ def table(runs: dict) -> str:
             spread = statistics.stdev(values) if len(values) > 1 else 0.0
             deviations = f"{statistics.mean(values) / spread:.1f}" if spread > 0 else "–"
         cells = [
-            stem[:2],
+            number_of(stem),
             text.replace("|", "/"),
             profile,
             str(len(found)),

@@ -16,7 +16,7 @@ import yaml
 from dwflow_lite.course.parameters import UsageError, fit, literals, objection
 from dwflow_lite.course.reading import NotebookError, own_metadata, read_notebook
 
-NAME = re.compile(r"\d\d_\w+\.ipynb")
+NAME = re.compile(r"\d\d[a-z]?_\w+\.ipynb")
 HEADING = re.compile(r"^#+ +(.+?) *$", re.MULTILINE)
 DEFAULT_PROFILE = "laptop"
 
@@ -41,11 +41,19 @@ class Lesson:
 
 
 def discover(source: Path) -> list[Lesson]:
-    """All notebooks `NN_topic.ipynb` of the folder, in order. Raises UsageError if there are none."""
+    """All notebooks of the folder in order: 02_topic, 03_topic, its second part 03b_topic, 04_topic.
+
+    Raises UsageError if there are none.
+    """
     files = sorted(p for p in source.glob("*.ipynb") if NAME.fullmatch(p.name)) if source.is_dir() else []
     if not files:
         raise UsageError(f"no notebooks named NN_topic.ipynb in {source}")
     return [_read(path, [p.stem for p in files[:i]]) for i, path in enumerate(files)]
+
+
+def number_of(stem: str) -> str:
+    """The number of a notebook, with the letter of a second part: "03" of "03_topic", "03b" of "03b_topic"."""
+    return stem.partition("_")[0]
 
 
 def places(cells: Sequence[Any]) -> list[tuple[int, str]]:
@@ -124,17 +132,17 @@ def _parameters(nb: nbformat.NotebookNode) -> tuple[dict[str, Any], list[str]]:
 
 
 def select(lessons: Sequence[Lesson], names: Iterable[str]) -> list[Lesson]:
-    """The lessons named by number ('03') or stem, in course order; all if there are no names.
+    """The lessons named by number ('03', '03b') or stem, in course order; all if there are no names.
 
     Raises UsageError for a name that no lesson has, and for what is wrong with a lesson selected.
     """
     names = {name.removesuffix(".ipynb") for name in names}
-    known = {lesson.stem for lesson in lessons} | {lesson.stem[:2] for lesson in lessons}
+    known = {lesson.stem for lesson in lessons} | {number_of(lesson.stem) for lesson in lessons}
     unknown = names - known
     if unknown:
         stems = "\n  ".join(lesson.stem for lesson in lessons)
         raise UsageError(f"no notebook {', '.join(sorted(unknown))}; there are:\n  {stems}")
-    selected = [lesson for lesson in lessons if not names or lesson.stem in names or lesson.stem[:2] in names]
+    selected = [lesson for lesson in lessons if not names or {lesson.stem, number_of(lesson.stem)} & names]
     problems = [f"{lesson.path.name} {problem}" for lesson in selected for problem in lesson.problems]
     if problems:
         raise UsageError("\n".join(problems))

@@ -15,7 +15,7 @@ from nbconvert.exporters import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbconvert.preprocessors.coalescestreams import CoalesceStreamsPreprocessor
 
-from dwflow_lite.course.lessons import places
+from dwflow_lite.course.lessons import number_of, places
 from dwflow_lite.course.markup import external_resources, without_handlers
 from dwflow_lite.course.outputs import WIDGET_VIEW, shown_model, widgets, widgets_inside
 from dwflow_lite.course.paths import write_atomic
@@ -98,7 +98,7 @@ def notebook_page(nb: nbformat.NotebookNode, entry: Mapping[str, Any], source: P
     if fetched:
         raise PageError(f"{_cell_to_blame(nb, source)}the page would fetch or run {', '.join(fetched[:3])}")
     body = re.sub(r'href="(?:\./)?([\w-]+)\.ipynb(#[^"]*)?"', r'href="\1.html\2"', body)
-    number = entry["stem"][:2]
+    number = number_of(entry["stem"])
     body, headings = dress(body, number, addresses("../"), names("../"))
     facts = [cost(entry), f"profile {entry['profile']}", entry["date"][:10]]
     facts += [f"{entry['device']}, {entry['threads']} threads"] if "device" in entry else []
@@ -180,7 +180,7 @@ def link_pages(folder: Path, titles: Mapping[str, str]) -> None:
         folder: where the pages are.
         titles: stem -> title of all notebooks that have a page, in course order.
     """
-    shown = {stem: f"{stem[:2]} · {html.escape(title)}" for stem, title in titles.items()}
+    shown = {stem: f"{number_of(stem)} · {html.escape(title)}" for stem, title in titles.items()}
     stems = [None, *titles, None]
     for before, stem, after in zip(stems, stems[1:], stems[2:], strict=False):
         left = f'<a rel="prev" href="{before}.html">← {shown[before]}</a>' if before else "<span></span>"

@@ -1,4 +1,4 @@
-"""Tiny notebooks made on the fly, and the runner over them."""
+"""The notebooks of the course; tiny ones made on the fly, and the runner over them."""
 
 import io
 import json
@@ -8,11 +8,25 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from dwflow_lite.course.lessons import discover
+from dwflow_lite.course.paths import notebooks_folder
 from dwflow_lite.course.run import run
 from dwflow_lite.course.site.frame import LOOK
 
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 RECORD = "from dwflow_lite.course import note, record\nrecord({'score': n}, {'n is positive': n > 0})"
+
+FILES = [lesson.path for lesson in discover(notebooks_folder())]  # of the course, in its order
+
+
+def cells(path, kind):
+    """The cells of one kind ("code", "markdown") of a notebook."""
+    return [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == kind]
+
+
+def prose(path):
+    """All that is written in a notebook."""
+    return "\n\n".join(c.source for c in cells(path, "markdown"))
 
 
 def write_notebook(folder, stem, *cells, kernel="python3", parameters="n = 3", **own):

@@ -1,109 +1,18 @@
-"""Every notebook: its shape, what it shows of the package, its exercises, and a whole run at smoke size."""
+"""Every notebook: what it shows of the package, its exercises, and a whole run at smoke size."""
 
 import ast
 import importlib
 import inspect
 import json
 import re
-import subprocess
-import sys
 
 import nbformat
 import pytest
-import yaml
 
-from dwflow_lite.course import notebooks_folder
 from dwflow_lite.course.exercises import CHECKS, check
-from dwflow_lite.course.lessons import discover, fit_lesson, read_profile
-from dwflow_lite.course.parameters import UsageError
 from dwflow_lite.course.run import run
 
-FILES = sorted(notebooks_folder().glob("[0-9][0-9]_*.ipynb"))
-SECTIONS = ("**Claim.**", "After this notebook you can", "**You need**", "**Time**")
-
-
-def cells(path, kind):
-    return [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == kind]
-
-
-def prose(path):
-    return "\n\n".join(c.source for c in cells(path, "markdown"))
-
-
-@pytest.fixture(scope="module", params=FILES, ids=lambda p: p.stem)
-def path(request):
-    return request.param
-
-
-# -- shape -------------------------------------------------------------------------------------------------------
-
-
-def test_first_screen_says_what_to_expect(path):
-    first = cells(path, "markdown")[0].source
-    assert first.startswith("# ")
-    assert not [s for s in SECTIONS if s not in first]
-
-
-def test_ends_with_limits_exercises_summary_and_references(path):
-    text = prose(path)
-    order = [text.find(s) for s in ("\n## Limits", "\n## Exercises", "\n## Summary", "**References.**")]
-    assert -1 not in order and order == sorted(order)
-
-
-def test_code_cells_are_short_and_source_is_stripped(path):
-    nb = nbformat.read(path, as_version=4)
-    nbformat.validate(nb)
-    for cell in nb.cells:
-        if cell.cell_type == "code":
-            assert len(cell.source.splitlines()) <= 25, cell.id
-            assert cell.outputs == [] and cell.execution_count is None
-            assert not re.search(r"sys\.path|%pip|!pip|\.\./data", cell.source), cell.id
-    assert "widgets" not in nb.metadata
-
-
-def test_every_widget_stands_after_a_picture_drawn_by_the_same_function(path):
-    seen = ""
-    for cell in cells(path, "code"):
-        if "widgets.explore(" in cell.source:
-            assert "widgets.explore(\n    draw" in cell.source or "widgets.explore(draw" in cell.source
-            assert re.search(r"figures\.show\(\s*draw\(", seen + cell.source)
-        seen += cell.source
-
-
-def test_every_picture_has_a_text_alternative(path):
-    for cell in cells(path, "code"):
-        for call in ast.walk(ast.parse(cell.source)):
-            if isinstance(call, ast.Call) and ast.unparse(call.func) in ("figures.show", "widgets.explore"):
-                assert "alt" in [k.arg for k in call.keywords], cell.id
-
-
-def test_links_between_notebooks_lead_somewhere(path):
-    for target in re.findall(r"\]\((\d\d_\w+\.ipynb)\)", prose(path)):
-        assert (path.parent / target).is_file(), target
-
-
-def test_profiles_name_the_notebooks_there_are():
-    profiles = yaml.safe_load((notebooks_folder() / "profiles.yaml").read_text())
-    assert {"smoke", "laptop", "gpu"} <= set(profiles)
-    assert set(profiles["smoke"]) == set(profiles["gpu"]) == {p.stem for p in FILES}
-    assert {values["device"] for values in profiles["gpu"].values()} == {"cuda"}  # says so where there is none
-
-
-@pytest.mark.parametrize("profile", ["smoke", "laptop", "gpu"])
-def test_profiles_fit_the_parameters_of_the_notebooks(profile):
-    lessons = discover(notebooks_folder())
-    values = read_profile(notebooks_folder() / "profiles.yaml", profile, lessons)
-    for lesson in lessons:
-        fit_lesson(lesson, values.get(lesson.stem, {}), profile)
-        assert lesson.defaults["device"] == "auto"  # every notebook runs where the reader says
-    with pytest.raises(UsageError):
-        fit_lesson(lessons[0], {"device": 0}, profile)  # control
-
-
-def test_notebooks_say_where_they_run(path):
-    code = "\n".join(c.source for c in cells(path, "code"))
-    assert "where = usable_device(device)" in code and "runs_on(where)" in code
-
+from .conftest import FILES, cells, prose
 
 # -- what is shown is what is packaged ---------------------------------------------------------------------------
 
@@ -511,8 +420,3 @@ def test_a_package_that_does_nothing_fails_the_claims(tmp_path):
     out = tmp_path / "out"
     assert run(out=out, profile="smoke", source=source, cell_timeout=120, notebook_timeout=240) == 1
     assert "generated networks beat random weights" in (out / "report.md").read_text()
-
-
-def test_notebooks_are_stripped_by_the_tool_too():
-    command = [sys.executable, "-m", "nbstripout", "--verify", *map(str, FILES)]
-    assert subprocess.run(command, capture_output=True).returncode == 0

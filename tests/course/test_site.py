@@ -8,7 +8,7 @@ import pytest
 from bs4 import BeautifulSoup
 
 import dwflow_lite
-from dwflow_lite.course.lessons import discover
+from dwflow_lite.course.lessons import discover, number_of
 from dwflow_lite.course.paths import notebooks_folder
 from dwflow_lite.course.site.dress import dress
 from dwflow_lite.course.site.frame import LOOK, Heading, frame
@@ -180,7 +180,7 @@ def test_a_name_of_the_package_is_linked_once_where_it_is_prose():
 
 def test_glossary_is_whole():
     terms = glossary()["terms"]
-    numbers = {lesson.stem[:2] for lesson in discover(notebooks_folder())}
+    numbers = {number_of(lesson.stem) for lesson in discover(notebooks_folder())}
     prose = "\n".join(path.read_text().lower() for path in notebooks_folder().glob("*.ipynb"))
     assert 50 <= len(terms) <= 70 and len({anchor(entry["term"]) for entry in terms}) == len(terms)
     for entry in terms:

@@ -29,9 +29,9 @@ def exercise(number: str) -> Callable:
 def check(number: str, answer: Callable) -> bool:
     """Try a reader's answer to exercise ``number`` ("02.1": notebook 02, exercise 1) and print the verdict."""
     number = str(number)
-    if re.fullmatch(r"\d\d\.\d+", number):
+    if re.fullmatch(r"\d\d[a-z]?\.\d+", number):
         with suppress(ModuleNotFoundError):
-            import_module(f"dwflow_lite.course.exercises.notebook_{number[:2]}")
+            import_module(f"dwflow_lite.course.exercises.notebook_{number.partition('.')[0]}")
     if number not in CHECKS:
         raise ValueError(f"no exercise {number!r}")
     right, sentence = _verdict(number, answer)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dwflow_lite.course.lessons import Lesson
+from dwflow_lite.course.lessons import Lesson, number_of
 from dwflow_lite.course.report import complaint, cost, spent
 from dwflow_lite.course.site.dress import dress
 from dwflow_lite.course.site.frame import COURSE, frame, versions_line
@@ -65,7 +65,7 @@ def home_page(report: Mapping[str, Any], lessons: Sequence[Lesson], folder: Path
 
 def _card(lesson: Lesson, entry: Mapping[str, Any], entries: Mapping[str, Mapping[str, Any]], folder: Path) -> str:
     """One notebook: picture on the left, words on the right."""
-    number, title = lesson.stem[:2], html.escape(lesson.title)
+    number, title = number_of(lesson.stem), html.escape(lesson.title)
     address = f"pages/{lesson.stem}.html"
     has_page = "page" in entry
     heading = f'<a href="{address}">{number} · {title}</a>' if has_page else f"{number} · {title}"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dwflow_lite.course.lessons import Lesson
+from dwflow_lite.course.lessons import Lesson, number_of
 from dwflow_lite.course.paths import write_atomic
 from dwflow_lite.course.report import markdown
 from dwflow_lite.course.site.glossary import glossary_page
@@ -38,7 +38,7 @@ def writings(folder: Path, report: Mapping[str, Any], lessons: Sequence[Lesson])
 
 def _addresses(report: Mapping[str, Any]) -> dict[str, str]:
     """Number of a notebook -> address of its page."""
-    return {e["stem"][:2]: f"pages/{e['stem']}.html" for e in report["notebooks"] if "page" in e}
+    return {number_of(e["stem"]): f"pages/{e['stem']}.html" for e in report["notebooks"] if "page" in e}
 
 
 def _write_reference(folder: Path) -> None:
