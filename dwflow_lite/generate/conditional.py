@@ -47,9 +47,11 @@ class ConditionalDeepWeightFlow(DeepWeightFlow):
     Args:
         align: True: weight matching to the mean of all members; a ``PermutationSpec`` for a reader's own network; None
             or False: the zoos are in one basis already (see :func:`align_together`).
-        components, flow, source, fixed_source, rescale, seed, memory: as of :class:`DeepWeightFlow`.
         label_dropout: probability with which a condition is forgotten in training; 0: never, and then there is no
             guidance, and no network without a condition.
+
+    ``components``, ``flow``, ``source``, ``fixed_source``, ``rescale``, ``seed`` and ``memory`` are as of
+    :class:`DeepWeightFlow`.
 
     Attributes:
         conditions_: what conditions were seen.

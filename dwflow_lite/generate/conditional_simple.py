@@ -134,11 +134,8 @@ class OwnCodesFlow(BaseEstimator):
 
     Each zoo is aligned and compressed by itself, to as many codes as the smallest allows; a flow is told of which zoo a
     code is, and networks are decoded by that zoo's PCA. A control: the first code of one zoo has nothing to do with the
-    first code of another.
-
-    Args:
-        align, flow, source, seed: as of :class:`DeepWeightFlow`.
-        label_dropout: as of :class:`ConditionalDeepWeightFlow`.
+    first code of another. ``align``, ``flow``, ``source`` and ``seed`` are as of :class:`DeepWeightFlow`,
+    ``label_dropout`` is as of :class:`ConditionalDeepWeightFlow`.
     """
 
     def __init__(

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
+import griffe
 import pytest
 from bs4 import BeautifulSoup
 
@@ -190,6 +191,15 @@ def test_glossary_is_whole():
     assert "<math" in page and "$" not in without_own_scripts(page).split("<main")[1]
     for address in addresses("").values():
         assert f'id="{address.split("#")[1]}"' in page
+
+
+def test_docstrings_name_the_arguments_that_there_are(caplog):
+    reference_pages.cache_clear()
+    reference_pages()
+    assert not caplog.messages
+    source = 'def f(a: int) -> None:\n    """Nothing.\n\n    Args:\n        a, b: two at once.\n    """\n'
+    with griffe.temporary_visited_module(source, docstring_parser="google") as module:  # control
+        assert module["f"].docstring.parsed and "does not appear in the function signature" in caplog.text
 
 
 def test_reference_has_every_public_name():
