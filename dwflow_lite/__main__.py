@@ -1,4 +1,4 @@
-"""`python -m dwflow_lite run` executes the course; `python -m dwflow_lite check` looks at this machine."""
+"""`python -m dwflow_lite run` executes the course, `player` makes its player alone, `check` looks at this machine."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 
 # "-1e-3" and "-.inf" look like options to argparse, unless a blank stands before them; YAML takes it away again.
 NEGATIVE = re.compile(r"-\.?\d.*|-\.?inf", re.IGNORECASE)
@@ -22,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from dwflow_lite.course.check import main as check
 
             return check()
-        return _run(options)
+        return _player(options) if options.command == "player" else _run(options)
     except (ImportError, FileNotFoundError) as error:
         _complain(f"{error}\n'make check' says what this machine lacks.")
         return 2
@@ -40,6 +41,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m dwflow_lite", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("check", help="versions, device, memory, kernel and data of this machine")
+    player = commands.add_parser("player", help="write the player, a page to open in a browser (about twenty seconds)")
+    player.add_argument("page", metavar="PAGE.html", help="where it goes")
+    player.add_argument("--small", action="store_true", help="a small one, for tests")
+    player.add_argument("--made", default="", help=argparse.SUPPRESS)
     run = commands.add_parser("run", help="execute the notebooks and write pages and a report")
     run.add_argument("--profile", default="laptop", help="smoke, laptop (default) or gpu: see notebooks/profiles.yaml")
     run.add_argument("--out", default="build", metavar="FOLDER", help="where results go (default: build)")
@@ -58,6 +63,19 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--notebook-timeout", type=float, default=1800, metavar="SECONDS")
     run.add_argument("--source", default=None, metavar="FOLDER", help="notebooks to run (default: the course's)")
     return parser
+
+
+def _player(options: argparse.Namespace) -> int:
+    """The command `player`."""
+    from dwflow_lite.course.player.page import write_player
+    from dwflow_lite.course.player.trajectories import SMOKE
+
+    try:
+        write_player(Path(options.page), SMOKE if options.small else None, options.made)
+    except OSError as error:
+        _complain(f"cannot write {options.page}: {error.strerror or error}")
+        return 2
+    return 0
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -19,6 +19,7 @@ from dwflow_lite.course.lessons import number_of, places
 from dwflow_lite.course.markup import external_resources, without_handlers
 from dwflow_lite.course.outputs import WIDGET_VIEW, shown_model, widgets, widgets_inside
 from dwflow_lite.course.paths import write_atomic
+from dwflow_lite.course.player import embed
 from dwflow_lite.course.report import cost
 from dwflow_lite.course.site.dress import dress
 from dwflow_lite.course.site.frame import frame, versions_line
@@ -99,6 +100,7 @@ def notebook_page(nb: nbformat.NotebookNode, entry: Mapping[str, Any], source: P
         raise PageError(f"{_cell_to_blame(nb, source)}the page would fetch or run {', '.join(fetched[:3])}")
     body = re.sub(r'href="(?:\./)?([\w-]+)\.ipynb(#[^"]*)?"', r'href="\1.html\2"', body)
     number = number_of(entry["stem"])
+    body = embed.marked(body, entry["stem"])
     body, headings = dress(body, number, addresses("../"), names("../"))
     facts = [cost(entry), f"profile {entry['profile']}", entry["date"][:10]]
     facts += [f"{entry['device']}, {entry['threads']} threads"] if "device" in entry else []
@@ -174,10 +176,10 @@ def _control_names(nb: nbformat.NotebookNode, model: str | None) -> list[str]:
 
 
 def link_pages(folder: Path, titles: Mapping[str, str]) -> None:
-    """Give each page in `folder` its links to the one before, the index and the one after.
+    """Give each page in `folder` its links to the one before, the index and the one after, and the player its place.
 
     Args:
-        folder: where the pages are.
+        folder: where the pages are; the player, if there is one, is beside it.
         titles: stem -> title of all notebooks that have a page, in course order.
     """
     shown = {stem: f"{number_of(stem)} · {html.escape(title)}" for stem, title in titles.items()}
@@ -193,6 +195,6 @@ def link_pages(folder: Path, titles: Mapping[str, str]) -> None:
             return f'<!--nav--><nav class="pager" aria-label="{label}">{inside}</nav><!--/nav-->'
 
         old = (folder / f"{stem}.html").read_text(encoding="utf-8")
-        new = NAVIGATION.sub(nav, old)
+        new = embed.filled(NAVIGATION.sub(nav, old), (folder.parent / embed.FILE).is_file())
         if new != old:
             write_atomic(folder / f"{stem}.html", new)

@@ -16,6 +16,7 @@ from dwflow_lite.course.lessons import Lesson, digest
 from dwflow_lite.course.outputs import records
 from dwflow_lite.course.pages import NAVIGATION, link_pages, notebook_page
 from dwflow_lite.course.paths import json_text, write_atomic
+from dwflow_lite.course.player.embed import MARK
 from dwflow_lite.course.report import markdown
 from dwflow_lite.course.site.frame import LOOK_DIGEST
 from dwflow_lite.course.site.writing import writings
@@ -49,8 +50,8 @@ def unsealed(path: Path) -> nbformat.NotebookNode | None:
 
 
 def page_digest(page: str) -> str:
-    """Digest of a page without its links to other pages, which change as those come and go."""
-    return digest(NAVIGATION.sub("", page))
+    """Digest of a page without its links to other pages and the player, which change as those come and go."""
+    return digest(MARK.sub("", NAVIGATION.sub("", page)))
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from dwflow_lite.course.execute import execute
 from dwflow_lite.course.lessons import DEFAULT_PROFILE, Lesson, UsageError
 from dwflow_lite.course.pages import notebook_page
 from dwflow_lite.course.paths import notebooks_folder, repository, sweep_drafts
+from dwflow_lite.course.player import embed, making
 from dwflow_lite.course.reading import NotebookError, read_notebook
 from dwflow_lite.course.report import Progress, complaint, cost, surroundings
 from dwflow_lite.course.results import Results
@@ -166,6 +167,7 @@ class Course:
         self.watch: Watch | None = None  # beside the notebook that runs
         self.interrupted = False
         self.unwritten = ""  # why the report could not be written
+        self.without_player = ""  # why the player could not be made
         self.results = Results(out)
         self.surroundings = surroundings(repository())
         self.fingerprints = lessons.fingerprints(plan.lessons, plan.parameters, lessons.code_digest())
@@ -217,7 +219,9 @@ class Course:
                 if not self.interrupted:
                     self._run_lesson(number, lesson)
                     self._write_report("running")
+            self._make_player()
         good = all(self._status(lesson) in ("passed", "cached") for lesson in self.plan.chosen)
+        good = good and not self.without_player
         status = "interrupted" if self.interrupted else "passed" if good else "failed"
         self._write_report(status)
         if self.unwritten and status == "passed":
@@ -314,6 +318,16 @@ class Course:
         if entry["status"] == "failed":
             self.results.publish_failure(lesson, nb, entry, complaint(entry))
 
+    def _make_player(self) -> None:
+        """Make the player, if a notebook that it stands in was chosen and passed."""
+        shown_in = [one for one in self.plan.chosen if one.stem in embed.PLACES]
+        if self.interrupted or not any(self._status(lesson) in ("passed", "cached") for lesson in shown_in):
+            return
+        self.progress.line(f"{embed.FILE}, the player")
+        trouble = making.make(self.out / embed.FILE, self.plan.profile, lambda: self.interrupted)
+        if not self.interrupted:
+            self.without_player = trouble
+
     def _start_watch(self) -> Watch:
         self.watch = Watch(self.limits.notebook, self.progress.tick)
         if self.interrupted:  # meanwhile: the kernel ends as it starts
@@ -345,6 +359,8 @@ class Course:
                     self.progress.line(f"  as far as it got: {folder}/failed/{lesson.stem}.ipynb")
                 if entry["kept"]:
                     self.progress.line(f"  what passed on {entry['kept'][:10]} is kept")
+        if self.without_player:
+            self.progress.line(f"\nerror: {embed.FILE} could not be made: {self.without_player}")
         ending = self.unwritten or f"read {folder}/index.html or {folder}/report.md"
         self.progress.line(f"\n{status}: {ending}")
 

@@ -13,10 +13,11 @@ FILES = ("page.css", "theme.js", "page.js", "glossary.yaml")
 LOOK = {name: (Path(__file__).parent / name).read_text(encoding="utf-8") for name in FILES}
 LOOK_DIGEST = hashlib.sha256("".join(LOOK.values()).encode()).hexdigest()[:16]
 
-# What a browser lets a page do: nothing is fetched, and no script runs but those that carry the page's nonce.
+# What a browser lets a page do: nothing is fetched but the player, a page beside it, and no script runs but those that
+# carry the page's nonce.
 POLICY = (
     "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'unsafe-inline'; img-src data:; media-src data:; "
-    "font-src data:; base-uri 'none'; form-action 'none'"
+    "font-src data:; frame-src 'self' file:; base-uri 'none'; form-action 'none'"
 )
 DIALOGS = """
 <dialog class="search" aria-label="Search the course"><form method="dialog">

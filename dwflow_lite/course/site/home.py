@@ -8,7 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+<<<<<<< HEAD
 from dwflow_lite.course.lessons import Lesson, number_of
+=======
+from dwflow_lite.course.lessons import Lesson
+from dwflow_lite.course.player.embed import FILE as PLAYER
+>>>>>>> 46c33c5 (A player without a kernel: networks on their way from noise, decoded in the browser)
 from dwflow_lite.course.report import complaint, cost, spent
 from dwflow_lite.course.site.dress import dress
 from dwflow_lite.course.site.frame import COURSE, frame, versions_line
@@ -58,7 +63,7 @@ def home_page(report: Mapping[str, Any], lessons: Sequence[Lesson], folder: Path
     body = (
         f"<h1>{COURSE}</h1><p>{LEAD}</p>"
         f'<p class="facts"><span>{html.escape(ran)}</span><span><a href="report.html">What it measured and claims</a>'
-        f'</span></p><ol class="cards">{cards}</ol>'
+        f'</span></p>{_player(folder)}<ol class="cards">{cards}</ol>'
     )
     return frame(HOME_TITLE, body, foot=versions_line(report["versions"]))
 
@@ -79,6 +84,18 @@ def _card(lesson: Lesson, entry: Mapping[str, Any], entries: Mapping[str, Mappin
     lines += [f'<p class="facts">{html.escape(reason)}</p>'] if reason else []
     picture = _picture(folder / address) if has_page else ""
     return f"<li><div>{picture}</div><div>{''.join(lines)}</div></li>"
+
+
+def _player(folder: Path) -> str:
+    """The player, if there is one: its picture and a line, on top of the notebooks."""
+    picture = _picture(folder / PLAYER)
+    if not picture:
+        return ""
+    return (
+        f'<div class="cards player"><a href="{PLAYER}">{picture}</a><div><h2><a href="{PLAYER}">The player</a></h2>'
+        "<p>Move time, and watch networks come out of noise: where they are in weight space, how well they read, and "
+        "what they look like inside. It runs in the browser, without Jupyter.</p></div></div>"
+    )
 
 
 def _badge(entry: Mapping[str, Any]) -> str:

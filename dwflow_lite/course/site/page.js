@@ -14,6 +14,7 @@ function make(name, attributes = {}, ...children) {
 
 const system = matchMedia("(prefers-color-scheme: dark)");
 const themeButton = document.querySelector(".theme");
+const players = [...document.querySelectorAll("figure.player iframe")];
 
 function isDark() {
   return (root.dataset.theme ?? (system.matches ? "dark" : "light")) === "dark";
@@ -28,10 +29,24 @@ themeButton.addEventListener("click", () => {
   root.dataset.theme = isDark() ? "light" : "dark";
   try { localStorage.setItem("theme", root.dataset.theme); } catch { /* it holds for this page */ }
   nameTheme();
+  players.forEach(tellTheme);
 });
 system.addEventListener("change", nameTheme);
 nameTheme();
 themeButton.hidden = false;
+
+// -- the player: it is told of light and dark, and says how high it is -----------------------------------------------
+
+function tellTheme(player) {
+  player.contentWindow.postMessage({ theme: isDark() ? "dark" : "light" }, "*");
+}
+
+for (const player of players) player.addEventListener("load", () => tellTheme(player));
+system.addEventListener("change", () => players.forEach(tellTheme));
+addEventListener("message", (event) => {
+  const player = players.find((one) => one.contentWindow === event.source);
+  if (player && event.data?.playerHeight > 0) player.style.height = `${event.data.playerHeight + 2}px`;
+});
 
 // -- the contents follow: the heading last scrolled past is the current one ----------------------------------------
 
