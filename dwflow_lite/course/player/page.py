@@ -28,7 +28,8 @@ from dwflow_lite.tasks import Task, load_task
 HERE = Path(__file__).parent
 DIGITS = 5  # that the chosen network reads
 POLICY = "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'"
-STILL_OF = "What the player begins with, at its end: left the first two codes, right accuracy over time"
+STILL = (64, "not aligned", "flow")  # the scene of the still, or the last where the player has no such width
+STILL_OF = "Networks on their way: left the first two codes of networks and members, right accuracy against time"
 
 
 def write_player(path: Path, sizes: Sizes | None = None, made: str = "") -> Path:
@@ -54,6 +55,7 @@ def write_player(path: Path, sizes: Sizes | None = None, made: str = "") -> Path
 def player_page(task: Task, families: dict[int, Family], shown: Sequence[Scene], made: str = "") -> str:
     """The page as text; it fetches nothing, and no script runs in it but its own."""
     data = json.dumps(player_data(task, families, shown), separators=(",", ":"))
+    of_still = next((one for one in shown if (one.width, one.basis, one.kind) == STILL), shown[-1])
     nonce = hashlib.sha256(data.encode()).hexdigest()[:32]
     template, style, *scripts = ((HERE / name).read_text(encoding="utf-8") for name in LOOK_OF_PLAYER)
     return Template(template).substitute(
@@ -64,8 +66,8 @@ def player_page(task: Task, families: dict[int, Family], shown: Sequence[Scene],
         theme=LOOK["theme.js"],
         data=data.replace("<", "\\u003c"),
         script="".join(scripts),
-        still=_still(shown[0], 1 / task.outputs),
-        says=html.escape(sentence(shown[0], 1 / task.outputs)),
+        still=_still(of_still, 1 / task.outputs),
+        says=html.escape(sentence(of_still, 1 / task.outputs)),
     )
 
 
@@ -127,7 +129,8 @@ def _packed_scene(scene: Scene, chance: float) -> dict[str, Any]:
 
 
 def _still(scene: Scene, chance: float) -> str:
-    """A picture of the end of a scene, in HTML: what the course's home shows, and who runs no scripts sees."""
-    figure = draw_flow(scene.members, scene.points, scene.accuracy, len(scene.points) - 1, chance)
+    """A picture of a moment of a scene, in HTML: what the course's home shows, and who runs no scripts sees."""
+    frame = round(0.7 * (len(scene.points) - 1))
+    figure = draw_flow(scene.members, scene.points, scene.accuracy, frame, chance)
     picture = base64.b64encode(png(figure, dpi=70)).decode()
     return f'<img class="signature" alt="{STILL_OF}" src="data:image/png;base64,{picture}">'

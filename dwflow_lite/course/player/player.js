@@ -18,7 +18,7 @@ if (["light", "dark"].includes(asked.get("theme"))) document.documentElement.dat
 const scene = () => scenes.find((one) => one.basis === state.basis && one.kind === state.kind && String(one.width) === state.width);
 const last = scenes[0].times - 1;
 state.network = farthest(scene());
-const percent = (share) => `${Math.round(100 * share)} %`;
+const percent = (share) => `${Math.round(100 * share)}\u00a0%`;
 
 /** The network that ends farthest out in the picture: it is easily followed. */
 function farthest(one) {
@@ -100,7 +100,7 @@ function drawChart(one) {
   chart.replaceChildren();
   for (const share of [0, 0.25, 0.5, 0.75, 1]) {
     draw(chart, "line", { class: "grid", x1: LEFT, x2: RIGHT, y1: upAccuracy(share), y2: upAccuracy(share) });
-    draw(chart, "text", { x: LEFT - 7, y: upAccuracy(share) + 4, "text-anchor": "end" }).textContent = percent(share).replace(" ", "");
+    draw(chart, "text", { x: LEFT - 7, y: upAccuracy(share) + 4, "text-anchor": "end" }).textContent = `${100 * share}%`;
   }
   for (const t of [0, 0.5, 1]) {
     draw(chart, "text", { x: acrossTime(t * last), y: BOTTOM + 20, "text-anchor": ["start", "middle", "end"][2 * t] }).textContent = t ? String(t) : "t = 0";

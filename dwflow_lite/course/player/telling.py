@@ -33,16 +33,18 @@ def sentence(scene: Scene, chance: float) -> str:
     accuracy, distance = medians(scene)
     start, end = 100 * accuracy[0], 100 * accuracy[-1]
     guessing = 100 * chance
-    says = f"All start beside the average of the zoo, {scene.basis}, and read {start:.0f} % of the digits"
+    says = (
+        f"All start beside the average of the zoo, {scene.basis}, and read {start:.0f}\N{NO-BREAK SPACE}% of the digits"
+    )
     says += ", no better than guessing" if start <= NEAR_CHANCE * guessing else ""
     if end <= POOR * guessing:
-        says += f"; they never get far, {end:.0f} % at the end"
+        says += f"; they never get far, {end:.0f}\N{NO-BREAK SPACE}% at the end"
     elif end - start >= A_CHANGE:
-        says += f"; half of the way up to {end:.0f} % is reached at t = {halfway(accuracy):.2f}"
+        says += f"; half of the way up to {end:.0f}\N{NO-BREAK SPACE}% is reached at t = {halfway(accuracy):.2f}"
     elif start - end >= A_CHANGE:
-        says += f"; moving outwards they fall to {end:.0f} %"
+        says += f"; moving outwards they fall to {end:.0f}\N{NO-BREAK SPACE}%"
     else:
-        says += f"; they keep it, {end:.0f} % at the end"
+        says += f"; they keep it, {end:.0f}\N{NO-BREAK SPACE}% at the end"
     if distance <= A_COPY:
         return says + f". They end on members, as copies: {distance:.2f} of the distance between members away."
     return says + f". They end on no member: the nearest is {distance:.2f} of the distance between members away."

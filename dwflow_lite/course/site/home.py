@@ -8,12 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-<<<<<<< HEAD
 from dwflow_lite.course.lessons import Lesson, number_of
-=======
-from dwflow_lite.course.lessons import Lesson
 from dwflow_lite.course.player.embed import FILE as PLAYER
->>>>>>> 46c33c5 (A player without a kernel: networks on their way from noise, decoded in the browser)
 from dwflow_lite.course.report import complaint, cost, spent
 from dwflow_lite.course.site.dress import dress
 from dwflow_lite.course.site.frame import COURSE, frame, versions_line
