@@ -1,53 +1,15 @@
 """The site in a real browser, wide and narrow, light and dark: Playwright with Chromium, else skipped by name."""
 
-import shutil
-
 import pytest
 
+from .browsing import FAINT, NO_PLAYWRIGHT, SIDEWAYS, SIZES, needs_chromium
 from .conftest import RECORD, Ran, write_notebook
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="tests in a browser need: pip install playwright")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="tests in a browser need Chromium")
+pytest.importorskip("playwright.sync_api", reason=NO_PLAYWRIGHT)
+pytestmark = needs_chromium
 
-SIZES = [(width, theme) for width in (390, 1280) for theme in ("light", "dark")]
 WIDE = "| networks | " + " | ".join(f"a long heading {i}" for i in range(12)) + " |\n|" + "---|" * 13 + "\n"
 WIDE += "| zoo | " + " | ".join(f"92.3 ± {i}.2 %" for i in range(12)) + " |"
-SIDEWAYS = "document.documentElement.scrollWidth - innerWidth"
-# Texts whose contrast with what lies behind them is below the bar of WCAG AA: 4.5, or 3 for large letters.
-FAINT = """() => {
-  const numbers = (colour) => {
-    const context = new OffscreenCanvas(1, 1).getContext("2d");
-    context.fillStyle = colour;
-    context.fillRect(0, 0, 1, 1);
-    return [...context.getImageData(0, 0, 1, 1).data];
-  };
-  const luminance = ([r, g, b]) => [r, g, b].map((c) => c / 255)
-    .map((c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
-    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
-  const ground = (element) => {
-    for (let e = element; e; e = e.parentElement) {
-      const colour = numbers(getComputedStyle(e).backgroundColor);
-      if (colour[3] === 255) return colour;
-    }
-    return [255, 255, 255];
-  };
-  const faint = [];
-  let seen = 0;
-  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  while (texts.nextNode()) {
-    const element = texts.currentNode.parentElement;
-    const style = getComputedStyle(element);
-    if (!texts.currentNode.data.trim() || !element.checkVisibility({ opacityProperty: true })) continue;
-    if (element.closest("script, style, dialog, .copy, .skip")) continue;
-    const [a, b] = [luminance(numbers(style.color)), luminance(ground(element))].sort((x, y) => y - x);
-    const size = parseFloat(style.fontSize);
-    const bar = size >= 24 || (size >= 18.66 && style.fontWeight >= 700) ? 3 : 4.5;
-    seen += 1;
-    if ((a + 0.05) / (b + 0.05) < bar) faint.push([texts.currentNode.data.slice(0, 40), style.color]);
-  }
-  return [seen, faint];
-}"""
 
 
 @pytest.fixture(scope="module")
@@ -66,33 +28,10 @@ def site(tmp_path_factory):
     return ran.out
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def opened(browser, site):
+def opened(visit, site):
     """Opens a page of the site; what it asks for outside, and what it complains of, is gathered in `wrong`."""
-    contexts = []
-
-    def open_page(name, width=1280, theme="light", **options):
-        options = {"viewport": {"width": width, "height": 800}, "color_scheme": theme, **options}
-        contexts.append(browser.new_context(reduced_motion="reduce", **options))
-        page = contexts[-1].new_page()
-        page.wrong = []
-        page.on("request", lambda request: request.url.startswith(("file:", "data:")) or page.wrong.append(request.url))
-        page.on("console", lambda message: message.type == "error" and page.wrong.append(message.text))
-        page.on("pageerror", lambda error: page.wrong.append(str(error)))
-        page.goto((site / name).as_uri())
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
+    return lambda name, *window, **options: visit(site / name, *window, **options)
 
 
 @pytest.mark.parametrize("width, theme", SIZES)

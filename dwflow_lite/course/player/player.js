@@ -341,8 +341,10 @@ if (window !== parent) {
     if (event.source !== parent || !["light", "dark"].includes(event.data?.theme)) return;
     document.documentElement.dataset.theme = event.data.theme;
     recolour();
+    sayHeight();
   });
-  new ResizeObserver(() => parent.postMessage({ playerHeight: Math.ceil(find("main").getBoundingClientRect().height) }, "*")).observe(find("main"));
+  const sayHeight = () => parent.postMessage({ playerHeight: Math.ceil(find("main").getBoundingClientRect().height) }, "*");
+  new ResizeObserver(sayHeight).observe(find("main"));
 }
 
 // -- begin: once through time where motion is welcome, as soon as it is seen -----------------------------------------

@@ -41,12 +41,15 @@ function tellTheme(player) {
   player.contentWindow.postMessage({ theme: isDark() ? "dark" : "light" }, "*");
 }
 
-for (const player of players) player.addEventListener("load", () => tellTheme(player));
 system.addEventListener("change", () => players.forEach(tellTheme));
 addEventListener("message", (event) => {
   const player = players.find((one) => one.contentWindow === event.source);
   if (player && event.data?.playerHeight > 0) player.style.height = `${event.data.playerHeight + 2}px`;
 });
+for (const player of players) {
+  player.addEventListener("load", () => tellTheme(player));
+  tellTheme(player);  // it may have been there first
+}
 
 // -- the contents follow: the heading last scrolled past is the current one ----------------------------------------
 
