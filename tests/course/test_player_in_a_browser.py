@@ -160,8 +160,6 @@ def test_what_the_browser_reads_is_what_the_package_reads(opened):
 
 
 def test_inside_a_page_it_takes_its_room_and_its_light(visit, player, tmp_path, monkeypatch):
-    from dwflow_lite.course.player import making
-
     monkeypatch.setattr(making, "make", lambda path, profile, stop: path.write_text(player.read_text()) and "")
     write_notebook(tmp_path / "nb", "00_a_network_from_noise", "import ipywidgets\nipywidgets.IntSlider()", RECORD)
     assert Ran(tmp_path / "nb", tmp_path / "out").code == 0
