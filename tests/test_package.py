@@ -146,8 +146,8 @@ def test_no_circle_of_files(tmp_path):
 
 
 def test_the_course_uses_no_room():
-    """Runner and pages run where torch is broken. Exercises are read in a notebook, where it is there, and the player is
-    computed by a process of its own, whose files no other file of the course imports.
+    """Runner and pages run where torch is broken. Exercises are read in a notebook, where it is there, and the player
+    is computed by a process of its own, whose files no other file of the course imports.
     """
     known = modules()
     own_process = {f"dwflow_lite.course.player.{name}" for name in ("page", "packing", "telling", "trajectories")}
