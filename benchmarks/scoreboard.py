@@ -148,7 +148,7 @@ def main() -> int:
     content, text = build()
     texts = {OUT: json_text(content), OUT.with_suffix(".md"): text}
     if check:
-        differ = [path.name for path, new in texts.items() if not path.is_file() or path.read_text() != new]
+        differ = [path.name for path, new in texts.items() if not path.is_file() or path.read_text(encoding="utf-8") != new]
         for row in read_rows(ROOT):
             for file in what_is_old(row, content["rows"], ROOT):
                 print(f"{row.name}: older than {file}")
