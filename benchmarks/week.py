@@ -37,7 +37,13 @@ MINUTES = {f"{word} minutes": number for word, number in UNITS.items()} | {"half
 MINUTES |= {f"{ten} minutes": number for ten, number in TENS.items()}
 MINUTES |= {f"{t}-{u} minutes": TENS[t] + UNITS[u] for t in TENS for u in UNITS if UNITS[u] < 10}
 
-OF_COLAB = {"torch", "torchvision", "ipykernel", "jupyterlab"}  # what Colab has, and must stay as Colab has it
+OF_COLAB = {
+    "torch",
+    "torchvision",
+    "ipykernel",
+    "ipywidgets",
+    "jupyterlab",
+}  # what Colab has, and must stay as Colab has it
 
 
 class Cost(NamedTuple):
@@ -134,8 +140,8 @@ def notebooks_part(lessons: Sequence[Lesson], costs: Mapping[str, Cost], result:
     most = max(cost.memory or 0 for cost in costs.values())
     unmeasured = [lesson.stem for lesson in lessons if costs[lesson.stem].run is None]
     summary = (
-        f"All of them run in {run:.0f} minutes, in at most {most:.1f} GB of memory (measured on {result['cores']} CPU cores "
-        f"on {result['date']}, torch {result['torch']}); reading takes {read:.1f} hours, the exercises {work:.1f}."
+        f"All of them run in {run:.0f} minutes, in at most {most:.1f} GB of memory (measured on {result['cores']} CPU "
+        f"cores on {result['date']}, torch {result['torch']}); reading takes {read:.1f} hours, exercises {work:.1f}."
     )
     if unmeasured:
         summary += f" Not in that run, a dash: {', '.join(unmeasured)}."
