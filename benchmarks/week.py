@@ -22,7 +22,7 @@ import yaml
 
 from benchmarks.bands import BANDS, RUNS, Bands, bands_of, without_runs
 from benchmarks.course_times import NUMBERS, RESULT, ROOT, measured
-from dwflow_lite.course.lessons import Lesson, discover
+from dwflow_lite.course.lessons import Lesson, discover, number_of
 from dwflow_lite.course.paths import json_text, notebooks_folder, write_atomic
 
 GUIDE = ROOT / "INSTRUCTORS.md"
@@ -117,7 +117,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def numbers_of(stems: Iterable[str]) -> str:
     """ "03, 03b", linked; a dash if there are none."""
-    return ", ".join(f"[{stem.partition('_')[0]}](notebooks/{stem}.ipynb)" for stem in stems) or "–"
+    return ", ".join(f"[{number_of(stem)}](notebooks/{stem}.ipynb)" for stem in stems) or "–"
 
 
 def measured_or_dash(value: float | None, unit: str) -> str:
@@ -132,7 +132,7 @@ def notebooks_part(lessons: Sequence[Lesson], costs: Mapping[str, Cost], result:
         cost = costs[lesson.stem]
         hard = [number for number, (level, _) in cost.exercises.items() if level == "hard"]
         work = f"{len(cost.exercises)}, {cost.work} min" + (f" (hard: {', '.join(hard)})" if hard else "")
-        title = f"[{lesson.stem.partition('_')[0]} · {lesson.title}](notebooks/{lesson.stem}.ipynb)"
+        title = f"[{number_of(lesson.stem)} · {lesson.title}](notebooks/{lesson.stem}.ipynb)"
         needs = measured_or_dash(cost.run, "min"), measured_or_dash(cost.memory, "GB")
         rows.append((title, f"{cost.read} min", work, *needs))
     run = sum(cost.run or 0 for cost in costs.values())
@@ -198,7 +198,7 @@ def _fold(lesson: Lesson, found: Mapping[str, Mapping[str, Any]], profiles: Sequ
             ends = (found.get(profile, {}).get(kind, {}).get(name) for profile in profiles)
             cells = ("–" if band is None else f"{band[0]:.3g} … {band[1]:.3g}" for band in ends)
             rows.append((name if kind == "metrics" else f"*claim:* {name}", *cells))
-    summary = f"<summary>{lesson.stem.partition('_')[0]} · {lesson.title}</summary>"
+    summary = f"<summary>{number_of(lesson.stem)} · {lesson.title}</summary>"
     return f"<details>{summary}\n\n{table(('metric, or margin of a claim', *profiles), rows)}\n\n</details>\n"
 
 
