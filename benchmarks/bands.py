@@ -146,11 +146,11 @@ def main() -> int:
         print(f"error: no report of a course run: {error}", file=sys.stderr)
         return 2
     bands = json.loads(BANDS.read_text(encoding="utf-8"))
-    off = 0
+    off, not_run = 0, []
     for entry in entries:
         stem, profile = entry["stem"], entry["profile"] or report["profile"]
         if not entry["metrics"]:
-            print(f"{stem}: {entry['status']}, nothing recorded")
+            not_run.append(f"{stem} ({entry['status']})")
         elif stem not in bands.get(profile, {}):
             print(f"{stem}: no stored run of today's notebook for profile {profile}, so no bands")
         else:
@@ -158,6 +158,8 @@ def main() -> int:
             off += len(said)
             print(f"{stem}: {'inside all bands' if not said else f'{len(said)} outside'}")
             print("".join(f"  {sentence}\n" for sentence in said), end="")
+    if not_run:
+        print(f"nothing recorded: {', '.join(not_run)}")
     return 1 if off else 0
 
 

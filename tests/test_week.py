@@ -93,6 +93,8 @@ def test_a_report_is_compared_from_the_command_line(tmp_path, monkeypatch, capsy
     code, said = compared(a_run(0.85) | known, a_run(0.85) | known | {"stem": STEMS[1]})
     assert code == 0 and "inside all bands" in said
     assert f"{STEMS[1]}: no stored run of today's notebook for profile smoke" in said
+    code, said = compared(a_run(0.85) | known, {"stem": STEMS[1], "status": "pending", "metrics": {}, "profile": None})
+    assert code == 0 and f"nothing recorded: {STEMS[1]} (pending)" in said
     code, said = compared(a_run(0.1) | known)
     assert code == 1 and "1 outside\n  metric 'accuracy' is 0.1" in said  # control
     (tmp_path / "report.json").write_text("[]")
