@@ -14,7 +14,7 @@ import json
 import re
 import sys
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import nbformat
@@ -90,20 +90,56 @@ def cost_of(lesson: Lesson, result: Mapping[str, Any]) -> Cost:
     )
 
 
-def chosen(numbers: Sequence[str], stems: Iterable[str]) -> list[str]:
-    """The notebooks of these numbers, second parts included.
+def named(week: Mapping[str, Any]) -> set[str]:
+    """All numbers that week.yaml names."""
+    meetings = week["classes"]
+    lists = [meeting[column] for meeting in meetings for column in ("read", "exercises")]
+    lists += [meeting["home"][column] for meeting in meetings for column in ("read", "exercises")]
+    return {number for numbers in [*lists, week["weekend"]] for number in numbers}
+
+
+def chosen(numbers: Sequence[str], stems: Iterable[str], own: Collection[str] = ()) -> list[str]:
+    """The notebooks of these numbers; a second part goes with the first, unless it is among ``own``.
 
     Example:
         >>> chosen(["03"], ["02_a", "03_b", "03b_c", "04_d"])
         ['03_b', '03b_c']
+        >>> chosen(["03"], ["02_a", "03_b", "03b_c", "04_d"], own={"03", "03b"})
+        ['03_b']
     """
-    return [stem for stem in stems if stem[:2] in numbers]
+    return [stem for stem in stems if (number_of(stem) if number_of(stem) in own else stem[:2]) in numbers]
 
 
-def in_class(meeting: Mapping[str, Any], costs: Mapping[str, Cost]) -> float:
-    """Minutes of a class that are spoken for: reading, exercises and runs."""
-    read = sum(costs[stem].read + (costs[stem].run or 0) for stem in chosen(meeting["read"], costs))
-    return read + sum(costs[stem].work for stem in chosen(meeting["exercises"], costs))
+class Meeting(NamedTuple):
+    """One class: the stems of what is read and done in it and before it."""
+
+    read: list[str]
+    exercises: list[str]
+    home_read: list[str]
+    home_exercises: list[str]
+
+    def minutes(self, costs: Mapping[str, Cost]) -> float:
+        """Minutes of the class that are spoken for: reading, runs and exercises."""
+        reading = sum(costs[stem].read + (costs[stem].run or 0) for stem in self.read)
+        return reading + sum(costs[stem].work for stem in self.exercises)
+
+    def home_minutes(self, costs: Mapping[str, Cost]) -> int:
+        """Minutes of work before the class."""
+        return sum(costs[s].read for s in self.home_read) + sum(costs[s].work for s in self.home_exercises)
+
+
+def meetings_of(week: Mapping[str, Any], stems: Sequence[str]) -> list[Meeting]:
+    """The classes of week.yaml, with the notebooks there are."""
+    own = named(week)
+    return [
+        Meeting(
+            chosen(one["read"], stems, own),
+            chosen(one["exercises"], stems, own),
+            chosen(one["home"]["read"], stems, own),
+            chosen(one["home"]["exercises"], stems, own),
+        )
+        for one in week["classes"]
+    ]
 
 
 # -- how it is written -----------------------------------------------------------------------------------------------
@@ -152,23 +188,24 @@ def notebooks_part(lessons: Sequence[Lesson], costs: Mapping[str, Cost], result:
 def week_part(week: Mapping[str, Any], costs: Mapping[str, Cost]) -> str:
     """A row for every class, and what is left for the weekend."""
     rows = []
-    for number, meeting in enumerate(week["classes"], 1):
-        home = chosen(meeting["home"], costs)
-        spoken_for = in_class(meeting, costs)
+    for number, (one, meeting) in enumerate(zip(week["classes"], meetings_of(week, list(costs)), strict=True), 1):
+        home = [f"read {numbers_of(meeting.home_read)}"] if meeting.home_read else []
+        home += [f"exercises of {numbers_of(meeting.home_exercises)}"] if meeting.home_exercises else []
+        takes = meeting.minutes(costs)
         rows.append(
             (
-                f"{number}. {meeting['name']}",
-                numbers_of(home) + (f", {sum(costs[stem].read for stem in home)} min" if home else ""),
-                numbers_of(chosen(meeting["read"], costs)),
-                numbers_of(chosen(meeting["exercises"], costs)),
-                f"{spoken_for:.0f} min",
-                f"{week['minutes'] - spoken_for:.0f} min",
-                "; ".join(f"*{heading}*" for heading in meeting["optional"]),
+                f"{number}. {one['name']}",
+                f"{'; '.join(home)} ({meeting.home_minutes(costs)} min)" if home else "–",
+                numbers_of(meeting.read),
+                numbers_of(meeting.exercises),
+                f"{takes:.0f} min",
+                f"{week['minutes'] - takes:.0f} min",
+                "; ".join(f"*{heading}*" for heading in one["optional"]),
             )
         )
-    weekend = chosen(week["weekend"], costs)
+    weekend = chosen(week["weekend"], costs, named(week))
     work = sum(costs[stem].read + costs[stem].work + (costs[stem].run or 0) for stem in weekend) / 60
-    head = ("class", "read before", "read and run", "exercises of", "takes", "left to you", "leave out when late")
+    head = ("class", "at home before", "read and run", "exercises of", "takes", "left to you", "leave out when late")
     return table(head, rows) + f"\n\nFor the weekend: {numbers_of(weekend)}; {work:.1f} hours if all are done."
 
 
