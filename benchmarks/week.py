@@ -242,7 +242,9 @@ def _fold(lesson: Lesson, found: Mapping[str, Mapping[str, Any]], profiles: Sequ
 def colab_part() -> str:
     """The first cell of a notebook in Colab: the course, and what of its requirements Colab lacks."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = [r for r in project["dependencies"] if re.match(r"[\w-]+", r)[0].lower() not in OF_COLAB]
+    extras = project["optional-dependencies"]
+    needed = project["dependencies"] + extras["text"] + extras["cluster"]
+    wanted = [r for r in needed if re.match(r"[\w-]+", r)[0].lower() not in OF_COLAB]
     packages = " ".join(f'"{requirement}"' for requirement in wanted)
     lines = ["!git clone --quiet --depth 1 REPOSITORY /content/course", f"!pip install --quiet {packages}"]
     return "\n".join(["```text", *lines, "%cd /content/course", "```"])

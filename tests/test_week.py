@@ -186,7 +186,7 @@ def test_a_notebook_that_was_not_measured_has_a_dash():
 def test_colab_gets_what_it_lacks_and_keeps_what_it_has():
     cell = week.colab_part()
     names = set(re.findall(r'"([\w-]+)', cell))
-    assert {"papermill", "safetensors", "filelock"} <= names
+    assert {"papermill", "safetensors", "filelock", "transformers", "distributed"} <= names
     assert not names & {"torch", "torchvision", "ipykernel"}
     assert cell.splitlines()[-2] == "%cd /content/course" and cell in GUIDE
 
