@@ -148,7 +148,8 @@ def main() -> int:
     content, text = build()
     texts = {OUT: json_text(content), OUT.with_suffix(".md"): text}
     if check:
-        differ = [path.name for path, new in texts.items() if not path.is_file() or path.read_text() != new]
+        old = {path: path.read_text(encoding="utf-8") if path.is_file() else None for path in texts}
+        differ = [path.name for path, new in texts.items() if old[path] != new]
         for row in read_rows(ROOT):
             for file in what_is_old(row, content["rows"], ROOT):
                 print(f"{row.name}: older than {file}")

@@ -68,6 +68,50 @@ def test_a_gpu_runner_is_started_by_hand_and_keeps_what_it_made():
     assert kept["with"]["path"] == "build/" and kept["if"] == "always()"
 
 
+def test_every_night_the_whole_course_is_run_and_a_failure_is_kept_and_told():
+    workflow = yaml.safe_load(read(".github/workflows/nightly.yml"))
+    assert set(workflow[True]) == {"schedule", "workflow_dispatch"}
+    assert workflow["permissions"] == {"contents": "read", "issues": "write"}  # and no more
+    (job,) = workflow["jobs"].values()
+    steps = [step.get("run", "") for step in job["steps"]]
+    assert "make course" in steps and any("benchmarks.bands build/report.json" in step for step in steps)
+    on_failure = [step for step in job["steps"] if step.get("if") == "failure()"]
+    kept, told = on_failure
+    assert "upload-artifact" in kept["uses"] and "build/" in kept["with"]["path"]
+    assert "gh issue create" in told["run"] and "issue list" in told["run"]  # one issue, not one every night
+
+
+def test_gitlab_runs_the_same():
+    pipeline = yaml.safe_load(read(".gitlab-ci.yml"))
+    jobs = {name: job for name, job in pipeline.items() if isinstance(job, dict) and "script" in job}
+    assert set(jobs) == {"test", "laptop", "gpu"} and all(job["stage"] in pipeline["stages"] for job in jobs.values())
+    assert jobs["test"]["script"] == [".ci/run"]
+    assert "make course" in jobs["laptop"]["script"] and "make course PROFILE=gpu" in jobs["gpu"]["script"]
+    assert "schedule" in str(jobs["laptop"]["rules"]) and "schedule" not in str(jobs["test"]["rules"])
+    assert jobs["gpu"]["tags"] == ["gpu"] and all(
+        jobs[name]["artifacts"]["when"] == "always" for name in ("laptop", "gpu")
+    )
+
+
+def test_no_workflow_holds_a_secret_or_a_name_of_a_repository():
+    for name in (".github/workflows/nightly.yml", ".github/workflows/gpu.yml", ".gitlab-ci.yml"):
+        assert not re.search(r"secrets\.|https?://|password|ghp_|glpat", read(name))
+    assert re.search(r"secrets\.", "${{ secrets.TOKEN }}")  # control
+
+
+def is_pip_line(line):
+    """Whether pip takes a line of a file of requirements, which is what conda makes of those under ``pip:``."""
+    if line.startswith("-"):
+        return re.fullmatch(r"(-e|--editable) \S+", line) is not None
+    return re.match(r"[\w.-]+", line) is not None
+
+
+def test_the_conda_route_says_to_pip_what_pip_understands():
+    (lines,) = (d["pip"] for d in yaml.safe_load(read("environment.yml"))["dependencies"] if isinstance(d, dict))
+    assert lines == ["-e ."] and all(map(is_pip_line, lines))
+    assert not is_pip_line("--no-deps -e .")  # control: an option of pip install, and not of such a file
+
+
 def test_hooks_before_a_commit_are_pinned_and_there():
     repositories = yaml.safe_load(read(".pre-commit-config.yaml"))["repos"]
     hooks = {hook["id"]: hook for repository in repositories for hook in repository["hooks"]}

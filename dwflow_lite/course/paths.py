@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from dwflow_lite.support.replacing import replace
+
 DRAFT = re.compile(r"\..+\.(\d+)\.(?:draft|partial)")  # of a process, by its number
 
 
@@ -58,8 +60,8 @@ def write_atomic(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     try:
-        draft.write_text(text, encoding="utf-8", errors="backslashreplace")
-        os.replace(draft, path)
+        draft.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")  # one digest everywhere
+        replace(draft, path)
     finally:
         with suppress(OSError):
             draft.unlink(missing_ok=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from dwflow_lite.course.player.embed import MARK
 from dwflow_lite.course.report import markdown
 from dwflow_lite.course.site.frame import LOOK_DIGEST
 from dwflow_lite.course.site.writing import writings
+from dwflow_lite.support.replacing import replace
 
 KEY = "dwflow_run"  # in the metadata of an executed notebook: its entry of the report, and the seal
 
@@ -86,7 +86,7 @@ class Results:
                     raise IsADirectoryError(f"cannot write {path}: it is a folder")
                 write_atomic(new[path], text)
             for path in texts:  # both are on the disk: now they take the place of the earlier ones
-                os.replace(new[path], path)
+                replace(new[path], path)
         finally:
             for path in new.values():
                 with suppress(OSError):

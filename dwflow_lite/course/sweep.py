@@ -139,7 +139,7 @@ def sweep() -> None:
 
     facts = {**machine(get_ipython().user_ns.get("where")), **move_all()}
     status = Path("/proc/self/status")  # Linux keeps the high-water mark that sampling may miss
-    mark = re.search(r"VmHWM:\s*(\d+)", status.read_text()) if status.exists() else None
+    mark = re.search(r"VmHWM:\s*(\d+)", status.read_text(encoding="utf-8")) if status.exists() else None
     if mark:
         facts["peak_mb"] = int(mark[1]) / 1024
     display({KERNEL_MIME: facts, "text/plain": ""}, raw=True)

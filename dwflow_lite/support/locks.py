@@ -23,6 +23,7 @@ except ImportError:  # Windows
 
 LOCK = ".lock"
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # of a file system without locks
+FAR = 1 << 30  # the byte that is locked on Windows: what is locked nobody else reads there, and the signature is to be
 PATIENCE = 1.0  # seconds, for a writer to say who it is, and for one that was killed to let go
 _held: set[int] = set()  # open lock files of this process
 
@@ -53,6 +54,9 @@ def one_writer(folder: Path) -> Iterator[None]:
             with suppress(OSError):
                 path.unlink()  # while it is held: see _locked
             _release(file)
+            if fcntl is None:
+                with suppress(OSError):
+                    path.unlink()  # Windows removes no open file, be it this one or another's
 
 
 def _locked(path: Path) -> int | None:
@@ -92,9 +96,12 @@ def _lock(file: int) -> None:
         import msvcrt
 
         try:
+            os.lseek(file, FAR, os.SEEK_SET)
             msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
         except OSError as error:
             raise BlockingIOError from error
+        finally:
+            os.lseek(file, 0, os.SEEK_SET)
         return
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -103,7 +110,9 @@ def _lock(file: int) -> None:
 
 
 def _is_there(file: int, path: Path) -> bool:
-    """Whether an open file is the one that has this name."""
+    """Whether an open file is the one that has this name; on Windows it cannot lose it while it is open."""
+    if fcntl is None:
+        return True
     with suppress(FileNotFoundError):
         return os.path.samestat(os.fstat(file), os.stat(path))
     return False
@@ -111,10 +120,19 @@ def _is_there(file: int, path: Path) -> bool:
 
 def _release(file: int) -> None:
     _held.discard(file)
-    if fcntl is not None:
-        with suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_UN)  # of copies in other processes, too
+    with suppress(OSError):
+        _unlock(file)
     os.close(file)
+
+
+def _unlock(file: int) -> None:
+    if fcntl is not None:
+        fcntl.flock(file, fcntl.LOCK_UN)  # of copies in other processes, too
+        return
+    import msvcrt
+
+    os.lseek(file, FAR, os.SEEK_SET)
+    msvcrt.locking(file, msvcrt.LK_UNLCK, 1)
 
 
 def _forget() -> None:
@@ -143,7 +161,7 @@ def _sign(file: int) -> None:
 
 def _signature(path: Path) -> Any:
     """What the holder of a lock wrote; nothing if it was locked just now."""
-    with suppress(OSError, ValueError, RecursionError), path.open() as file:
+    with suppress(OSError, ValueError, RecursionError), path.open(encoding="utf-8") as file:
         return json.loads(file.read(1000))
     return {}
 

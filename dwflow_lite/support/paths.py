@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 
 from dwflow_lite.support.checks import brief, failing_as
+from dwflow_lite.support.replacing import replace
 
 LONGEST_STEM = 150  # bytes of a file's own name in the name of its half-written file; file systems allow 255 in all
 LEFT_OVER_AFTER = 24 * 3600.0  # seconds; of a process on another machine nobody here knows whether it lives
@@ -108,7 +109,7 @@ def written_whole(path: Path) -> Iterator[Path]:
         yield partial
         with partial.open("r+b") as file:
             os.fsync(file.fileno())  # a power cut leaves no empty file
-        os.replace(partial, target)
+        replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)
 

@@ -36,7 +36,7 @@ def write_header(folder: Path, header: Mapping[str, Any]) -> None:
     header = dict(header) | {"format": FOLDER, "version": __version__}
     text = json.dumps(header | {"sha256": json_hash(header)}, sort_keys=True)
     with failing_as(f"cannot write {path}", OSError), written_whole(path) as partial:
-        partial.write_text(text)
+        partial.write_text(text, encoding="utf-8", newline="\n")
 
 
 def read_header(folder: str | Path) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def read_header(folder: str | Path) -> dict[str, Any]:
     with failing_as(damaged, ZooFileError):
         if path.stat().st_size > LARGEST_HEADER:
             raise ValueError(f"it has {path.stat().st_size} bytes")
-        header = json.loads(path.read_text())
+        header = json.loads(path.read_text(encoding="utf-8"))
         written_hash = header.pop("sha256", None)
         if not is_own_format(header["format"]):
             raise ValueError(f"its format is {header['format']!r}, not {FOLDER!r}")

@@ -9,6 +9,7 @@ import re
 import nbformat
 import pytest
 
+from benchmarks.bands import BANDS, outside
 from dwflow_lite.course.exercises import CHECKS, check
 from dwflow_lite.course.run import run
 
@@ -403,6 +404,18 @@ def test_executed_notebook_holds_pictures_and_no_errors(smoke, out):
     assert not [o for o in outputs if o.output_type == "error"]
     streams = "".join(o.text for o in outputs if o.output_type == "stream")
     assert "Warning" not in streams and "it/s" not in streams
+
+
+@pytest.mark.timeout(300)
+def test_what_a_run_records_lies_in_its_bands(smoke):
+    bands = json.loads(BANDS.read_text(encoding="utf-8"))["smoke"].get(smoke["stem"])
+    if bands is None:
+        pytest.skip(f"{smoke['stem']}: no run of today's notebook is stored (INSTRUCTORS.md names it)")
+    assert outside(smoke, bands) == []
+    for name, (low, high) in bands["metrics"].items():  # control: anything that lies outside is told
+        moved = {**smoke, "metrics": {**smoke["metrics"], name: high + (high - low)}}
+        (sentence,) = outside(moved, bands)
+        assert f"metric {name!r} is" in sentence
 
 
 def test_a_package_that_does_nothing_fails_the_claims(tmp_path):
