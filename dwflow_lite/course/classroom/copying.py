@@ -19,6 +19,7 @@ from dwflow_lite.course.reading import NotebookError, read_notebook
 from dwflow_lite.course.scoreboard.age import code_of, fingerprint
 
 FOLD = re.compile(r"[ \t]*<details\b[^>]*>\s*<summary>(.*?)</summary>.*?</details>[ \t]*\n*", re.DOTALL | re.IGNORECASE)
+OPENS = re.compile(r"<details\b", re.IGNORECASE)
 TAKEN_OUT = re.compile(r"(?:Hint|Solution|A thought on) \d\d[a-z]?\.\d+")
 CHECK = re.compile(r"""\bcheck\(\s*["'](\d\d[a-z]?\.\d+)["']""")
 EXERCISES = re.compile(r"^## Exercises", re.MULTILINE)
@@ -102,6 +103,8 @@ def exercises_of(nb: nbformat.NotebookNode) -> dict[str, nbformat.NotebookNode]:
 def _without_answers(source: str, number: int, below: bool) -> str:
     def replaced(fold: re.Match[str]) -> str:
         summary = " ".join(fold[1].split())
+        if below and len(OPENS.findall(fold[0])) > 1:
+            raise NotebookError(f"cell {number}: the fold '{summary}' of an exercise has no end, or a fold in it")
         if TAKEN_OUT.fullmatch(summary):
             return ""
         if below:
@@ -110,11 +113,9 @@ def _without_answers(source: str, number: int, below: bool) -> str:
         return fold[0]
 
     left = FOLD.sub(replaced, source)
-    if left == source:
-        return source
-    if below and "<details" in left.lower():
+    if below and OPENS.search(left):
         raise NotebookError(f"cell {number}: a fold of an exercise, <details>, has no end or no <summary>")
-    return left.rstrip()
+    return source if left == source else left.rstrip()
 
 
 def _is_stub(source: str, exercise: str) -> bool:

@@ -16,6 +16,7 @@ from statistics import median
 
 from dwflow_lite.course.classroom.copying import Copied, course_notebooks
 from dwflow_lite.course.classroom.scores import FOLDER, NOT_YET, RIGHT, WRONG, Score, ScoreError, read_scores
+from dwflow_lite.course.lessons import number_of
 from dwflow_lite.course.parameters import UsageError
 from dwflow_lite.course.paths import notebooks_folder, write_atomic
 from dwflow_lite.course.report import say
@@ -94,10 +95,10 @@ def read_class(folder: Path, wanted: Sequence[str] = ()) -> Class:
 
 def _selected(course: dict[str, Copied], wanted: Sequence[str]) -> dict[str, Copied]:
     names = {name.removesuffix(".ipynb") for name in wanted}
-    unknown = names - {name for stem in course for name in (stem, stem.partition("_")[0])}
+    unknown = names - {name for stem in course for name in (stem, number_of(stem))}
     if unknown:
         raise UsageError(f"no notebook {', '.join(sorted(unknown))}; there are: {', '.join(course)}")
-    return {stem: one for stem, one in course.items() if not names or {stem, stem.partition("_")[0]} & names}
+    return {stem: one for stem, one in course.items() if not names or {stem, number_of(stem)} & names}
 
 
 def _is_noise(path: Path) -> bool:
@@ -189,7 +190,7 @@ def told(group: Class) -> Iterator[str]:
 def _table(group: Class) -> Iterator[str]:
     named = {student.name: _short(student.name) for student in group.students}
     width = max(len("student"), *map(len, named.values()))
-    columns = [(stem.partition("_")[0], one.exercises) for stem, one in group.course.items() if one.exercises]
+    columns = [(number_of(stem), one.exercises) for stem, one in group.course.items() if one.exercises]
     yield "  ".join([f"{'student':<{width}}", *(f"{head:<{len(numbers)}}" for head, numbers in columns), "right"])
     for student in group.students:
         marks = [

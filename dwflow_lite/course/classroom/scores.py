@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dwflow_lite import __version__
+from dwflow_lite.course.lessons import number_of
 from dwflow_lite.course.paths import COPY, json_text, student_copy, write_atomic
 
 FORMAT = "dwflow_lite.scores/1"
@@ -90,7 +91,7 @@ def kept(number: str) -> tuple[Mapping[str, Score], str]:
 
 def score_file(copy: Path, stem: str) -> Path:
     """Where the scores of a notebook are kept: `scores/03.json` for `03_topic`."""
-    return copy / FOLDER / f"{stem.partition('_')[0]}.json"
+    return copy / FOLDER / f"{number_of(stem)}.json"
 
 
 def _after(before: Score | None, status: str, message: str) -> Score:
