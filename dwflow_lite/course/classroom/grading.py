@@ -167,13 +167,15 @@ def told(group: Class) -> Iterator[str]:
     """The lines of a report: students and exercises, then each exercise that somebody checked, then all sentences."""
     yield from _table(group)
     yield f"\n{LEGEND}\n"
-    unopened = []
+    checked = {number for student in group.students for number in student.scores}
     for number in group.exercises:
-        scores = [student.scores[number] for student in group.students if number in student.scores]
-        if scores:
+        if number in checked:
+            scores = [student.scores[number] for student in group.students if number in student.scores]
             yield _about(number, scores, len(group.students))
-        else:
-            unopened.append(number)
+    unopened = []
+    for stem, one in group.course.items():
+        never = [number for number in one.exercises if number not in checked]
+        unopened += [f"all of {number_of(stem)}"] if len(never) == len(one.exercises) > 0 else never
     if unopened:
         yield f"checked by nobody: {', '.join(unopened)}"
     sentences = [f"  {student.name}: {one}" for student in group.students for one in student.remarks]
@@ -212,7 +214,8 @@ def _about(number: str, scores: Sequence[Score], students: int) -> str:
     counts = Counter(score.status for score in scores)
     line = f"{number}  {counts[RIGHT]} of {students} right"
     if counts[RIGHT]:
-        line += f" (after {median(score.attempts for score in scores if score.status == RIGHT):g} tries, at the median)"
+        tries = median(score.attempts for score in scores if score.status == RIGHT)
+        line += f" (after {tries:g} {'try' if tries == 1 else 'tries'}, at the median)"
     for status in (WRONG, NOT_YET):
         if counts[status]:
             line += f", {counts[status]} {status}"

@@ -148,15 +148,15 @@ def _scores_of(nb: nbformat.NotebookNode, stem: str, copied: Copied, limits: Lim
             blamed |= {n: f"the cell raised {raised}" for n, raised in _raised(ran).items() if n not in kept}
             if error is None or error["ename"] in HARMLESS:
                 break
-            if error["cell"] is None or error["ename"] == "NotebookTimeout":
-                trouble = f"{stem} could not be run to its end: {error['evalue']}"
+            if error["cell"] in (None, 1) or error["ename"] == "NotebookTimeout":  # 1: what they import
+                trouble = f"{stem} could not be run to its end ({error['evalue']}): what is missing is as the file says"
                 break
             cell = work.cells[error["cell"] - 1]
             blamed |= {number: error["evalue"].partition(" (")[0] for number in checked_in(cell.source)}
             cell.source = ""
-    nothing = Score(NOT_YET, "", 0, NEVER)
+    nothing = {} if trouble else dict.fromkeys(copied.exercises, Score(NOT_YET, "", 0, NEVER))
     wrong = {number: Score(WRONG, message, 1, NEVER) for number, message in blamed.items()}
-    return {number: kept.get(number) or wrong.get(number) or nothing for number in copied.exercises}, trouble
+    return {**nothing, **wrong, **kept}, trouble
 
 
 def _run(
