@@ -474,6 +474,7 @@ def test_what_cannot_be_meant_is_said(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     hand_in(tmp_path / "class" / "Anna" / "scores", {"00.1": ("right", "right.")})
     for words, said in (
+        (["grade", ""], "names no folder"),
         (["grade", str(tmp_path / "none")], "no folder"),
         (["grade", str(tmp_path / "empty")], "no student's folder"),
         (["grade", str(tmp_path / "class"), "--notebooks", "77"], "no notebook 77"),

@@ -278,6 +278,8 @@ def grade(folder: Path | str, notebooks: Sequence[str] = (), *, again: bool = Fa
     """
     if not 0 < cell_timeout < math.inf:
         raise UsageError("a timeout is seconds above 0, and finite")
+    if not str(folder).strip():
+        raise UsageError("FOLDER names no folder: name the one that holds a folder for each student")
     folder = Path(folder)
     table = folder / TABLE
     group = read_class(folder, notebooks)
