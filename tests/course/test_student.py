@@ -256,7 +256,8 @@ def test_elsewhere_nothing_is_kept(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     check("00.1", len)
     left("00.1")
-    assert "kept" not in capsys.readouterr().out and list(tmp_path.iterdir()) == []
+    said = "exercises: 0 of 1 right; wrong: 00.1 (not kept: no file course.json lies beside the notebook)\n"
+    assert capsys.readouterr().out.endswith(said) and list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("spoil", ["no room", "damaged", "list gone", "list foreign"])
@@ -470,13 +471,15 @@ def test_a_teachers_own_table_is_not_written_over(tmp_path, capsys):
     assert "my mark" in (tmp_path / "grades.csv").read_text()
 
 
-def test_what_cannot_be_meant_is_said(tmp_path, capsys):
+def test_what_cannot_be_meant_is_said(given, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     hand_in(tmp_path / "class" / "Anna" / "scores", {"00.1": ("right", "right.")})
     for words, said in (
         (["grade", ""], "names no folder"),
         (["grade", str(tmp_path / "none")], "no folder"),
         (["grade", str(tmp_path / "empty")], "no student's folder"),
+        (["grade", str(given)], "the copy of one student"),
+        (["grade", str(given / "notebooks")], "the copy of one student"),
         (["grade", str(tmp_path / "class"), "--notebooks", "77"], "no notebook 77"),
         (["grade", str(tmp_path / "class"), "--cell-timeout", "0"], "seconds above 0"),
     ):

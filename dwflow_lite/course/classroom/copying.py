@@ -1,4 +1,8 @@
-"""The student's copy: every notebook without its solutions and hints, and all that the notebooks read."""
+"""The student's copy: every notebook without its solutions and hints, and all that the notebooks read.
+
+Who looks for answers finds them all the same: checks, in the package, compute right results, and the course's site and
+repository hold the solutions. The copy is there so that nobody reads them by chance.
+"""
 
 from __future__ import annotations
 
@@ -31,13 +35,17 @@ WELCOME = """# Your copy of the course
 
 1. You need Python 3.11 or newer and the package `dwflow-lite`; whoever gave you this says from where it is installed
    (`python -m pip install ...`). In this folder, `python -m dwflow_lite check` says what is missing.
-2. In this folder: `python -m jupyterlab notebooks`. Open a notebook and choose *Run > Run All Cells*: it reaches its
-   end as it is, and the last cell lists which exercises are right, wrong or not yet begun.
+2. In this folder: `python -m jupyterlab notebooks`. Open a notebook and choose *Run > Run All Cells*: its first lines
+   say how long that takes. It reaches its end as it is, and the last cell lists which exercises are right, wrong or not
+   yet begun.
 3. An exercise is a function with `raise NotImplementedError` in it. Write yours in that place and run its cell: `check`
-   says whether it is right, or what was expected and what came. Try as often as you like.
-4. What `check` said last is kept in `notebooks/scores/`. Hand in the folder `notebooks`, saved, with `scores` in it.
+   says whether it is right, or what was expected and what came. Try as often as you like. After a break, run the cells
+   above first (*Run > Run All Above Selected Cell*). "To think about" has no check: bring your thought along.
+4. What `check` said last is kept in `notebooks/scores/`. Save your notebooks, and hand in the folder `notebooks` with
+   all that is in it.
 
-What the notebooks compute goes into `build/`, which can be deleted. `data/` and `benchmarks/` are read by them.
+Leave the notebooks where they are, beside `course.json`. What they compute goes into `build/`, which can be deleted;
+`data/` and `benchmarks/` are read by them.
 """
 
 

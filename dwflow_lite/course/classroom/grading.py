@@ -18,7 +18,7 @@ from dwflow_lite.course.classroom.copying import Copied, course_notebooks
 from dwflow_lite.course.classroom.scores import FOLDER, NOT_YET, RIGHT, WRONG, Score, ScoreError, read_scores
 from dwflow_lite.course.lessons import number_of
 from dwflow_lite.course.parameters import UsageError
-from dwflow_lite.course.paths import notebooks_folder, write_atomic
+from dwflow_lite.course.paths import COPY, notebooks_folder, write_atomic
 from dwflow_lite.course.report import say
 
 MARKS = {RIGHT: "✓", WRONG: "✗", NOT_YET: "○", None: "·"}
@@ -77,6 +77,10 @@ def read_class(folder: Path, wanted: Sequence[str] = ()) -> Class:
     """
     if not folder.is_dir():
         raise UsageError(f"no folder {folder}: name the one that holds a folder for each student")
+    if any((place / COPY).is_file() for place in (folder, folder / "notebooks")):
+        raise UsageError(
+            f"{folder} is the copy of one student: put it into a folder of the class, under the student's name"
+        )
     course = course_notebooks(notebooks_folder())
     chosen = _selected(course, wanted)
     children = sorted(path for path in folder.iterdir() if not _is_noise(path))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,14 +78,19 @@ def keep(number: str, status: str, message: str) -> str:
     return said
 
 
-def kept(number: str) -> tuple[Mapping[str, Score], str]:
-    """The scores in the file that keeps this exercise's, and its name; nothing where there is none to be read."""
+def kept(number: str) -> tuple[Mapping[str, Score], str, str]:
+    """The scores in the file that keeps this exercise's, and its name; without any, why there are none."""
     copy = student_copy()
-    if copy is not None:
-        with suppress(ScoreError):
-            path = score_file(copy, _notebook_of(number, copy)[0])
-            return read_scores(path).scores, f"{FOLDER}/{path.name}"
-    return {}, ""
+    if copy is None:
+        return {}, "", f"no file {COPY} lies beside the notebook"
+    try:
+        path = score_file(copy, _notebook_of(number, copy)[0])
+        name = f"{FOLDER}/{path.name}"
+        if not path.exists():
+            return {}, "", f"there is no {name}"
+        return read_scores(path).scores, name, ""
+    except ScoreError as error:
+        return {}, "", str(error)
 
 
 def score_file(copy: Path, stem: str) -> Path:

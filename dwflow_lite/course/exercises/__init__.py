@@ -54,14 +54,15 @@ def left(*numbers: str) -> None:
 
     Example:
         >>> left("00.8", "00.9")
-        exercises: 0 of 2 right; not yet: 00.8, 00.9
+        exercises: 0 of 2 right; not yet: 00.8, 00.9 (not kept: no file course.json lies beside the notebook)
     """
-    scores, file = kept(numbers[0])
+    scores, file, why_not = kept(numbers[0])
     stand = {number: score.status for number, score in scores.items()} | _STATUS
     by_status = {status: [n for n in numbers if stand.get(n, NOT_YET) == status] for status in STATUSES}
     parts = [f"exercises: {len(by_status[RIGHT])} of {len(numbers)} right"]
     parts += [f"{status}: {', '.join(by_status[status])}" for status in (WRONG, NOT_YET) if by_status[status]]
-    print("; ".join(parts) + (f" (kept in {file})" if file else ""))
+    where = f"kept in {file}" if file else f"not kept: {why_not}"
+    print(f"{'; '.join(parts)} ({where})")
 
 
 class _Watched:
