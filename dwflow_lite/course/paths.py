@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-COPY = "course.json"  # marks the folder of notebooks of a student's copy, and says what is in it
+COPY = "dwflow_copy.json"  # marks the folder of notebooks of a student's copy, and says what is in it
 LEFT = "left"  # tag of the cell that a student's copy adds: what is left to do
 DRAFT = re.compile(r"\..+\.(\d+)\.(?:draft|partial)")  # of a process, by its number
 

@@ -44,8 +44,8 @@ WELCOME = """# Your copy of the course
 4. What `check` said last is kept in `notebooks/scores/`. Save your notebooks, and hand in the folder `notebooks` with
    all that is in it.
 
-Leave the notebooks where they are, beside `course.json`. What they compute goes into `build/`, which can be deleted;
-`data/` and `benchmarks/` are read by them.
+Leave the notebooks where they are, beside `dwflow_copy.json`. What they compute goes into `build/`, which can be
+deleted; `data/` and `benchmarks/` are read by them.
 """
 
 

@@ -83,7 +83,7 @@ def read_class(folder: Path, wanted: Sequence[str] = ()) -> Class:
         )
     course = course_notebooks(notebooks_folder())
     chosen = _selected(course, wanted)
-    children = sorted(path for path in folder.iterdir() if not _is_noise(path))
+    children = sorted(path for path in _children(folder) if not _is_noise(path.name))
     students = [Student(path.name, path) for path in children if path.is_dir()]
     loose = [path for path in children if not path.is_dir() and path.suffix.lower() in HANDED_IN_LOOSE]
     unread = [f"{path.name} lies in no student's folder: {_advice(path)}" for path in loose]
@@ -105,9 +105,16 @@ def _selected(course: dict[str, Copied], wanted: Sequence[str]) -> dict[str, Cop
     return {stem: one for stem, one in course.items() if not names or {stem, number_of(stem)} & names}
 
 
-def _is_noise(path: Path) -> bool:
+def _is_noise(name: str) -> bool:
     """Whether systems and editors put it there: hidden files, checkpoints, what macOS adds to archives."""
-    return path.name.startswith(".") or path.name == "__MACOSX"
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _children(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError as error:
+        raise UsageError(f"cannot read {folder}: {error.strerror or error}") from None
 
 
 def _advice(path: Path) -> str:
@@ -118,11 +125,7 @@ def _advice(path: Path) -> str:
 def files_of(student: Student, pattern: str) -> list[Path]:
     """The student's files of this pattern, anywhere in the folder, without what systems and editors add."""
     found = student.folder.rglob(pattern)
-    return sorted(p for p in found if not any(_is_noise(part) for part in _below(p, student.folder)))
-
-
-def _below(path: Path, folder: Path) -> list[Path]:
-    return [Path(part) for part in path.relative_to(folder).parts]
+    return sorted(path for path in found if not any(map(_is_noise, path.relative_to(student.folder).parts)))
 
 
 def _read_student(student: Student, course: Mapping[str, Copied], owners: dict[str, str]) -> None:
@@ -160,7 +163,7 @@ def _take(student: Student, name: str, scores: Mapping[str, Score]) -> None:
         student.remarks.append(f"{name} has {', '.join(double[:3])} once more: the newer counts")
     for number, score in scores.items():
         there = student.scores.get(number)
-        if there is None or score.date > there.date:
+        if there is None or score.when > there.when:
             student.scores[number] = score
 
 
@@ -193,6 +196,11 @@ def told(group: Class) -> Iterator[str]:
         yield from sentences
 
 
+def _harmless(line: str) -> str:
+    """A line without letters that steer a terminal: names of folders and files are strangers', too."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in line)
+
+
 def _table(group: Class) -> Iterator[str]:
     named = {student.name: _short(student.name) for student in group.students}
     width = max(len("student"), *map(len, named.values()))
@@ -209,7 +217,6 @@ def _table(group: Class) -> Iterator[str]:
 
 
 def _short(name: str) -> str:
-    name = "".join(letter if letter.isprintable() else "?" for letter in name)
     return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
 
 
@@ -293,7 +300,7 @@ def grade(folder: Path | str, notebooks: Sequence[str] = (), *, again: bool = Fa
 
         rerun(group, lambda line: say(sys.stdout, f"{line}\n"), Limits(cell_timeout))
     for line in told(group):
-        say(sys.stdout, f"{line}\n")
+        say(sys.stdout, f"{_harmless(line)}\n")
     write_table(group, table)
     say(sys.stdout, f"\nwritten: {table}\n")
     return 1 if group.unread or any(student.unread for student in group.students) else 0

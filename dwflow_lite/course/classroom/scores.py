@@ -32,6 +32,11 @@ class Score(NamedTuple):
     attempts: int
     date: str
 
+    @property
+    def when(self) -> datetime.datetime:
+        """The date, to be compared with others, wherever they were written."""
+        return datetime.datetime.fromisoformat(self.date)
+
 
 class ScoreFile(NamedTuple):
     """One score file: the notebook, its digest in the student's copy, the version of the package, scores by number."""
@@ -89,8 +94,8 @@ def kept(number: str) -> tuple[Mapping[str, Score], str, str]:
         if not path.exists():
             return {}, "", f"there is no {name}"
         return read_scores(path).scores, name, ""
-    except ScoreError as error:
-        return {}, "", str(error)
+    except (OSError, ScoreError) as error:
+        return {}, "", getattr(error, "strerror", None) or str(error)
 
 
 def score_file(copy: Path, stem: str) -> Path:
@@ -155,7 +160,7 @@ def _score(number: str, entry: Any) -> Score:
         score = Score(entry["status"], entry["message"], entry["attempts"], entry["date"])
         order(number)
         kinds = [type(value) for value in score]
-        when = datetime.datetime.fromisoformat(score.date)
+        when = score.when
     except (KeyError, TypeError, ValueError):
         raise ScoreError(f"has no whole entry for exercise {number}") from None
     if kinds != [str, str, int, str] or score.status not in STATUSES or score.attempts < 0 or when.tzinfo is None:

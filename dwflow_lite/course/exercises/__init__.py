@@ -54,7 +54,7 @@ def left(*numbers: str) -> None:
 
     Example:
         >>> left("00.8", "00.9")
-        exercises: 0 of 2 right; not yet: 00.8, 00.9 (not kept: no file course.json lies beside the notebook)
+        exercises: 0 of 2 right; not yet: 00.8, 00.9 (not kept: no file dwflow_copy.json lies beside the notebook)
     """
     scores, file, why_not = kept(numbers[0])
     stand = {number: score.status for number, score in scores.items()} | _STATUS
