@@ -6,11 +6,13 @@ OUT ?= build
 NOTEBOOKS ?=
 STAGES ?=
 WORKERS ?= 2
+FOLDER ?=
+RERUN ?=
 PIP_FLAGS ?=
 PY := .venv/bin/python
 STAMP := .venv/installed
 
-.PHONY: help course test bench lab check lint clean distclean
+.PHONY: help course test bench lab student grade check lint clean distclean
 .DEFAULT_GOAL := help
 
 help:
@@ -20,6 +22,9 @@ help:
 	@echo 'make bench   measure every stage beside its floor; page in benchmarks/results/bench-cpu.md'
 	@echo '             STAGES="pca zoo" (all)  OUT=file.json'
 	@echo 'make lab     open the notebooks in JupyterLab'
+	@echo 'make student OUT=folder    the notebooks without hints and solutions, to give away'
+	@echo 'make grade FOLDER=folder   a class, a folder for each student: a table, and grades.csv'
+	@echo '             NOTEBOOKS="03 05" (all)  RERUN=yes (runs the code of the students here)'
 	@echo 'make check   what this machine has and lacks'
 	@echo 'make lint    style of package, tests and notebooks'
 	@echo 'make clean   remove build/ and caches (make distclean: .venv too)'
@@ -45,6 +50,12 @@ bench: $(STAMP)
 
 lab: $(STAMP)
 	$(PY) -m jupyterlab notebooks
+
+student: $(STAMP)
+	@$(PY) -m dwflow_lite student '$(if $(filter-out file,$(origin OUT)),$(OUT))'
+
+grade: $(STAMP)
+	@$(PY) -m dwflow_lite grade '$(FOLDER)' $(if $(strip $(NOTEBOOKS)),--notebooks $(NOTEBOOKS)) $(if $(strip $(RERUN)),--rerun)
 
 check: $(STAMP)
 	@$(PY) -m dwflow_lite check

@@ -1,4 +1,5 @@
-"""`python -m dwflow_lite run` executes the course, `player` makes its player alone, `check` looks at this machine."""
+"""`python -m dwflow_lite`: run executes the course, player makes its player alone, check looks at this machine, student
+and grade serve a class."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from dwflow_lite.course.check import main as check
 
             return check()
-        return _player(options) if options.command == "player" else _run(options)
+        return COMMANDS[options.command](options)
     except (ImportError, FileNotFoundError) as error:
         _complain(f"{error}\n'make check' says what this machine lacks.")
         return 2
@@ -62,6 +63,13 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--cell-timeout", type=float, default=900, metavar="SECONDS")
     run.add_argument("--notebook-timeout", type=float, default=1800, metavar="SECONDS")
     run.add_argument("--source", default=None, metavar="FOLDER", help="notebooks to run (default: the course's)")
+    student = commands.add_parser("student", help="write the student's copy: all notebooks without hints and solutions")
+    student.add_argument("out", metavar="OUT", help="a new or empty folder")
+    grade = commands.add_parser("grade", help="read the scores of a class: a folder with one folder for each student")
+    grade.add_argument("folder", metavar="FOLDER", help="the class; grades.csv is written into it")
+    grade.add_argument("--notebooks", nargs="+", default=[], metavar="NN", help="numbers or names; default: all")
+    grade.add_argument("--rerun", action="store_true", help="do not trust score files: RUN THE STUDENTS' CODE here")
+    grade.add_argument("--cell-timeout", type=float, default=60, metavar="SECONDS", help="of --rerun")
     return parser
 
 
@@ -98,6 +106,34 @@ def _run(options: argparse.Namespace) -> int:
     except UsageError as error:
         _complain(str(error))
         return 2
+
+
+def _student(options: argparse.Namespace) -> int:
+    """The command `student`."""
+    from dwflow_lite.course.classroom.copying import write_copy
+    from dwflow_lite.course.parameters import UsageError
+
+    try:
+        print(write_copy(options.out))
+    except UsageError as error:
+        _complain(str(error))
+        return 2
+    return 0
+
+
+def _grade(options: argparse.Namespace) -> int:
+    """The command `grade`."""
+    from dwflow_lite.course.classroom.grading import grade
+    from dwflow_lite.course.parameters import UsageError
+
+    try:
+        return grade(options.folder, options.notebooks, again=options.rerun, cell_timeout=options.cell_timeout)
+    except UsageError as error:
+        _complain(str(error))
+        return 2
+
+
+COMMANDS = {"run": _run, "player": _player, "student": _student, "grade": _grade}
 
 
 def _open_closed_streams() -> None:

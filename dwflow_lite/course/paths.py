@@ -12,23 +12,43 @@ from typing import Any
 
 from dwflow_lite.support.replacing import replace
 
+COPY = "dwflow_copy.json"  # marks the folder of notebooks of a student's copy, and says what is in it
+LEFT = "left"  # tag of the cell that a student's copy adds: what is left to do
 DRAFT = re.compile(r"\..+\.(\d+)\.(?:draft|partial)")  # of a process, by its number
 
 
 def repository() -> Path:
-    """Folder of the checkout that this package was imported from.
+    """Folder of the checkout that this package was imported from; else of the student's copy in which we stand.
 
-    Raises FileNotFoundError if that folder has no `notebooks` and `data` (the package was installed
-    by copying instead of with `pip install -e .`).
+    Raises FileNotFoundError if the package was installed by copying, not with `pip install -e .`, and we
+    stand in no student's copy.
     """
     folder = Path(__file__).resolve().parents[2]
-    for name in ("notebooks", "data"):
-        if not (folder / name).is_dir():
-            raise FileNotFoundError(
-                f"No folder '{name}' beside the package (looked in {folder}). The course runs from a clone "
-                "of its repository: install it there with 'python -m pip install -e .' or use 'make course'."
-            )
-    return folder
+    if all((folder / name).is_dir() for name in ("notebooks", "data")):
+        return folder
+    copy = student_copy()
+    if copy is None:
+        raise FileNotFoundError(
+            f"No folders 'notebooks' and 'data' beside the package (looked in {folder}), and {Path.cwd()} lies in no "
+            "student's copy of the course. The course runs from a clone of its repository (install it there with "
+            "'python -m pip install -e .', or use 'make course'), or from a student's copy: start in its folder."
+        )
+    if not (copy.parent / "data").is_dir():
+        raise FileNotFoundError(
+            f"The student's copy in {copy.parent} has lost its folder 'data': take it from the copy you were given."
+        )
+    return copy.parent
+
+
+def student_copy() -> Path | None:
+    """The notebooks of the student's copy in which we stand: in this folder, one above it, or its `notebooks`."""
+    with suppress(OSError):  # where we stand is gone, or may not be looked at
+        here = Path.cwd()
+        for folder in (here, *here.parents):
+            for place in (folder, folder / "notebooks"):
+                if (place / COPY).is_file():
+                    return place
+    return None
 
 
 def data_folder() -> Path:
@@ -52,15 +72,18 @@ def artefacts() -> Path:
     return folder
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write `text` so that `path` is either its old self or whole, never half; makes the folder, leaves no draft.
+def write_atomic(path: Path, text: str | bytes) -> None:
+    """Write `text` (or bytes) so that `path` is its old self or whole, never half; makes the folder, leaves no draft.
 
     Half a character (a lone surrogate, which UTF-8 cannot hold) is written as its escape, which JSON reads back.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     try:
-        draft.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")  # one digest everywhere
+        if isinstance(text, bytes):
+            draft.write_bytes(text)
+        else:
+            draft.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")  # one digest everywhere
         replace(draft, path)
     finally:
         with suppress(OSError):

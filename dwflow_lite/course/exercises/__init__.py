@@ -1,6 +1,7 @@
 """Checks of the exercises: ``check("02.1", your_function)`` says what is right, or what was expected and what came.
 
-A check never raises, so that *Run all* reaches the end of a notebook; it returns whether the answer holds.
+A check never raises, so that *Run all* reaches the end of a notebook; it returns whether the answer holds. In a
+student's copy it also keeps what it said in ``scores/`` beside the notebook, and the last cell lists what is ``left``.
 """
 
 from __future__ import annotations
@@ -13,7 +14,11 @@ from importlib import import_module
 from typing import Any
 from warnings import catch_warnings, simplefilter
 
+from dwflow_lite.course.classroom.scores import NOT_YET, RIGHT, STATUSES, WRONG, keep, kept
+
 CHECKS: dict[str, Callable[[Callable], None]] = {}
+_STATUS: dict[str, str] = {}  # of the exercises that were checked in this kernel, by number
+_SAID: set[str] = set()  # about score files: once is enough
 
 
 def exercise(number: str) -> Callable:
@@ -34,9 +39,30 @@ def check(number: str, answer: Callable) -> bool:
             import_module(f"dwflow_lite.course.exercises.notebook_{number.partition('.')[0]}")
     if number not in CHECKS:
         raise ValueError(f"no exercise {number!r}")
-    right, sentence = _verdict(number, answer)
+    status, sentence = _verdict(number, answer)
     print(sentence)
-    return right
+    _STATUS[number] = status
+    about_the_file = keep(number, status, sentence.partition(": ")[2])
+    if about_the_file and about_the_file not in _SAID:
+        _SAID.add(about_the_file)
+        print(about_the_file)
+    return status == RIGHT
+
+
+def left(*numbers: str) -> None:
+    """Print how these exercises stood when they were last checked: the last cell of a notebook in a student's copy.
+
+    Example:
+        >>> left("00.8", "00.9")
+        exercises: 0 of 2 right; not yet: 00.8, 00.9 (not kept: no file dwflow_copy.json lies beside the notebook)
+    """
+    scores, file, why_not = kept(numbers[0])
+    stand = {number: score.status for number, score in scores.items()} | _STATUS
+    by_status = {status: [n for n in numbers if stand.get(n, NOT_YET) == status] for status in STATUSES}
+    parts = [f"exercises: {len(by_status[RIGHT])} of {len(numbers)} right"]
+    parts += [f"{status}: {', '.join(by_status[status])}" for status in (WRONG, NOT_YET) if by_status[status]]
+    where = f"kept in {file}" if file else f"not kept: {why_not}"
+    print(f"{'; '.join(parts)} ({where})")
 
 
 class _Watched:
@@ -56,10 +82,10 @@ class _Watched:
         return self.returned
 
 
-def _verdict(number: str, answer: Any) -> tuple[bool, str]:
-    """Whether the answer is right, and the sentence that says so."""
+def _verdict(number: str, answer: Any) -> tuple[str, str]:
+    """How the answer stands, and the sentence that says so."""
     if not callable(answer):
-        return False, f"✗ {number}: the answer is a function; hand over the function itself, not {_described(answer)}."
+        return WRONG, f"✗ {number}: the answer is a function; hand over the function itself, not {_described(answer)}."
     watched = _Watched(answer)
     try:
         with catch_warnings():
@@ -67,11 +93,11 @@ def _verdict(number: str, answer: Any) -> tuple[bool, str]:
             CHECKS[number](watched)
     except (Exception, SystemExit) as error:
         if error is not watched.error:  # of the check
-            return False, f"✗ {number}: {_complaint(number, error, watched.returned)}"
+            return WRONG, f"✗ {number}: {_complaint(number, error, watched.returned)}"
         if isinstance(error, NotImplementedError):
-            return False, f"○ {number}: not started. Replace the line that raises, and run the cell again."
-        return False, f"✗ {number}: your code raised {type(error).__name__}: {_short(error)}".rstrip(" :")
-    return True, f"✓ {number}: right."
+            return NOT_YET, f"○ {number}: not started. Replace the line that raises, and run the cell again."
+        return WRONG, f"✗ {number}: your code raised {type(error).__name__}: {_short(error)}".rstrip(" :")
+    return RIGHT, f"✓ {number}: right."
 
 
 def _complaint(number: str, error: BaseException, returned: Any) -> str:

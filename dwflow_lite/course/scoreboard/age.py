@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dwflow_lite.course.paths import repository
+from dwflow_lite.course.paths import COPY, repository
 from dwflow_lite.course.scoreboard.rows import Row
 
 
@@ -40,11 +40,20 @@ def code_of(file: str, text: str) -> str:
 
 
 def fingerprints(files: Sequence[str], root: Path) -> dict[str, str | None]:
-    """File -> its fingerprint as it is now; None for a file that is not there."""
+    """File -> its fingerprint as it is now; None for a file that is not there.
+
+    A student's copy holds no package: there, files of the package are those installed, and notebooks those copied.
+    """
+    list_of_copy = root / "notebooks" / COPY
+    copied = json.loads(list_of_copy.read_text(encoding="utf-8"))["notebooks"] if list_of_copy.is_file() else {}
+    package = Path(__file__).resolve().parents[2]
     found: dict[str, str | None] = {}
     for file in files:
-        path = root / file
-        found[file] = fingerprint(code_of(file, path.read_text(encoding="utf-8"))) if path.is_file() else None
+        path = package.parent / file if copied and file.startswith("dwflow_lite/") else root / file
+        if copied and Path(file).stem in copied:
+            found[file] = copied[Path(file).stem]["code"]
+        else:
+            found[file] = fingerprint(code_of(file, path.read_text(encoding="utf-8"))) if path.is_file() else None
     return found
 
 
