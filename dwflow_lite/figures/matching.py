@@ -80,8 +80,12 @@ def draw_strengths(t: Tensor, strengths: Mapping[str, Tensor]) -> Figure:
         ValueError: no lines.
     """
     lines = {name: (t, strength) for name, strength in strengths.items()}
-    deviation = "deviation before the ReLU, relative to t = 0"
-    return draw_lines(lines, "position t on the line", deviation, "Halfway, units vary less", bottom=0)
+    place, deviation, title = (
+        "position t on the line",
+        "deviation, relative to t = 0",
+        "Before the ReLU, units vary less halfway",
+    )
+    return draw_lines(lines, place, deviation, title, bottom=0)
 
 
 def draw_barriers_by_width(widths: Sequence[int], barriers: Mapping[str, Tensor]) -> Figure:
