@@ -54,6 +54,13 @@ def every_figure(world):
         "lines": figures.draw_lines({"a": ([1, 2], [3, 4]), "b": ([1, 2], torch.ones(3, 2))}, "x", "y", "t", log="xy"),
         "assignment": figures.draw_assignment(*(d["hidden0"] for d in first), objective, 1, "hidden0"),
         "table": figures.draw_barrier_table({"aligned": curve, "other": curve}),
+        "climbs": figures.draw_climbs([[1.0, 2.0, 3.0], [1.0, 2.5]]),
+        "planted": figures.draw_planted([0.0, 1.0], torch.rand(3, 2), chance=0.1),
+        "spectra": figures.draw_spectra({"zoo": torch.rand(4)}, "title"),
+        "rounds": figures.draw_rounds(100 * torch.rand(3, 4)),
+        "strengths": figures.draw_strengths(torch.linspace(0, 1, 3), {"aligned": torch.rand(2, 3)}),
+        "by width": figures.draw_barriers_by_width([4, 8], {"aligned": torch.rand(3, 2)}),
+        "times": figures.draw_times_by_width([4, 8], {"matching": [1.0, 2.0]}),
         "clouds": figures.draw_clouds({"a": plane, "b": plane}, plane, {"a": plane}),
         "trajectories": figures.draw_trajectories({"a": torch.randn(3, 7, 2)}, plane),
         "labelled": figures.draw_labelled(
@@ -87,6 +94,13 @@ def test_every_figure_has_titles_and_axis_labels(world):
         assert figures.png(figure)[:4] == b"\x89PNG"
     assert torch.equal(world[1].weights, kept)
     assert plt.get_fignums() == []  # nothing is left in pyplot's memory
+
+
+def test_a_climb_that_ends_sooner_stays_where_it_is():
+    (ax,) = figures.draw_climbs([[0.0, 4.0, 5.0], [2.0, 3.0]]).axes
+    assert list(ax.lines[0].get_ydata()) == [1.0, 3.5, 4.0] and ax.get_title() == "The objective of 2 pairs"
+    with pytest.raises(ValueError):
+        figures.draw_climbs([])
 
 
 def test_one_pair_is_drawn_on_the_axes_of_all(world):

@@ -4,6 +4,15 @@ from dwflow_lite.figures.audits import draw_accuracy_dispersion, draw_audit, dra
 from dwflow_lite.figures.conditions import draw_confusion, draw_control, draw_labelled
 from dwflow_lite.figures.flows import draw_clouds, draw_flow, draw_training, draw_trajectories
 from dwflow_lite.figures.general import draw_distances, draw_images, draw_lines, draw_matrices, draw_scores
+from dwflow_lite.figures.matching import (
+    draw_barriers_by_width,
+    draw_climbs,
+    draw_planted,
+    draw_rounds,
+    draw_spectra,
+    draw_strengths,
+    draw_times_by_width,
+)
 from dwflow_lite.figures.newness import Plane, draw_basin, draw_sphere
 from dwflow_lite.figures.scoreboard import Judged, Reported, draw_reported, draw_verdicts
 from dwflow_lite.figures.style import colour, png, show
@@ -23,7 +32,9 @@ __all__ = [
     "draw_audit",
     "draw_barrier_table",
     "draw_barriers",
+    "draw_barriers_by_width",
     "draw_basin",
+    "draw_climbs",
     "draw_clouds",
     "draw_confusion",
     "draw_control",
@@ -37,10 +48,15 @@ __all__ = [
     "draw_learning_curves",
     "draw_lines",
     "draw_matrices",
+    "draw_planted",
     "draw_reliability",
     "draw_reported",
+    "draw_rounds",
     "draw_scores",
+    "draw_spectra",
     "draw_sphere",
+    "draw_strengths",
+    "draw_times_by_width",
     "draw_training",
     "draw_trajectories",
     "draw_transfer",

@@ -150,11 +150,19 @@ WRONG = {
         "lambda a, b: __import__('torch').from_numpy(__import__('scipy.optimize').optimize.linear_sum_assignment("
         "(a[0] @ b[0].T).numpy(), maximize=True)[1])",
     ],
-    "03.4": [
+    "03b.1": [
         "lambda w, b, m, s, nm, ns: (w * (ns / s)[:, None], b - m + nm)",
         "lambda w, b, m, s, nm, ns: (w * (ns / s)[:, None], b * ns / s + nm)",
         "lambda w, b, m, s, nm, ns: (w * (s / ns)[:, None], (b - m) * s / ns + nm)",
         "lambda w, b, m, s, nm, ns: (w.mul_((ns / s)[:, None]), (b - m) * ns / s + nm)",
+    ],
+    "03b.2": [
+        "lambda x, y: x.T @ y / len(x)",
+        "lambda x, y: (x - x.mean(0)).T @ (y - y.mean(0)) / len(x)",
+        "lambda x, y: __import__('torch').corrcoef(__import__('torch').cat([x, y], 1).T)[:4, 4:]",
+        "lambda x, y: __import__('torch').corrcoef(__import__('torch').cat([x, y], 1).T)[4:, :4].nan_to_num()",
+        "lambda x, y: __import__('torch').nn.functional.normalize(x, dim=0).T"
+        " @ __import__('torch').nn.functional.normalize(y, dim=0)",
     ],
     "04.1": [
         "lambda i, h: True",
@@ -424,7 +432,7 @@ def test_a_package_that_does_nothing_fails_the_claims(tmp_path):
     source.mkdir()
     nb = nbformat.read(FILES[0], as_version=4)
     for cell in nb.cells:
-        if cell.source.startswith("import torch"):
+        if "\nimport torch\n" in cell.source:
             cell.source += (
                 "\nDeepWeightFlow.sample = lambda self, n, seed: RandomWeights().fit(self.zoo_).sample(n, seed=seed)"
             )

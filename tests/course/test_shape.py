@@ -88,7 +88,17 @@ def test_notebooks_say_where_they_run(path):
 # -- rules, each beside a change that breaks it ------------------------------------------------------------------
 
 # Notebooks that do not keep the rules below yet; each breaks one, or it does not belong here.
-NOT_YET = set(STEMS)
+NOT_YET = {
+    "04_transfusion",
+    "05_flow_matching",
+    "06_generating_weights",
+    "07_resnets_and_batchnorm",
+    "08_large_models",
+    "09_new_and_accurate",
+    "10_ensembles_and_transfer",
+    "11_conditional_generation",
+    "12_scoreboard",
+}
 
 MOST_CELLS = 60
 MOST_LINES = 200  # of code beside plumbing

@@ -63,25 +63,3 @@ def best_order(answer: Callable) -> None:
     assert abs(float(s[rows, got].sum()) - best) < 1e-6, (
         f"the similarities of your partners sum to {float(s[rows, got].sum()):.3f}, the best order reaches {best:.3f}"
     )
-
-
-@exercise("03.4")
-def repair_layer(answer: Callable) -> None:
-    """A layer whose units get another mean and deviation."""
-    generator = torch.Generator().manual_seed(4)
-    weight, bias, x = (torch.randn(*shape, generator=generator).double() for shape in ((3, 5), (3,), (200, 5)))
-    kept, y = (weight.clone(), bias.clone()), x @ weight.T + bias
-    mean, std = y.mean(0), y.std(0, correction=0)
-    new_mean, new_std = torch.tensor([0.5, -2.0, 0.0]).double(), torch.tensor([1.0, 0.3, 2.5]).double()
-    got = answer(weight, bias, mean, std, new_mean, new_std)
-    assert len(got) == 2 and got[0].shape == (3, 5) and got[1].shape == (3,), "return (weight, bias), shaped as before"
-    assert torch.equal(weight, kept[0]) and torch.equal(bias, kept[1]), "the given tensors must stay as they were"
-    z = x @ got[0].T + got[1]
-    assert torch.allclose(z.std(0, correction=0), new_std), (
-        f"the deviations become {[round(v, 3) for v in z.std(0, correction=0).tolist()]}, not {new_std.tolist()}: "
-        "one factor a row"
-    )
-    assert torch.allclose(z.mean(0), new_mean), (
-        f"the means become {[round(v, 3) for v in z.mean(0).tolist()]}, not {new_mean.tolist()}: the factor scales the "
-        "old mean too"
-    )

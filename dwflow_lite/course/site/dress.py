@@ -72,7 +72,8 @@ def _fold_plumbing(soup: BeautifulSoup) -> None:
             continue
         lines = len(code.get_text().strip().splitlines())
         fold = code.wrap(soup.new_tag("details", attrs={"class": "plumbing"}))
-        fold.insert(0, _tag(soup, "summary", "folded", f"Code that tells of the run ({lines} lines)"))
+        how_long = "1 line" if lines == 1 else f"{lines} lines"
+        fold.insert(0, _tag(soup, "summary", "folded", f"Code that tells of the run ({how_long})"))
 
 
 def _frame_tables(soup: BeautifulSoup) -> None:
