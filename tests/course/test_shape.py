@@ -88,7 +88,14 @@ def test_notebooks_say_where_they_run(path):
 # -- rules, each beside a change that breaks it ------------------------------------------------------------------
 
 # Notebooks that do not keep the rules below yet; each breaks one, or it does not belong here.
-NOT_YET = set(STEMS)
+NOT_YET = set(STEMS) - {
+    "07_resnets_and_batchnorm",
+    "08_large_models",
+    "08b_zoos_on_disk",
+    "09_new_and_accurate",
+    "09b_one_round_basin",
+    "11_conditional_generation",
+}
 
 MOST_CELLS = 60
 MOST_LINES = 200  # of code beside plumbing
