@@ -40,9 +40,7 @@ def knob_by_distance(make: Callable[[float], Generator], zoo: Zoo, n: int, seed:
         True
     """
     if zoo.unseen is None:
-        raise ValueError(
-            "held-out networks say how far is far enough, and this zoo has none: train it with held_out=10"
-        )
+        raise ValueError("no held-out networks to compare with: train the zoo with held_out=10")
     target, low = typical_distance(zoo.unseen, zoo), 0.0
     for _ in range(8):
         middle = (low + high) / 2
