@@ -119,6 +119,10 @@ def on_top() -> tuple[int, int]:
     return min(found), max(found)
 
 
+def _off(difference: float) -> str:
+    return f"{difference:.0e}" if difference else "0"
+
+
 def _mb(bound: str) -> int:
     return int(bound.removesuffix(" MB"))
 
@@ -128,9 +132,10 @@ def pca_table() -> str:
     rows = []
     for title, found in results("pca").items():
         for name, run in ((name, run) for name, run in found.items() if isinstance(run, Mapping)):
-            off = f"{run['largest relative difference of a variance']:.0e}"
-            rows.append([title, name, f"{run['seconds']:g} s", f"{run['peak MB']:,} MB", off])
-    return markdown_table(["zoo", "PCA", "time", "peak", "variances differ by"], rows)
+            off = _off(run["largest relative difference of a variance"])
+            size = title.replace("N = ", "").replace(", d = ", " × ")
+            rows.append([name, size, f"{run['seconds']:g} s", f"{run['peak MB']:,} MB", off])
+    return markdown_table(["PCA", "zoo, N × d", "time", "peak", "variances differ by"], rows)
 
 
 def seconds_by_weights() -> Curves:
@@ -164,7 +169,7 @@ def cluster_table() -> str:
     found, rows = results("cluster"), []
     for what in ("train_zoo", "alignment", "Gram matrix"):
         seconds = [f"{found[f'{n} worker(s), seconds'][what]:g} s" for n in (1, 2)]
-        off = f"{found[f'{what}: largest difference between one worker and two']:.0e}"
+        off = _off(found[f"{what}: largest difference between one worker and two"])
         rows.append([what, *seconds, f"{found[f'{what}: one worker over two']:g}", off])
     cores = _stored()["cluster"]["machine"]["cores"]
     heading = ["stage", "one worker", "two workers", "ratio", "largest difference"]
