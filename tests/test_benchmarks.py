@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
+import subprocess
 import sys
 import types
 from dataclasses import replace
@@ -32,7 +33,7 @@ from dwflow_lite.auditing import rematched_distance
 from dwflow_lite.flow import FlowSettings
 from dwflow_lite.generate import MemberNoise
 from dwflow_lite.networks import ResNet
-from dwflow_lite.zoo import Layout
+from dwflow_lite.zoo import Layout, write_zoo
 
 ROOT = Path(__file__).parents[1]
 
@@ -146,6 +147,21 @@ def test_the_clock():
 
 
 # -- questions ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_peak_of_a_pca_is_that_of_its_process(tmp_path):
+    network = torch.nn.Linear(39_999, 1)
+    parts = (torch.randn(1, 40_000) for _ in range(20))  # 3 MB
+    write_zoo(tmp_path / "zoo", parts, Layout.of(network), network, {}, (False,) * 20, "float32")
+    script = [sys.executable, str(ROOT / "benchmarks" / "peak_of_pca.py")]
+    found = {}
+    for bound in ("1", "0"):
+        done = subprocess.run([*script, str(tmp_path / "zoo"), bound], capture_output=True, text=True, check=True)
+        seconds, found[bound] = json.loads(done.stdout)
+        assert seconds > 0 <= found[bound]
+    assert found["0"] > found["1"]  # in memory it takes more
+    lost = subprocess.run([*script, str(tmp_path / "none"), "1"], capture_output=True, text=True)
+    assert lost.returncode and not lost.stdout  # control
 
 
 def test_the_question_why_width_helps_is_asked_as_it_says():

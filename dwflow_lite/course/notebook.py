@@ -1,11 +1,11 @@
-"""What a notebook says of its own run: prose with measured numbers, and its record of metrics and claims."""
+"""What a notebook says of its own run: prose and tables of measured numbers, and its record of metrics and claims."""
 
 from __future__ import annotations
 
 import html
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from dwflow_lite.course.claims import Claim, scalar, shown
@@ -19,6 +19,29 @@ def note(markdown: str) -> None:
     from IPython.display import Markdown, display
 
     display(Markdown(inspect.cleandoc(markdown)))
+
+
+def markdown_table(heading: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    """A table in Markdown, for :func:`note`.
+
+    Args:
+        heading: of the columns.
+        rows: their cells, as text or as what ``str`` makes of them; as many as the heading has.
+
+    Raises ValueError for a row of another length.
+
+    Example:
+        >>> print(markdown_table(["network", "weights"], [["small", 131]]))
+        | network | weights |
+        | --- | --- |
+        | small | 131 |
+    """
+    heading = list(heading)
+    lines = [heading, ["---"] * len(heading), *([str(cell) for cell in row] for row in rows)]
+    for line in lines:
+        if len(line) != len(heading):
+            raise ValueError(f"a row of {len(line)} cells under a heading of {len(heading)}: {line}")
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def runs_on(where: Any) -> str:

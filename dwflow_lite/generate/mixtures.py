@@ -1,6 +1,6 @@
 """Mixtures of members: on the sphere on which the members lie, not on the chords between them; and unit by unit.
 
-In an aligned zoo of wide networks such a mixture is a network nobody trained, and a good one (notebook 09).
+In an aligned zoo of wide networks such a mixture is a network nobody trained, and a good one (notebook 09b).
 """
 
 from __future__ import annotations

@@ -92,11 +92,7 @@ NOT_YET = {
     "04_transfusion",
     "05_flow_matching",
     "06_generating_weights",
-    "07_resnets_and_batchnorm",
-    "08_large_models",
-    "09_new_and_accurate",
     "10_ensembles_and_transfer",
-    "11_conditional_generation",
     "12_scoreboard",
 }
 

@@ -36,11 +36,3 @@ def coefficients(answer: Callable) -> None:
     best, _, _, _ = torch.linalg.lstsq((rows[1:] - rows[0]).T, outside - rows[0])
     found, least = (float((c @ rows - outside).norm()) for c in (got, torch.cat([1 - best.sum()[None], best])))
     assert found < least + 1e-6, f"there is a nearer affine combination: at {least:.4g}, yours is at {found:.4g}"
-
-
-@exercise("08.3")
-def passes(answer: Callable) -> None:
-    """Chunks of columns in which a zoo passes a bounded memory."""
-    for n, d, memory in ((100, 10**6, 2**28), (100, 11_173_962, 2**28), (20, 1000, 2**28), (50, 1001, 6500)):
-        expected, got = -(-d // (memory // (12 * n))), answer(n, d, memory)
-        assert got == expected, f"{n} networks of {d:,} weights in {memory:,} bytes: {expected} chunks, not {got}"

@@ -10,57 +10,6 @@ from dwflow_lite.course.exercises import exercise
 
 
 @exercise("09.1")
-def distance_of_a_mixture(answer: Callable) -> None:
-    """Distance from a mixture with signs to a member that it mixes with a plus."""
-    for radius, factor, m in ((1.0, 1.0, 1), (1.0, 1.0, 4), (2.0, 1.0, 9), (3.0, 1.2, 25), (1.0, 0.0, 5)):
-        differences = radius * torch.eye(m, dtype=torch.float64)  # orthogonal, each of this length
-        mixture = factor / m**0.5 * differences.sum(0)
-        expected = float((mixture - differences[0]).norm())
-        got = float(answer(radius, factor, m))
-        assert abs(got - expected) < 1e-6, (
-            f"with radius {radius:g}, factor {factor:g} and m = {m} the distance is {expected:.3f}; got {got:.3f}. The "
-            "member's own difference has the coefficient factor / √m - 1, each of the others factor / √m"
-        )
-
-
-@exercise("09.2")
-def mixture_on_the_sphere(answer: Callable) -> None:
-    """The mean plus differences of members with signs, squared shares summing to 1."""
-    generator = torch.Generator().manual_seed(0)
-    weights = torch.randn(12, 5, generator=generator) + 3
-    kept = weights.clone()
-    mean = weights.mean(0)
-    for chosen, signs in (([4], [1.0]), ([4], [-1.0]), ([0, 7, 9], [1.0, -1.0, 1.0]), ([1, 2, 3, 5], [-1.0] * 4)):
-        rows, signed = torch.tensor(chosen), torch.tensor(signs)
-        got = answer(weights, rows, signed)
-        assert tuple(got.shape) == (5,), f"one mixture of a zoo (12, 5) is one vector (5,); got {tuple(got.shape)}"
-        expected = mean + sum(s * (weights[i] - mean) for i, s in zip(chosen, signs, strict=True)) / len(chosen) ** 0.5
-        assert torch.allclose(got, expected, atol=1e-4), (
-            f"of members {chosen} with signs {[int(s) for s in signs]} the mixture is another one: differences to the "
-            "mean of the whole zoo, each with its sign over √m, added to that mean"
-        )
-    assert torch.equal(weights, kept), "the zoo has changed: leave its weights as they are"
-
-
-@exercise("09.3")
-def variance_in_a_mixture(answer: Callable) -> None:
-    """Expected variance of what a unit reads, in the mean plus differences with these shares."""
-    cases = (
-        ("a member, one share of 1", [1.0], 5.0),
-        ("an average of four", [0.25] * 4, 2.75),
-        ("a mixture of four on the sphere", [0.5, -0.5, 0.5, -0.5], 5.0),
-        ("the mean itself", [0.0, 0.0], 2.0),
-        ("a mixture beyond the sphere", [1.0, -1.0], 8.0),
-    )
-    for what, shares, expected in cases:
-        got = float(answer(2.0, 5.0, torch.tensor(shares)))
-        assert abs(got - expected) < 1e-5, (
-            f"{what}: where the mean has the variance 2 and members 5, it is {expected:g}; got {got:g}. Only the part "
-            "of the differences, 5 - 2, is multiplied by the sum of squared shares"
-        )
-
-
-@exercise("09.4")
 def knob_by_distance(answer: Callable) -> None:
     """Smallest factor whose networks lie as far from members as held-out networks do."""
     members = 10.0 * torch.arange(6.0)[:, None] * torch.tensor([[1.0, 0.0]])  # on a line, ten apart
@@ -74,4 +23,24 @@ def knob_by_distance(answer: Callable) -> None:
         assert got == expected, (
             f"of the factors {sorted(given)} the smallest that is far enough is {expected:g}; got {got:g}. Compare "
             "medians of the distance to the nearest member, and mind that keys come in any order"
+        )
+
+
+@exercise("09.2")
+def mistakes_beyond_chance(answer: Callable) -> None:
+    """Cohen's kappa of the mistakes of two networks."""
+    cases = (
+        ("one behaviour, two mistakes of eight", [0, 1], [0, 1], 1.0),
+        ("two mistakes each, one in common", [0, 1], [1, 2], 1 / 3),
+        ("two coins, two mistakes in common", [0, 1, 2, 3], [2, 3, 4, 5], 0.0),
+        ("two mistakes each, none in common", [0, 1], [2, 3], -1 / 3),
+        ("one mistake and four, one in common", [0], [0, 1, 2, 3], 0.25),
+    )
+    for what, first, second, expected in cases:
+        a, b = torch.zeros(2, 8, dtype=torch.bool)
+        a[first], b[second] = True, True
+        got = float(answer(a, b))
+        assert abs(got - expected) < 1e-5, (
+            f"{what}: kappa is {expected:.3f}; got {got:.3f}. Observed: the share of images on which both are right or "
+            "both wrong; expected: the same of two coins that err as often; the difference over 1 - expected"
         )
