@@ -88,7 +88,7 @@ def test_notebooks_say_where_they_run(path):
 # -- rules, each beside a change that breaks it ------------------------------------------------------------------
 
 # Notebooks that do not keep the rules below yet; each breaks one, or it does not belong here.
-NOT_YET = set(STEMS)
+NOT_YET = set(STEMS) - {"13_your_own_zoo"}
 
 MOST_CELLS = 60
 MOST_LINES = 200  # of code beside plumbing
