@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         Permutation,
         PermutationSpec,
         canonicalise,
+        derive_spec,
         linear_barrier,
         weight_matching,
     )
@@ -42,7 +43,8 @@ _HOME = {
     "networks": ["MLP"],
     "zoo": ["Layout", "Zoo", "evaluate", "predict"],
     "training": ["Recipe", "train_zoo"],
-    "symmetry": ["Matching", "Permutation", "PermutationSpec", "canonicalise", "linear_barrier", "weight_matching"],
+    "symmetry": ["Matching", "Permutation", "PermutationSpec", "canonicalise", "derive_spec", "linear_barrier",
+                 "weight_matching"],
     "compress": ["DualPCA"],
     "flow": [
         "ClosedFormField",
@@ -77,6 +79,7 @@ __all__ = [
     "__version__",
     "audit",
     "canonicalise",
+    "derive_spec",
     "evaluate",
     "integrate",
     "linear_barrier",

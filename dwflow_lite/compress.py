@@ -200,12 +200,13 @@ class DualPCA(BaseEstimator):
             raise ValueError(f"PCA needs at least two networks in a matrix (N, d), got shape {tuple(x.shape)}")
         self.check(len(x))
 
-    def check(self, members: int, others: int = 0) -> None:
+    def check(self, members: int, others: int = 0, name: str = "n_components") -> None:
         """Whether the arguments make sense for so many rows, before there are any.
 
         Args:
             members: N rows.
             others: further rows that are held for the same columns, such as components.
+            name: what the caller's reader calls ``n_components``.
 
         Raises:
             ValueError: k >= N, or less memory than one column of all rows takes.
@@ -215,10 +216,9 @@ class DualPCA(BaseEstimator):
             raise TypeError(f"products are summed in float64 or float32, not in {self.precision}: precision=")
         most = members - 1
         k = self.n_components
-        is_count = is_whole(k, 1) and k <= most
-        if not (k is None or is_count or self._is_share()):
+        if not (k is None or (is_whole(k, 1) and k <= most) or self._is_share()):
             raise ValueError(
-                f"n_components must be a whole number from 1 to N-1 = {most} (N networks span N-1 directions around "
+                f"{name} must be a whole number from 1 to N-1 = {most} (N networks span N-1 directions around "
                 f"their mean), a share of variance in (0, 1), or None; got {k!r}"
             )
         self._chunks(members + others, 1)

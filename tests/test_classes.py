@@ -45,6 +45,7 @@ def test_classes_without_names_are_called_by_their_numbers():
         ({"classes": 3}, "classes are a list of names"),
         ({"classes": [0, 1, 2]}, "the name of a class is text, and not empty; got 0"),
         ({"classes": ["cat", " ", "dog"]}, "the name of a class is text, and not empty; got ' '"),
+        ({"classes": np.array(["", "cat", "dog"])}, "got '': leave out the rows that have no label"),
         ({"kind": "regression"}, "a regression has no classes"),
     ],
 )

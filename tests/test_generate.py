@@ -827,7 +827,7 @@ def test_what_makes_no_sense_is_refused_before_anything_is_aligned(tmp_path, zoo
         raise AssertionError("aligned before the settings were checked")
 
     monkeypatch.setattr("dwflow_lite.generate.deepweightflow.canonicalise", aligned)
-    for options, message in (({"components": 12}, "N-1 = 11"), ({"components": "all"}, "n_components must be"),
+    for options, message in (({"components": 12}, "N-1 = 11"), ({"components": "all"}, "^components must be"),
                              ({"memory": 1}, "memory must be"), ({"memory": None}, "memory must be")):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             DeepWeightFlow(flow=QUICK, **options).fit(zoo)

@@ -123,7 +123,7 @@ def check_symmetry(zoo: Zoo, spec: PermutationSpec, x: Tensor) -> None:
     if change > probe.tolerance:
         raise ValueError(
             f"the spec is no symmetry of this {type(network).__name__}: permuting units by it changes outputs by "
-            f"{change:.2g} of the largest one; derive one (symmetry.derive_spec), or audit with rematch=False"
+            f"{change:.2g} of the largest one; derive one (derive_spec(network, x)), or audit with rematch=False"
         )
 
 

@@ -276,7 +276,7 @@ class DeepWeightFlow(BaseEstimator):
         pca = DualPCA(settings["components"], memory=settings["memory"], copy=False)  # nobody changes a zoo
         members = sum(not held_out for held_out in zoo.held_out)
         components = settings["components"]
-        pca.check(members, others=components if is_whole(components, 1) else members - 1)
+        pca.check(members, others=components if is_whole(components, 1) else members - 1, name="components")
         if folder is not None and not self.align:
             raise ValueError(f"folder is where the aligned zoo is written, and align={self.align!r}: leave it out")
 

@@ -39,8 +39,8 @@ def build(architecture: dict[str, Any]) -> nn.Module:
     name = options.pop("class", None)
     if name not in NETWORKS or options.get("custom"):
         raise ValueError(
-            f"cannot rebuild a {name!r} network from its record; pass it: Zoo.load(path, network=...), and to other "
-            "readers likewise"
+            f"cannot rebuild a {name!r} network from its record, which holds no code: pass a module of that "
+            "class, network=..."
         )
     return NETWORKS[name](**options)
 

@@ -146,7 +146,7 @@ def opened_safetensors(path: str | Path, expected: str) -> Iterator[tuple[Any, d
         raise OSError(f"cannot read {path}: {error}") from error
     except Exception as error:  # of safetensors, whatever it did not understand
         raise ZooFileError(
-            f"{path} is truncated or not a safetensors file ({error}). Delete it, or name another file if it is of use"
+            f"{path} is truncated or not a safetensors file ({error}): delete it, or name another file if it is of use"
         ) from error
 
 

@@ -98,7 +98,7 @@ def place_of_extremum(call: Call) -> list[TensorLabels]:
 def recurrent(call: Call) -> list[TensorLabels]:
     """One matrix reads the units that it writes: they are on both of its axes, which is no linear assignment."""
     axes = [axis for tensor in call.tensors for axis in tensor]
-    call.labelling.refuse(axes, "is a recurrent layer, which no spec can describe: go on with align=None")
+    call.labelling.refuse(axes, "is a recurrent layer, which no spec can describe")
     return [fixed_axes(shape, "units of a recurrent layer") for shape in call.shapes]
 
 

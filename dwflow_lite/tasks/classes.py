@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from dwflow_lite.support.checks import brief
+from dwflow_lite.support.checks import brief, plain
 
 
 def checked_classes(classes: Any, kind: str, outputs: int) -> tuple[str, ...]:
@@ -35,7 +35,8 @@ def checked_classes(classes: Any, kind: str, outputs: int) -> tuple[str, ...]:
         raise ValueError(f"a {kind} has no classes: leave their names out")
     for name in names:
         if not isinstance(name, str) or not name.strip():
-            raise ValueError(f"the name of a class is text, and not empty; got {brief(name)}")
+            advice = ": leave out the rows that have no label" if isinstance(name, str) else ""
+            raise ValueError(f"the name of a class is text, and not empty; got {brief(plain(name))}{advice}")
     if len(names) != outputs:
         raise ValueError(f"{len(names)} names are given for {outputs} classes: name each, in the order of the labels")
     twice = [name for name in names if names.count(name) > 1]

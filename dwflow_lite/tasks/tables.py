@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Real
 from typing import Any
 
@@ -14,6 +14,7 @@ from dwflow_lite.support.checks import failing_as, plain
 
 NUMBERS = "biuf"  # kinds of dtype that are real numbers: bool, signed, unsigned, float
 GAPS = ("NAType", "NaTType")  # of pandas
+GAP_TEXTS = ("", "na", "n/a", "nan", "null", "none", "?", "-", ".")  # what files write where nothing was filled in
 LONGEST_SHOWN = 40  # characters of a text
 NAMED_AT_MOST = 5  # of many columns, an error names so many
 
@@ -88,11 +89,10 @@ def check_numbers(array: np.ndarray, name: str, columns: Sequence[str] = ()) -> 
         return
     where = ""
     if array.ndim == 2 and array.dtype.kind in "OUS":
-        where = f": pass {name}.astype(float)"
+        where = f": its numbers are written as text, pass {name}.astype(float)"
         for position, column in enumerate(array.T):
-            strange = [value for value in column if not isinstance(value, Real)]
-            if strange:
-                where = _strange(position, columns, strange[0])
+            if not all(_is_number(value) for value in column):
+                where = _strange(position, columns, column)
                 break
     raise ValueError(f"{name} must hold real numbers, got dtype {array.dtype}{where}")
 
@@ -159,9 +159,33 @@ def missing_among(values: np.ndarray) -> int:
     )
 
 
-def _strange(position: int, columns: Sequence[str], value: object) -> str:
-    """What is wrong with a column, in words."""
-    return f": column {_title(position, columns)} holds {plain(value)!r}, to be encoded as numbers"
+def _strange(position: int, columns: Sequence[str], values: Iterable[object]) -> str:
+    """What is wrong with a column, in words: its first value that is no number, and a gap only if all of these are."""
+    where = f": column {_title(position, columns)} holds"
+    strange = [value for value in values if not _is_number(value)]
+    if not strange:
+        return f"{where} numbers written as text: make them numbers, .astype(float)"
+    told = [value for value in strange if not _is_gap(value)]
+    if told:
+        return f"{where} {plain(told[0])!r}, to be encoded as numbers"
+    return f"{where} {plain(strange[0])!r} where a number is missing: fill it in, or leave its row out"
+
+
+def _is_number(value: object) -> bool:
+    """Whether this is a number, or a text of one."""
+    if not isinstance(value, str | bytes):
+        return isinstance(value, Real) and not isinstance(value, np.timedelta64)  # a whole number to NumPy
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_gap(value: object) -> bool:
+    """Whether this stands where nothing was filled in."""
+    text = value.decode(errors="replace") if isinstance(value, bytes) else value
+    return value is None or (isinstance(text, str) and text.strip().lower() in GAP_TEXTS)
 
 
 def _title(position: int, columns: Sequence[str]) -> str:
@@ -196,11 +220,8 @@ def _array_of_frame(frame: Any, name: str) -> np.ndarray:
         if array.dtype == object and all(value is None or isinstance(value, Real) for value in array):
             array = array.astype(np.float64)
         if array.dtype.kind not in NUMBERS:
-            strange = array[0]
-            if array.dtype == object:
-                strange = next(value for value in array if value is not None and not isinstance(value, Real))
             raise ValueError(
-                f"{name} must hold real numbers, got dtype {array.dtype}{_strange(position, names, strange)}"
+                f"{name} must hold real numbers, got dtype {array.dtype}{_strange(position, names, array)}"
             )
         arrays.append(array)
     dtype = np.result_type(*arrays) if arrays else np.dtype(float)

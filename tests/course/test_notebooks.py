@@ -369,7 +369,50 @@ WRONG = {
         "lambda t, n: sorted((r for r in t if any(n.get(f) != x for f, x in t[r].items())), reverse=True)",
         "lambda t, n: [t[r].update({f: n.get(f) for f in t[r]}) for r in list(t)]",
     ],
+    "13.1": [
+        "lambda rows: ([[float(c or 0) for c in r[:-1]] for r in rows],"
+        " [['barley', 'oats', 'rye'].index(r[-1]) for r in rows], ['barley', 'oats', 'rye'])",
+        "lambda rows: ([[float(c) for c in r[:-1]] for r in rows if all(r)], [2, 0, 2], ['barley', 'oats', 'rye'])",
+        "lambda rows: ([[float(c) for c in r[:-1]] for r in rows if all(r)], [0, 1, 0], ['rye', 'barley'])",
+        "lambda rows: ([[float(c) for c in r[:-1]] for r in rows if all(r)], ['rye', 'barley', 'rye'],"
+        " ['barley', 'rye'])",
+        "lambda rows: ([float(c) for r in rows if all(r) for c in r[:-1]], [1, 0, 1], ['barley', 'rye'])",
+        "lambda rows: (rows.sort(), [[float(c) for c in r[:-1]] for r in rows if all(r)])",
+    ],
+    "13.2": [
+        "lambda: {f'{n}.{k}': (None, None) if k == 'weight' else (None,)"
+        " for n in ('left', 'right', 'last') for k in ('weight', 'bias')}",
+        "lambda: {'left.weight': ('h', None), 'left.bias': ('h',), 'right.weight': (None, None),"
+        " 'right.bias': (None,), 'last.weight': (None, 'h'), 'last.bias': (None,)}",
+        "lambda: {'left.weight': ('h', None), 'left.bias': ('h',), 'right.weight': ('r', None),"
+        " 'right.bias': ('r',), 'last.weight': (None, 'h'), 'last.bias': (None,)}",
+        "lambda: {'left.weight': ('h', None), 'left.bias': (None,), 'right.weight': ('h', None),"
+        " 'right.bias': (None,), 'last.weight': (None, 'h'), 'last.bias': (None,)}",
+        "lambda: {'left.weight': ('h', None), 'left.bias': ('h',), 'right.weight': ('h', None),"
+        " 'right.bias': ('h',), 'last.weight': (None, 'h'), 'last.bias': ('o',)}",
+        "lambda: {'left.weight': (None, 'h'), 'left.bias': ('h',), 'right.weight': (None, 'h'),"
+        " 'right.bias': ('h',), 'last.weight': ('h', None), 'last.bias': (None,)}",
+        "lambda: {'left.weight': ('h', None), 'right.weight': ('h', None), 'last.weight': (None, 'h')}",
+    ],
+    "13.3": [
+        "lambda g, z: distances(g, z).amin(1).lt(distances(z, z).amin(1).median() / 2).float().mean()",
+        "lambda g, z: distances(g, z).amin(1).lt(others(z).amin(1).mean() / 2).float().mean()",
+        "lambda g, z: distances(g, z).amin(1).lt(others(z).amin(1).median()).float().mean()",
+        "lambda g, z: distances(g, z).mean(1).lt(others(z).amin(1).median() / 2).float().mean()",
+        "lambda g, z: distances(g, z).amin(0).lt(others(z).amin(1).median() / 2).float().mean()",
+        "lambda g, z: distances(g, z).amin(1).lt(2).sum()",
+    ],
 }
+
+
+def distances(a, b):
+    """Between rows, for the answers above, (n, d) and (m, d) to (n, m)."""
+    return (a[:, None] - b).norm(dim=2)
+
+
+def others(a):
+    """The same of one set, of which no row is its own neighbour."""
+    return distances(a, a).fill_diagonal_(float("inf"))
 
 
 @pytest.mark.parametrize("number, source", [(n, s) for n, many in WRONG.items() for s in many])
