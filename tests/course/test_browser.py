@@ -2,7 +2,7 @@
 
 import pytest
 
-from .browsing import FAINT, NO_PLAYWRIGHT, SIDEWAYS, SIZES, needs_chromium
+from .browsing import FAINT, NO_PLAYWRIGHT, SIDEWAYS, SIZES, needs_chromium, until
 from .conftest import RECORD, Ran, write_notebook
 
 pytest.importorskip("playwright.sync_api", reason=NO_PLAYWRIGHT)
@@ -101,7 +101,7 @@ def test_contents_follow_the_reader(opened):
     assert current.count() == 0
     for word in ("three", "one"):
         page.locator(f"[id='Part-{word}']").evaluate("heading => heading.scrollIntoView()")
-        page.wait_for_function(f"document.querySelector('.contents a[aria-current]')?.textContent === 'Part {word}'")
+        until(page, f"document.querySelector('.contents a[aria-current]')?.textContent === 'Part {word}'")
         assert current.count() == 1 and current.is_visible()
 
 
@@ -139,7 +139,7 @@ def test_code_is_copied(opened):
     block = page.locator(".highlight", has_text="a long line").first
     block.hover()
     block.locator(".copy").click()
-    page.wait_for_function("document.querySelector('.copy:hover').textContent === 'Copied'")
+    until(page, "document.querySelector('.copy:hover').textContent === 'Copied'")
     assert page.evaluate("navigator.clipboard.readText()").startswith('text = f"{n} of a zoo: ')
 
 
