@@ -21,7 +21,7 @@ from dwflow_lite.symmetry import Permutation, PermutationSpec, canonicalise
 from dwflow_lite.tasks import load_task
 from dwflow_lite.zoo import Zoo, evaluate
 
-from .conftest import RECORD, Ran, write_notebook
+from .conftest import FILES, RECORD, Ran, cells, write_notebook
 
 SIZES = Sizes(members=7, networks=5, epochs=10, flow_steps=60, times=6, widths=(16,))
 KINDS = [(basis, kind) for basis in ("aligned", "not aligned") for kind in ("flow", "Gaussian")]
@@ -293,3 +293,11 @@ def test_the_command_makes_it_anywhere(tmp_path):
     assert ended.returncode == 0, ended.stderr
     page = (tmp_path / "a.html").read_text()
     assert page.endswith("</html>\n") and io.StringIO(page).readline() == "<!DOCTYPE html>\n"
+
+
+def test_its_notebooks_are_there_and_have_a_slider():
+    sliders = {path.stem for path in FILES if any("widgets.explore(" in cell.source for cell in cells(path, "code"))}
+    assert set(embed.PLACES) <= sliders
+    widget = "<p class='widget'>Live</p>"
+    assert all(embed.marked(widget, stem) != widget for stem in embed.PLACES)
+    assert embed.marked(widget, "12_scoreboard") == widget  # control
