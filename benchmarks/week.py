@@ -215,7 +215,10 @@ def bands_part(bands: Bands, lessons: Sequence[Lesson]) -> str:
     for profile in PROFILES:
         missing = without_runs(bands, profile, [lesson.stem for lesson in lessons])
         runs = [found["runs"] for found in bands.get(profile, {}).values()]
-        known = f"{min(runs)} to {max(runs)} stored runs a notebook" if runs else "no stored runs"
+        known = "no stored runs"
+        if runs:
+            few, many = min(runs), max(runs)
+            known = f"{few if few == many else f'{few} to {many}'} stored runs a notebook"
         none = f"; none of today's notebook, so no bands: {', '.join(missing)}" if runs and missing else ""
         lines.append(f"- `{profile}`: {known}{none}.")
     profiles = [profile for profile in PROFILES if profile in bands]
