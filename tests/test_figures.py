@@ -79,6 +79,7 @@ def every_figure(world):
         "scores": figures.draw_scores({"zoo": zoo.scores("test"), "one": torch.tensor([0.3])}, "title", chance=0.1),
         "barriers": figures.draw_barriers({"aligned": curve, "other": curve}),
         "matrices": figures.draw_matrices({"a": torch.randn(3, 4), "b": torch.randn(3, 4)}, "x", "y"),
+        "heads": figures.draw_heads({"query": torch.randn(6, 4), "project": torch.randn(4, 6)}, [2, 0, 1]),
         "distances": figures.draw_distances({"zoo": torch.rand(9)}, "distance", "title"),
         "training": figures.draw_training(model.training_),
         **{f"flow {f}": figures.draw_flow(codes, path.points, scores, f, 0.1) for f in (0, 3, 5)},
@@ -125,6 +126,17 @@ def test_learning_curves_stand_on_the_split_that_is_typed(world):
     assert names(figures.draw_learning_curves(zoo, split="train")) == ["train"]
     with pytest.raises(ValueError):
         figures.draw_learning_curves(zoo, split="dev")
+
+
+def test_heads_have_borders_and_the_numbers_they_were_given():
+    figure = figures.draw_heads({"query": torch.randn(6, 4), "project": torch.randn(4, 6)}, [2, 0, 1])
+    query, project = figure.axes[:2]
+    for axis, ax in ((query.yaxis, query), (project.xaxis, project)):
+        assert [label.get_text() for label in axis.get_ticklabels()] == ["head 2", "head 0", "head 1"]
+        assert list(axis.get_ticklocs()) == [0.5, 2.5, 4.5] and len(ax.lines) == 2
+    assert list(query.lines[0].get_ydata()) == [1.5, 1.5] and list(project.lines[0].get_xdata()) == [1.5, 1.5]
+    with pytest.raises(ValueError, match="'query' has 6 units, which 4 heads do not share evenly"):
+        figures.draw_heads({"query": torch.randn(6, 4)}, [0, 1, 2, 3])
 
 
 def test_images_are_titled(world):
