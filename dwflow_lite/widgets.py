@@ -64,7 +64,7 @@ def explore(draw: Callable[..., Figure], *, alt: str, play: str | None = None, *
     redraw()
     caption = ipywidgets.HTML(f"<span style='color:#555'>{html.escape(alt)}</span>")
     with_player = [[_player(part), part] if name == play else [part] for name, part in parts.items()]
-    row = ipywidgets.HBox([*chain.from_iterable(with_player), reset])
+    row = ipywidgets.HBox([*chain.from_iterable(with_player), reset], layout={"flex_flow": "row wrap"})
     return ipywidgets.VBox([row, picture, caption, trouble])
 
 
