@@ -501,7 +501,9 @@ def pictures_of_widgets(nb):
 @pytest.mark.timeout(300)
 def test_controls_start_where_a_still_above_them_stands(smoke, out):
     nb = nbformat.read(out / "executed" / f"{smoke['stem']}.ipynb", as_version=4)
-    for picture, stills in pictures_of_widgets(nb):
+    shown = list(pictures_of_widgets(nb))
+    assert len(shown) == sum(cell.source.count("widgets.explore(") for cell in nb.cells if cell.cell_type == "code")
+    for picture, stills in shown:
         assert picture in stills
         assert len(stills) == 1 or any(picture != still for still in stills)  # control: pictures differ
 
