@@ -1,5 +1,6 @@
 """The audit's arithmetic, row by row, and the trivial generators by their moments."""
 
+import json
 import warnings
 from copy import deepcopy
 from dataclasses import replace
@@ -10,7 +11,8 @@ from sklearn.base import clone
 from torch import nn
 
 from dwflow_lite import MLP, DeepWeightFlow, Zoo, audit, canonicalise, load_task, train_zoo
-from dwflow_lite.auditing import Audit, codec_ceiling, nearest_distance, rematched_distance, wrong_set_overlap
+from dwflow_lite.auditing import Audit, Row, codec_ceiling, nearest_distance, rematched_distance, wrong_set_overlap
+from dwflow_lite.auditing.stored import stored_audits
 from dwflow_lite.compress import DualPCA
 from dwflow_lite.flow import FlowSettings
 from dwflow_lite.generate import (
@@ -280,6 +282,34 @@ class Quiet:
     def sample(self, n, *, seed):
         networks = self.zoo.take([0] * n)
         return networks if self.as_zoo else networks.weights
+
+
+def test_some_rows_of_an_audit_are_an_audit(zoo, task):
+    whole = audit({"mine": zoo.take([0, 1])}, zoo, task, controls={}, split="test")
+    some = whole.take(["mine", "zoo"])
+    assert some.names == ["mine", "zoo"] and some["mine"] is whole["mine"]
+    assert (some.bars, some.symmetries, some.split) == (whole.bars, whole.symmetries, whole.split)
+    assert whole.take(whole.names) == whole and some != whole  # control
+    with pytest.raises(KeyError, match="no row 'yours'"):
+        whole.take(["yours"])
+
+
+def test_stored_audits_are_means_over_seeds(tmp_path):
+    def row(name, score):
+        return Row(name, 3, score, 0.1, 0.5, None, 0.2, 1.0, 0.0).numbers()
+
+    def run(score):
+        return {"seconds": 3.0, "aligned": {"rows": [row("zoo", score)], "ceiling": []}}
+
+    path = tmp_path / "stored.json"
+    path.write_text(json.dumps({"command": "x", "by seed": {"0": run(0.5), "1": run(0.7)}}))
+    found = stored_audits(path)
+    assert list(found) == ["aligned"] and found["aligned"].split == "test"
+    assert found["aligned"]["zoo"].score == pytest.approx(0.6)
+    for content in ({}, {"by seed": {}}, {"by seed": {"0": {"seconds": 3.0}}}):  # control
+        path.write_text(json.dumps(content))
+        with pytest.raises(ValueError, match="holds no audits by seed"):
+            stored_audits(path)
 
 
 def test_controls_that_cannot_be_meant_are_refused(zoo, task):

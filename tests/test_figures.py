@@ -7,6 +7,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from ipywidgets import Widget
+from ipywidgets.widgets.widget_link import Link
 from matplotlib.figure import Figure
 
 from dwflow_lite import (
@@ -23,6 +25,7 @@ from dwflow_lite import (
     widgets,
 )
 from dwflow_lite.auditing import Audit, Bars, Row, Values
+from dwflow_lite.course import sweep
 from dwflow_lite.flow import FlowSettings
 from dwflow_lite.symmetry import coordinate_descent
 
@@ -76,6 +79,7 @@ def every_figure(world):
         "scores": figures.draw_scores({"zoo": zoo.scores("test"), "one": torch.tensor([0.3])}, "title", chance=0.1),
         "barriers": figures.draw_barriers({"aligned": curve, "other": curve}),
         "matrices": figures.draw_matrices({"a": torch.randn(3, 4), "b": torch.randn(3, 4)}, "x", "y"),
+        "heads": figures.draw_heads({"query": torch.randn(6, 4), "project": torch.randn(4, 6)}, [2, 0, 1]),
         "distances": figures.draw_distances({"zoo": torch.rand(9)}, "distance", "title"),
         "training": figures.draw_training(model.training_),
         **{f"flow {f}": figures.draw_flow(codes, path.points, scores, f, 0.1) for f in (0, 3, 5)},
@@ -122,6 +126,17 @@ def test_learning_curves_stand_on_the_split_that_is_typed(world):
     assert names(figures.draw_learning_curves(zoo, split="train")) == ["train"]
     with pytest.raises(ValueError):
         figures.draw_learning_curves(zoo, split="dev")
+
+
+def test_heads_have_borders_and_the_numbers_they_were_given():
+    figure = figures.draw_heads({"query": torch.randn(6, 4), "project": torch.randn(4, 6)}, [2, 0, 1])
+    query, project = figure.axes[:2]
+    for axis, ax in ((query.yaxis, query), (project.xaxis, project)):
+        assert [label.get_text() for label in axis.get_ticklabels()] == ["head 2", "head 0", "head 1"]
+        assert list(axis.get_ticklocs()) == [0.5, 2.5, 4.5] and len(ax.lines) == 2
+    assert list(query.lines[0].get_ydata()) == [1.5, 1.5] and list(project.lines[0].get_xdata()) == [1.5, 1.5]
+    with pytest.raises(ValueError, match="'query' has 6 units, which 4 heads do not share evenly"):
+        figures.draw_heads({"query": torch.randn(6, 4)}, [0, 1, 2, 3])
 
 
 def test_images_are_titled(world):
@@ -220,9 +235,9 @@ def test_control_anything_else_makes_a_menu(values, labels):
 
 def test_a_value_given_twice_counts_once_and_html_is_text():
     part, _ = slider_of([2, 1, 2, np.int64(1), 3])  # [start, *values]
-    assert part.index == 0 and list(part._options_values) == [2, 1, 3]
+    assert part.value == 2 and list(part._options_values) == [1, 2, 3]
     part, _ = slider_of([1, 2, 3])  # control: nothing is lost
-    assert list(part._options_values) == [1, 2, 3]
+    assert part.value == 1 and list(part._options_values) == [1, 2, 3]
 
     def fails(level):
         if level:
@@ -233,6 +248,35 @@ def test_a_value_given_twice_counts_once_and_html_is_text():
     with pytest.raises(ValueError):
         parts(box)[0][0].value = 1
     assert "&lt;img src=x&gt;" in parts(box)[3].value and "&lt;b&gt;" in box.children[2].value
+
+
+def test_a_slider_ascends_and_starts_and_resets_where_its_still_stands():
+    (time, kind), reset, picture, _ = parts(
+        widgets.explore(lambda time, kind: simple(time, kind), alt="", time=[1.0, 0.0, 0.5, 1.0], kind=["red", "blue"])
+    )
+    still = figures.png(simple(1.0, "red"))
+    assert picture.value == still != figures.png(simple(0.0, "red"))  # control
+    assert list(time._options_values) == [0.0, 0.5, 1.0]
+    time.index, kind.index = 0, 1
+    assert picture.value != still
+    reset.click()
+    assert picture.value == still and time.value == 1.0
+
+
+def test_a_play_button_moves_the_slider_over_time_and_no_sweep_moves_the_button():
+    levels = [3, 1, 2, 5]
+    box = widgets.explore(simple, alt="", play="level", level=levels, colour=["red"])
+    player, slider, colour, _ = box.children[0].children
+    assert type(player).__name__ == "Play" and type(colour).__name__ == "Dropdown"
+    assert (player.min, player.value, player.max) == (0, slider.index, len(levels) - 1) and slider.value == 3
+    (link,) = (w for w in Widget.widgets.values() if isinstance(w, Link) and w.source[0] is player)
+    assert link.source == (player, "value") and link.target == (slider, "index")
+    assert sweep.candidates(player) == [] and sweep.candidates(slider) == [1, 3, 5]  # first, middle, last
+    without = widgets.explore(simple, alt="", level=levels, colour=["red"])  # control
+    assert [type(part).__name__ for part in without.children[0].children] == ["SelectionSlider", "Dropdown", "Button"]
+    for name in ("colour", "levels"):
+        with pytest.raises(ValueError, match=f"play='{name}' names no slider"):
+            widgets.explore(simple, alt="", play=name, level=levels, colour=["red"])
 
 
 # -- states that have no number, and tasks that have no accuracy ----------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dwflow_lite.auditing.drawing import curves_of, frontier_of, histograms_of
@@ -49,6 +49,14 @@ class Audit:
     def names(self) -> list[str]:
         """Names of the rows, in order."""
         return [row.name for row in self.rows]
+
+    def take(self, names: Iterable[str]) -> Audit:
+        """The rows of these names, in this order, under the same bars.
+
+        Raises:
+            KeyError: no row of that name.
+        """
+        return replace(self, rows=tuple(self[name] for name in names))
 
     @classmethod
     def mean(cls, audits: Sequence[Audit]) -> Audit:

@@ -16,7 +16,7 @@ from dwflow_lite.figures.matching import (
 from dwflow_lite.figures.newness import Plane, draw_basin, draw_sphere
 from dwflow_lite.figures.scoreboard import Judged, Reported, draw_reported, draw_verdicts
 from dwflow_lite.figures.style import colour, png, show
-from dwflow_lite.figures.symmetries import draw_assignment, draw_barrier_table, draw_barriers
+from dwflow_lite.figures.symmetries import draw_assignment, draw_barrier_table, draw_barriers, draw_heads
 from dwflow_lite.figures.use import draw_cost, draw_growth, draw_reliability, draw_transfer, draw_two_opinions
 from dwflow_lite.figures.zoos import draw_learning_curves
 from dwflow_lite.support.colours import COLOURS
@@ -43,6 +43,7 @@ __all__ = [
     "draw_flow",
     "draw_frontier",
     "draw_growth",
+    "draw_heads",
     "draw_images",
     "draw_labelled",
     "draw_learning_curves",

@@ -11,7 +11,8 @@ from matplotlib.patches import Rectangle
 from dwflow_lite.auditing.drawing import score_range
 from dwflow_lite.auditing.rows import Row
 from dwflow_lite.auditing.table import Audit
-from dwflow_lite.figures.style import colour, finite_range, name_points, new_figure, require, require_named, score_axis
+from dwflow_lite.figures.naming import name_points
+from dwflow_lite.figures.style import colour, finite_range, new_figure, require, require_named, score_axis
 from dwflow_lite.support.colours import COLOURS
 
 

@@ -74,7 +74,7 @@ def draw_flow(
     )
     if unit == 100:
         right.set_ylim(0, 101)
-    right.legend(frameon=False, loc="lower right", fontsize=8)
+    right.legend(framealpha=0.9, edgecolor="none", loc="lower right", fontsize=8)  # over the line of the moment
     return figure
 
 

@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from dwflow_lite.figures.style import colour, name_points, new_figure, require, require_named
+from dwflow_lite.figures.naming import name_points
+from dwflow_lite.figures.style import colour, new_figure, require, require_named
 
 
 class Reported(NamedTuple):

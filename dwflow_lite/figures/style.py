@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Mapping, Sized
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -90,41 +90,6 @@ def new_figure(columns: int = 1, width: float = 4.6, height: float = 3.4) -> tup
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(alpha=0.25)
     return figure, panels
-
-
-def name_points(ax: Axes, points: Sequence[tuple[str, float, float]], side: int = 1) -> None:
-    """Name points (name, x, y), below each other where they crowd, with a line to the point.
-
-    Args:
-        ax: whose limits are final.
-        points: to name.
-        side: 1: names to the right; -1: to the left.
-    """
-    left, right = ax.get_xlim()
-    bottom, top = ax.get_ylim()
-    width, height = right - left, top - bottom
-    taken: list[tuple[float, float]] = []  # of each name so far: x of its point, y of its own
-
-    def crowded(x: float, y: float) -> bool:
-        return any(abs(x - other_x) < 0.26 * width and abs(y - other_y) < 0.042 * height for other_x, other_y in taken)
-
-    finite = [point for point in points if np.isfinite(point[1:]).all()]  # others have no place
-    for name, x, y in sorted(finite, key=lambda point: (-point[2], point[1])):  # from above, from the left
-        name_y = y
-        while crowded(x, name_y):
-            name_y -= 0.005 * height
-        taken.append((x, name_y))
-        ax.annotate(
-            name,
-            (x, y),
-            xytext=(x + side * 0.035 * width, name_y),
-            fontsize=8,
-            va="center",
-            ha="left" if side > 0 else "right",
-            bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.75},
-            zorder=5,
-            arrowprops={"arrowstyle": "-", "color": "gray", "lw": 0.5, "shrinkA": 0, "shrinkB": 2},
-        )
 
 
 def png(figure: Figure, dpi: int = 110) -> bytes:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from dwflow_lite.figures.style import (
@@ -143,4 +144,41 @@ def draw_assignment(similarity: Tensor, order: Tensor, objective: Sequence[float
     history.plot(objective, color=COLOURS["aligned"], marker="o", ms=4)
     history.axvline(step, color="black", lw=1)
     history.set(xlabel="update", ylabel="objective ⟨A, permuted B⟩", title="It never falls")
+    return figure
+
+
+def draw_heads(matrices: Mapping[str, Tensor], order: Sequence[int], across: Sequence[str] = ("project",)) -> Figure:
+    """Matrices of one attention layer, with a border between its heads and the number of each.
+
+    Args:
+        matrices: name -> (n, m), on one scale of colours.
+        order: the heads as they stand, each a stretch of n / H rows.
+        across: names of those whose heads are stretches of columns.
+
+    Raises:
+        ValueError: no matrix, or a length that heads do not divide.
+    """
+    require_named(matrices, "matrix")
+    matrices = on_cpu(matrices)
+    figure, panels = new_figure(len(matrices), width=2.9, height=3.2)
+    _, limit = finite_range(np.concatenate([matrix.abs().numpy().ravel() for matrix in matrices.values()]))
+    for ax, (name, matrix) in zip(panels, matrices.items(), strict=True):
+        along_columns = name in across
+        units = matrix.shape[1 if along_columns else 0]
+        if units % len(order):
+            raise ValueError(f"'{name}' has {units} units, which {len(order)} heads do not share evenly")
+        ax.grid(False)
+        image = ax.imshow(matrix, cmap="RdBu_r", vmin=-limit or -1, vmax=limit or 1, aspect="auto")
+        size = units // len(order)
+        axis, border = (ax.xaxis, ax.axvline) if along_columns else (ax.yaxis, ax.axhline)
+        axis.set_ticks([size * i + (size - 1) / 2 for i in range(len(order))], [f"head {head}" for head in order])
+        axis.set_tick_params(length=0, labelrotation=0 if along_columns else 90)
+        for i in range(1, len(order)):
+            border(size * i - 0.5, color="black", lw=1.6)
+        ax.set(title=name, xlabel="column", ylabel="row")
+        other = ax.yaxis if along_columns else ax.xaxis
+        other.set_major_locator(MaxNLocator(6, integer=True))
+        for label in ax.get_yticklabels():
+            label.set_verticalalignment("center")
+    figure.colorbar(image, ax=panels, label="weight", shrink=0.8)
     return figure

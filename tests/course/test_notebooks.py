@@ -1,6 +1,7 @@
 """Every notebook: what it shows of the package, its exercises, and a whole run at smoke size."""
 
 import ast
+import base64
 import importlib
 import inspect
 import json
@@ -11,6 +12,7 @@ import pytest
 
 from benchmarks.bands import BANDS, outside
 from dwflow_lite.course.exercises import CHECKS, check
+from dwflow_lite.course.outputs import WIDGET_STATE, WIDGET_VIEW, shown_model, widgets, widgets_inside
 from dwflow_lite.course.run import run
 
 from .conftest import FILES, cells, prose
@@ -481,6 +483,29 @@ def test_what_a_run_records_lies_in_its_bands(smoke):
         moved = {**smoke, "metrics": {**smoke["metrics"], name: high + (high - low)}}
         (sentence,) = outside(moved, bands)
         assert f"metric {name!r} is" in sentence
+
+
+def pictures_of_widgets(nb):
+    """For every widget: the picture in it, and those that were shown above it since the widget before."""
+    states, above = widgets(nb), []
+    for output in (output for cell in nb.cells for output in cell.get("outputs", ())):
+        data = output.get("data", {})
+        if "image/png" in data:
+            above.append(data["image/png"])
+        for model in widgets_inside(states, shown_model(data.get(WIDGET_VIEW))):
+            for buffer in nb.metadata.widgets[WIDGET_STATE]["state"][model].get("buffers", ()):
+                yield base64.b64decode(buffer["data"]), [base64.b64decode(picture) for picture in above]
+                above = []
+
+
+@pytest.mark.timeout(300)
+def test_controls_start_where_a_still_above_them_stands(smoke, out):
+    nb = nbformat.read(out / "executed" / f"{smoke['stem']}.ipynb", as_version=4)
+    shown = list(pictures_of_widgets(nb))
+    assert len(shown) == sum(cell.source.count("widgets.explore(") for cell in nb.cells if cell.cell_type == "code")
+    for picture, stills in shown:
+        assert picture in stills
+        assert len(stills) == 1 or any(picture != still for still in stills)  # control: pictures differ
 
 
 def test_a_package_that_does_nothing_fails_the_claims(tmp_path):

@@ -89,9 +89,6 @@ def test_notebooks_say_where_they_run(path):
 
 # Notebooks that do not keep the rules below yet; each breaks one, or it does not belong here.
 NOT_YET = {
-    "04_transfusion",
-    "05_flow_matching",
-    "06_generating_weights",
     "10_ensembles_and_transfer",
     "12_scoreboard",
 }
