@@ -198,9 +198,6 @@ def targets():
     return set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 
 
-ARRIVING = {"student", "grade"}  # of this version, from another hand
-
-
 def code_in(text):
     """The blocks and spans of code of a Markdown text."""
     blocks = re.findall(r"^```\w+\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
@@ -215,8 +212,6 @@ def wrong_commands(text):
             wrong.append(module)
     (commands,) = (a.choices for a in _parser()._actions if a.dest == "command")
     for command, rest in re.findall(r"-m dwflow_lite (\w+)([^`\n#&]*)", text):
-        if command in ARRIVING and command not in commands:
-            continue
         if command not in commands:
             wrong.append(f"dwflow_lite {command}")
             continue
