@@ -103,21 +103,44 @@ def is_stale(key: str, entry: dict) -> bool:
 
 
 def carry(runs: dict, wanted: list[str]) -> None:
-    """Old runs of a notebook and profile count for it as it is now, if the first comes out the same (in place)."""
+    """Old runs of a notebook and profile count for it as it is now, if the first comes out the same (in place).
+
+    Of a notebook that was cut in two, each part takes the claims that it makes.
+    """
     old = defaultdict(list)
-    for key, entry in runs.items():
+    for key, entry in list(runs.items()):
         profile, stem = key.split()[:2]
-        if stem in stems(wanted) and is_stale(key, entry) and entry["status"] == "passed":
-            old[profile, stem].append(key)
-    for (profile, stem), keys in old.items():
-        first = min(keys, key=lambda key: int(key.split("seed=")[1].split()[0]))
+        if is_stale(key, entry) and entry["status"] == "passed":
+            old[profile, stem].append((key, entry))
+    for (profile, stem), entries in old.items():
+        first, before = min(entries, key=lambda of: int(of[0].split("seed=")[1].split()[0]))
         _, _, seed, threads, capability = first.split()
-        found = run(profile, stem, int(seed.removeprefix("seed=")), int(threads.removeprefix("threads=")), capability)
-        same = measures_the_same(found, runs[first])
-        print(f"{first}: {f'as before, {len(keys)} runs carried over' if same else 'changed'}", flush=True)
-        if same:
-            for key in keys:
-                runs[key]["source"] = source_digest(profile, stem)
+        for part in parts_of(stem, wanted):
+            at = first.replace(stem, part)
+            if at in runs and not is_stale(at, runs[at]):
+                continue
+            found = run(
+                profile, part, int(seed.removeprefix("seed=")), int(threads.removeprefix("threads=")), capability
+            )
+            same = measures_the_same(found, only_what(before, found))
+            print(f"{at}: {f'as before, {len(entries)} runs carried over' if same else 'changed'}", flush=True)
+            runs[at] = {"source": source_digest(profile, part), **found}
+            for key, entry in entries if same else ():
+                runs[key.replace(stem, part)] = only_what(entry, found) | {
+                    "source": source_digest(profile, part),
+                    "minutes": found["minutes"],
+                }
+
+
+def parts_of(stem: str, wanted: list[str]) -> list[str]:
+    """The notebooks of today that may make the claims of this one: itself, and its second part."""
+    return [part for part in stems(wanted) if part == stem or number_of(part).startswith(number_of(stem))]
+
+
+def only_what(entry: dict, found: dict) -> dict:
+    """A run, of which is kept what another run tells too."""
+    kinds = ("claims", "margins", "metrics")
+    return entry | {kind: {name: of for name, of in entry[kind].items() if name in found[kind]} for kind in kinds}
 
 
 def measures_the_same(a: dict, b: dict) -> bool:

@@ -346,7 +346,15 @@ def test_deep_networks_at_toy_size(monkeypatch, tmp_path):
 def test_runs_of_claims_carry_over_an_edit_that_changes_no_claim(monkeypatch):
     def run_of(margin, source="old"):
         claims = {"a": True, "b": True}
-        return {"status": "passed", "claims": claims, "margins": {"a": [{"margin": margin}]}, "source": source}
+        margins = {"a": [{"margin": margin}]}
+        return {
+            "status": "passed",
+            "claims": claims,
+            "margins": margins,
+            "metrics": {},
+            "minutes": 1.0,
+            "source": source,
+        }
 
     stem = claims.stems(["00"])[0]
     digest = claims.source_digest("smoke", stem)
@@ -355,5 +363,14 @@ def test_runs_of_claims_carry_over_an_edit_that_changes_no_claim(monkeypatch):
         monkeypatch.setattr(claims, "run", lambda *asked, margin=margin: run_of(margin))
         claims.carry(runs, ["00"])
         assert all((entry["source"] == digest) is carried for entry in runs.values())
+    # A notebook that was cut in two: each part takes the claims that it makes.
+    first, second = claims.stems(["03"])[0], claims.stems(["03b"])[0]
+    runs = {f"smoke {first} seed=0 threads=1 native": run_of(0.5)}
+    made = {first: ({"a": True}, {"a": [{"margin": 0.5}]}), second: ({"b": True}, {})}
+    monkeypatch.setattr(
+        claims, "run", lambda _, stem, *asked: run_of(0.5) | {"claims": made[stem][0], "margins": made[stem][1]}
+    )
+    claims.carry(runs, [])
+    assert {key.split()[1]: entry["claims"] for key, entry in runs.items()} == {first: {"a": True}, second: {"b": True}}
     assert not claims.measures_the_same(run_of(0.5), run_of(0.5) | {"claims": {"a": True, "b": False}})
     assert not claims.measures_the_same(run_of(0.5), run_of(0.5) | {"margins": {}})

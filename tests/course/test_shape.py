@@ -87,12 +87,6 @@ def test_notebooks_say_where_they_run(path):
 
 # -- rules, each beside a change that breaks it ------------------------------------------------------------------
 
-# Notebooks that do not keep the rules below yet; each breaks one, or it does not belong here.
-NOT_YET = {
-    "10_ensembles_and_transfer",
-    "12_scoreboard",
-}
-
 MOST_CELLS = 60
 MOST_LINES = 200  # of code beside plumbing
 WORDS_PER_LINE = (5, 16)  # good courses have 6 to 14; formulas and tables of the prose are counted as words
@@ -294,14 +288,7 @@ def faults_of(path):
 
 def test_notebook_keeps_every_rule(path):
     faults = faults_of(path)
-    if path.stem in NOT_YET:
-        assert faults, f"{path.stem} keeps every rule now: take it out of NOT_YET"
-    else:
-        assert faults == []
-
-
-def test_who_is_excused_is_there():
-    assert NOT_YET <= set(STEMS)
+    assert faults == []
 
 
 @pytest.mark.parametrize("rule, number", [(rule, i) for rule, many in BREAKS.items() for i in range(len(many))])
