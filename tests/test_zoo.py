@@ -513,7 +513,7 @@ def header(path):
 def test_a_truncated_file_is_refused(tmp_path, keep):
     path = make_zoo().save(tmp_path / "zoo.safetensors")
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(ZooFileError, match=rf"{path} is truncated or not a safetensors file .*Delete it"):
+    with pytest.raises(ZooFileError, match=rf"{path} is truncated or not a safetensors file .*: delete it"):
         Zoo.load(path)
 
 
