@@ -593,10 +593,10 @@ def replace_in(path, old, new):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: os.truncate(shard(f), 200), r"00002\.safetensors is truncated or not a safetensors .*Delete it"),
-        (lambda f: os.truncate(shard(f), shard(f).stat().st_size - 4), r"00002\.safetensors is truncated .*Delete it"),
-        (lambda f: shard(f).write_bytes(b""), r"00002\.safetensors is truncated .*Delete it"),
-        (lambda f: replace_in(shard(f), b'"notes"', b'"NOTES"'), r"00002\.safetensors was altered .*Delete it"),
+        (lambda f: os.truncate(shard(f), 200), r"00002\.safetensors is truncated or not a safetensors .*delete it"),
+        (lambda f: os.truncate(shard(f), shard(f).stat().st_size - 4), r"00002\.safetensors is truncated .*delete it"),
+        (lambda f: shard(f).write_bytes(b""), r"00002\.safetensors is truncated .*delete it"),
+        (lambda f: replace_in(shard(f), b'"notes"', b'"NOTES"'), r"00002\.safetensors was altered .*delete it"),
         (lambda f: replace_in(shard(f), b'"first":"2"', b'"first":"x"'), r"00002\.safetensors was altered"),
         (lambda f: shutil.copy(shard(f), f / "members-x.safetensors"), r"x\.safetensors holds members \[2\], which"),
         (lambda f: shutil.copy(shard(f, 0), shard(f)), r"00002\.safetensors holds members \[0\], which another"),
