@@ -689,7 +689,7 @@ def test_a_truncated_finished_zoo_is_named(tmp_path):
     train_zoo(TASK, mlp(), checkpoint=tmp_path, **FAST)
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:-9])
-    with pytest.raises(ZooFileError, match=rf"{file} is truncated .*Delete it"):
+    with pytest.raises(ZooFileError, match=rf"{file} is truncated .*delete it"):
         train_zoo(TASK, mlp(), checkpoint=tmp_path, **FAST)
 
 
