@@ -103,7 +103,8 @@ def notebook_page(nb: nbformat.NotebookNode, entry: Mapping[str, Any], source: P
     body = embed.marked(body, entry["stem"])
     body, headings = dress(body, number, addresses("../"), names("../"))
     facts = [cost(entry), f"profile {entry['profile']}", entry["date"][:10]]
-    facts += [f"{entry['device']}, {entry['threads']} threads"] if "device" in entry else []
+    if "device" in entry:
+        facts.append(f"{entry['device']}, {entry['threads']} thread{'s' if entry['threads'] != 1 else ''}")
     foot = versions_line(entry["versions"]) if entry.get("versions") else ""
     title = f"{number} · {entry['title']}"
     return frame(title, body, root="../", contents=headings, facts=[fact for fact in facts if fact], foot=foot)
