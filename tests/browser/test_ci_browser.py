@@ -1,4 +1,4 @@
-"""How continuous integration comes to a browser on a bare machine: its script, over commands that only say their names."""
+"""How a bare machine of continuous integration gets a browser: the script, over commands that only say their names."""
 
 import os
 import shutil
