@@ -189,7 +189,7 @@ class Explorer:
         self.page.mouse.up()
 
     def choose(self, menu):
-        """The next of a menu by the keyboard, or the one before the last: JupyterLab gives no arrows to a closed menu."""
+        """The next of a menu, or the one before the last, by the keyboard: only an open menu is given arrows."""
         is_last = menu.evaluate("menu => menu.selectedIndex === menu.length - 1")
         menu.press("Space")
         self.page.keyboard.press("ArrowUp" if is_last else "ArrowDown")
