@@ -13,8 +13,6 @@ from dwflow_lite.course.paths import notebooks_folder
 from dwflow_lite.course.run import run
 from dwflow_lite.course.site.frame import LOOK
 
-from .browsing import CHROMIUM, NO_PLAYWRIGHT
-
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 RECORD = "from dwflow_lite.course import note, record\nrecord({'score': n}, {'n is positive': n > 0})"
 
@@ -116,34 +114,3 @@ def ordinary(tmp_path_factory):
     )
     (source / "profiles.yaml").write_text("laptop:\nsmoke:\n  01_first: {n: 5, rate: 1e-3}\n")
     return Ran(source, folder / "my out", profile="smoke", parameters={"n": 6})
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Chromium, without a window."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason=NO_PLAYWRIGHT)
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def visit(browser):
-    """Opens a file; what it asks for outside, and what it complains of, is gathered in `wrong`."""
-    contexts = []
-
-    def open_page(path, width=1280, theme="light", begin="", **options):
-        options = {"viewport": {"width": width, "height": 800}, "color_scheme": theme, **options}
-        contexts.append(browser.new_context(**{"reduced_motion": "reduce", **options}))
-        page = contexts[-1].new_page()
-        page.wrong = []
-        page.on("request", lambda request: request.url.startswith(("file:", "data:")) or page.wrong.append(request.url))
-        page.on("console", lambda message: message.type == "error" and page.wrong.append(message.text))
-        page.on("pageerror", lambda error: page.wrong.append(str(error)))
-        page.goto(path.as_uri() + begin)
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()

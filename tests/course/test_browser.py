@@ -1,8 +1,8 @@
 """The site in a real browser, wide and narrow, light and dark: Playwright with Chromium, else skipped by name."""
 
 import pytest
+from browsing import FAINT, NO_PLAYWRIGHT, SIDEWAYS, SIZES, needs_chromium, until
 
-from .browsing import FAINT, NO_PLAYWRIGHT, SIDEWAYS, SIZES, needs_chromium, until
 from .conftest import RECORD, Ran, write_notebook
 
 pytest.importorskip("playwright.sync_api", reason=NO_PLAYWRIGHT)

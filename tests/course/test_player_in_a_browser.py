@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from browsing import FAINT, NO_PLAYWRIGHT, SIDEWAYS, SIZES, needs_chromium, until
 
 from dwflow_lite.course.player import making
 from dwflow_lite.course.player.page import write_player
@@ -13,7 +14,6 @@ from dwflow_lite.symmetry import canonicalise
 from dwflow_lite.tasks import load_task
 from dwflow_lite.zoo import Zoo, predict
 
-from .browsing import FAINT, NO_PLAYWRIGHT, SIDEWAYS, SIZES, needs_chromium, until
 from .conftest import RECORD, Ran, write_notebook
 
 pytest.importorskip("playwright.sync_api", reason=NO_PLAYWRIGHT)

@@ -2,11 +2,27 @@
 
 import shutil
 import time
+from pathlib import Path
 
 import pytest
 
 NO_PLAYWRIGHT = "tests in a browser need: pip install playwright"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def find_chromium():
+    """Path of the machine's Chromium, else of the one that `playwright install chromium` brought, else None."""
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        try:
+            from playwright.sync_api import sync_playwright
+        except ImportError:
+            return None
+        with sync_playwright() as playwright:
+            found = playwright.chromium.executable_path
+    return found if Path(found).is_file() else None
+
+
+CHROMIUM = find_chromium()
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="tests in a browser need Chromium")
 
 SIZES = [(width, theme) for width in (390, 1280) for theme in ("light", "dark")]
@@ -47,9 +63,10 @@ FAINT = """() => {
 }"""
 
 
-def until(page, condition, seconds=15):
-    """Wait until a condition (JavaScript) holds. Playwright's own waiting is refused by pages that evaluate no text."""
+def until(page, condition, seconds=15, what=None):
+    """Wait until a condition (JavaScript, or a function) holds, also on pages that refuse Playwright's own waiting."""
+    holds = condition if callable(condition) else lambda: page.evaluate(condition)
     end = time.monotonic() + seconds
-    while not page.evaluate(condition):
-        assert time.monotonic() < end, f"{condition} never held"
+    while not holds():
+        assert time.monotonic() < end, f"{what or condition} never held"
         page.wait_for_timeout(50)
