@@ -29,6 +29,7 @@ import sys
 import tempfile
 import threading
 from collections import defaultdict
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import product
 from pathlib import Path
@@ -59,8 +60,7 @@ def main() -> int:
     asked = parser.parse_args()
     runs = json.loads(asked.results.read_text()) if asked.results.exists() else {}
     if asked.carry:
-        carry(runs, asked.notebooks)
-        write(asked.results, runs)
+        carry(runs, asked.notebooks, lambda: write(asked.results, runs))
         return 0
     runs = {key: entry for key, entry in runs.items() if not is_stale(key, entry)}
     first, _, last = asked.seeds.partition("-")
@@ -102,7 +102,7 @@ def is_stale(key: str, entry: dict) -> bool:
     return stem not in stems([]) or entry["source"] != source_digest(profile, stem)
 
 
-def carry(runs: dict, wanted: list[str]) -> None:
+def carry(runs: dict, wanted: list[str], keep: Callable[[], None] = lambda: None) -> None:
     """Old runs of a notebook and profile count for it as it is now, if the first comes out the same (in place).
 
     Of a notebook that was cut in two, each part takes the claims that it makes.
@@ -130,6 +130,7 @@ def carry(runs: dict, wanted: list[str]) -> None:
                     "source": source_digest(profile, part),
                     "minutes": found["minutes"],
                 }
+            keep()
 
 
 def parts_of(stem: str, wanted: list[str]) -> list[str]:
