@@ -195,6 +195,16 @@ class Explorer:
         self.page.keyboard.press("ArrowUp" if is_last else "ArrowDown")
         self.page.keyboard.press("Enter")
 
+    def plays(self):
+        """The button moves the slider, and moves it again."""
+        seen = {tuple(self.state())}
+        self.play.click()
+        until(self.page, lambda: seen.add(tuple(self.state())) or len(seen) > 2, PATIENCE, "Play, for two steps,")
+
+    def pause(self):
+        if self.play.locator(".fa-pause").count():  # else it is at its end
+            self.play.click()
+
     def reset(self):
         self.box.get_by_role("button", name="reset").click()
 
@@ -209,9 +219,8 @@ def try_out(explorer):
     for menu in explorer.menus:
         explorer.changes(lambda menu=menu: explorer.choose(menu), "a choice in a menu")
     if explorer.play.count():
-        explorer.changes(explorer.play.click, "play")
-        explorer.changes(lambda: None, "playing on")
-        explorer.play.click()
+        explorer.changes(explorer.plays, "play")
+        explorer.pause()
         explorer.page.wait_for_timeout(2 * PAUSE)
         stopped = explorer.state()
         explorer.page.wait_for_timeout(3 * PAUSE)
