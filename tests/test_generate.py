@@ -896,7 +896,7 @@ def test_a_generator_of_a_readers_own_networks_asks_for_one_by_the_argument_it_h
     zoo = Zoo.from_modules([nn.Sequential(nn.Linear(3, 2)) for _ in range(4)])
     path = DeepWeightFlow(align=None, flow=FlowSettings(hidden=8, steps=4)).fit(zoo).save(tmp_path / "own.safetensors")
     with pytest.raises(
-        ZooFileError, match=r"'Sequential' network from its record; pass it: .* to other readers likewise"
+        ZooFileError, match=r"'Sequential' network from its record, .*: pass a module of that class, net"
     ):
         DeepWeightFlow.load(path)
     assert len(DeepWeightFlow.load(path, network=zoo.network).sample(2, seed=0)) == 2  # control

@@ -96,7 +96,7 @@ def test_a_readers_own_class_is_named_and_not_rebuilt():
     MyMLP.__qualname__ = "MLP"
     for network in (Raw(), Doubled([4, 2]), MyMLP(2, 2)):
         assert architecture_of(network)["custom"]
-        with pytest.raises(ValueError, match=r"pass it: Zoo\.load\(path, network="):
+        with pytest.raises(ValueError, match=r"pass a module of that class, network="):
             build(architecture_of(network))
 
 

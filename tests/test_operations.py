@@ -323,7 +323,7 @@ class Recurrent(nn.Module):
 @pytest.mark.parametrize("name", RECURRENT)
 def test_recurrent_layers_are_refused_by_name(name):
     x = torch.randn(2, 5, 4, generator=rng(0))
-    with pytest.raises(ValueError, match=rf"{name} in layer is a recurrent layer, .* align=None"):
+    with pytest.raises(ValueError, match=rf"{name} in layer is a recurrent layer, .*align=None"):
         derive_spec(Recurrent(RECURRENT[name]), x)
     control = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Flatten(), nn.Linear(30, 2))
     assert derive_spec(control, x).groups == {"0": 6}  # control
@@ -331,5 +331,5 @@ def test_recurrent_layers_are_refused_by_name(name):
 
 @pytest.mark.parametrize("cell", [nn.LSTMCell, nn.GRUCell, nn.RNNCell])
 def test_recurrent_cells_in_a_loop_are_refused_by_name(cell):
-    with pytest.raises(ValueError, match=r"cell in layer is a recurrent layer, .* align=None"):
+    with pytest.raises(ValueError, match=r"cell in layer is a recurrent layer, .*align=None"):
         derive_spec(Recurrent(cell(4, 6)), torch.randn(2, 5, 4, generator=rng(0)))

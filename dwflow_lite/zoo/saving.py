@@ -101,14 +101,14 @@ def read_file(path: Path) -> SavedZoo:
     weights = tensors.get("weights")
     text = metadata.get("record", "")
     if weights is None or metadata.get("sha256") != digest(weights, text):
-        raise ZooFileError(f"{path} was altered after it was written: its hash does not match. Delete it")
+        raise ZooFileError(f"{path} was altered after it was written (its hash does not match): delete it")
     with understood(path):
         record = dict(json.loads(text))
         layout = _layout_of(record.pop("layout"), weights)
         held_out = tuple(record.pop("held_out"))
         if len(held_out) != len(weights) or not all(isinstance(held, bool) for held in held_out):
             raise ValueError(f"held_out is no list of {len(weights)} times true or false")
-    with failing_as(f"{path} was altered after it was written. Delete it", ZooFileError):
+    with failing_as(f"{path} was altered after it was written: delete it", ZooFileError):
         constants = unpacked(tensors, record.pop("constants", {}))
     if weights.dtype == torch.bfloat16 and layout.entries[0].dtype != "bfloat16":
         weights = weights.float()  # networks of another precision, rounded when they were saved

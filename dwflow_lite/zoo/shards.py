@@ -85,7 +85,7 @@ def read_shard(path: Path) -> Shard:
         ZooFileError: truncated, altered, of another format, or called otherwise than its first row wants.
     """
     dtypes, shapes, metadata = read_outline(path, SHARD)
-    with failing_as(f"{path} was altered after it was written. Delete it", ZooFileError):
+    with failing_as(f"{path} was altered after it was written: delete it", ZooFileError):
         signed = {name: text for name, text in metadata.items() if name not in ("seal", "version")}
         seal = metadata.get("seal")
         if seal not in (None, json_hash(signed)):
@@ -118,7 +118,7 @@ def check_name(shard: Shard) -> None:
 
 def notes_of(shard: Shard) -> list[dict[str, Any]]:
     """Notes of each member of a file."""
-    with failing_as(f"{shard.path} was altered after it was written. Delete it", ZooFileError):
+    with failing_as(f"{shard.path} was altered after it was written: delete it", ZooFileError):
         notes = json.loads(shard.notes)
         if not isinstance(notes, list) or not all(isinstance(note, dict) for note in notes):
             raise ValueError("its notes are no list of dictionaries")

@@ -318,7 +318,7 @@ def _check_belongs(shard: Shard, header: Mapping[str, Any]) -> None:
     """:class:`ZooFileError` unless a file is of the zoo of its folder, and its rows are as that zoo's are."""
     if shard.zoo != header["identity"]:
         raise ZooFileError(f"{shard.path} belongs to another zoo than {shard.path.parent / 'zoo.json'}. Move it away")
-    with failing_as(f"{shard.path} was altered after it was written. Delete it", ZooFileError):
+    with failing_as(f"{shard.path} was altered after it was written: delete it", ZooFileError):
         _check_positions(shard.first, shard.shape[0], header)
         if (shard.shape[1], shard.storage) != (header["size"], header["storage"]):
             raise ValueError(f"its rows are {shard.shape[1]} {shard.storage}")
