@@ -14,8 +14,10 @@ STEMS = sorted(path.stem for path in notebooks_folder().glob("[0-9]*.ipynb"))
 
 def test_the_last_whole_run_had_every_notebook_and_kept_its_promise():
     assert sorted(RESULT["notebooks"]) == STEMS
-    minutes = [entry["minutes"] for entry in RESULT["notebooks"].values()]
-    assert sum(minutes) <= 15 and max(minutes) <= 3
+    minutes = {stem: entry["minutes"] for stem, entry in RESULT["notebooks"].items()}
+    assert max(minutes.values()) <= 3
+    assert sum(of for stem, of in minutes.items() if stem < "09") <= 15  # from noise to large models
+    assert sum(minutes.values()) <= 20  # with what they are good for
     assert {"command", "date", "commit", "cores", "threads", "torch"} <= RESULT.keys()
     assert "/" not in json.dumps(RESULT)  # no paths
 
