@@ -52,6 +52,20 @@ def test_no_page_scrolls_sideways_asks_outside_or_is_faint(opened, site, width, 
     assert page.evaluate(SIDEWAYS) > 0  # control
 
 
+@pytest.mark.parametrize("theme", sorted({theme for _, theme in SIZES}))
+def test_axe_complains_of_nothing(opened, site, theme):
+    """Names, roles, landmarks, headings, contrast: the rules of axe-core."""
+    axe = pytest.importorskip(
+        "axe_playwright_python.sync_playwright", reason="no axe-playwright-python: .[browser]"
+    ).Axe()
+    page = opened("index.html", 1280, theme)
+    for name in ("index.html", "report.html", "glossary.html", "api/zoo.html", "pages/01_first.html"):
+        page.goto((site / name).as_uri())
+        assert [found["id"] for found in axe.run(page).response["violations"]] == [], name
+    page.evaluate("document.querySelector('main').append(document.createElement('img'))")
+    assert "image-alt" in [found["id"] for found in axe.run(page).response["violations"]]  # control
+
+
 def test_links_of_home_lie_on_a_narrow_screen(opened):
     page = opened("index.html", 390)
     boxes = [link.bounding_box() for link in page.locator("a:not(.skip)").all()]

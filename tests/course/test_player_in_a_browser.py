@@ -45,6 +45,17 @@ def time_of(page):
     return float(page.locator(".now").inner_text().removeprefix("t = "))
 
 
+@pytest.mark.parametrize("theme", sorted({theme for _, theme in SIZES}))
+def test_axe_complains_of_nothing(opened, theme):
+    axe = pytest.importorskip(
+        "axe_playwright_python.sync_playwright", reason="no axe-playwright-python: .[browser]"
+    ).Axe()
+    page = opened(1280, theme)
+    assert [found["id"] for found in axe.run(page).response["violations"]] == []
+    page.evaluate("document.querySelector('.cloud svg').removeAttribute('aria-label')")
+    assert axe.run(page).response["violations"]  # control
+
+
 @pytest.mark.parametrize("width, theme", SIZES)
 def test_it_opens_from_disk_whole_and_readable(opened, width, theme):
     page = opened(width, theme)
