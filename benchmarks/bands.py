@@ -22,12 +22,11 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from benchmarks.claims import RESULTS as STORED
-from benchmarks.claims import source_digest, stems
+from benchmarks.claims import Run, is_stale
 from dwflow_lite.course.claims import shown
 
 RUNS = STORED / "claims.json"
@@ -70,11 +69,10 @@ def bands_of(runs: Mapping[str, Mapping[str, Any]]) -> Bands:
     Args:
         runs: as benchmarks/claims.py keeps them: "laptop 01_model_zoo seed=0 …" -> what the run recorded.
     """
-    today, digest = set(stems([])), cache(source_digest)
     by_notebook = defaultdict(list)
     for key, entry in sorted(runs.items()):
-        profile, stem = key.split()[:2]
-        if stem in today and entry["source"] == digest(profile, stem) and entry["status"] == "passed":
+        if entry["status"] == "passed" and not is_stale(key, entry):
+            profile, stem, *_ = Run.of(key)
             by_notebook[profile, stem].append(entry)
     bands: Bands = defaultdict(dict)
     for (profile, stem), entries in sorted(by_notebook.items()):

@@ -31,8 +31,10 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import cache
 from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 import nbformat
 import yaml
@@ -69,17 +71,18 @@ def main() -> int:
     for profile, capability, threads, seed, stem in product(
         asked.profile, asked.capability, asked.threads, seeds, stems(asked.notebooks)
     ):
-        key = f"{profile} {stem} seed={seed} threads={threads} {capability}"
-        missing = key not in runs or (asked.retry and runs[key]["status"] != "passed")
+        job = Run(profile, stem, seed, threads, capability)
+        missing = str(job) not in runs or (asked.retry and runs[str(job)]["status"] != "passed")
         if missing and not asked.table:
-            jobs.append((key, profile, stem, seed, threads, capability))
+            jobs.append(job)
     # Seed after seed, so that a run cut short has whole ones; the long notebooks of a seed first, so that none is last.
-    jobs.sort(key=lambda job: (job[3], -expected_minutes(runs, profile=job[1], stem=job[2])))
+    jobs.sort(key=lambda job: (job.seed, -expected_minutes(runs, job.profile, job.stem)))
     with ThreadPoolExecutor(asked.workers) as pool:
-        futures = {pool.submit(run, *job[1:]): job for job in jobs}
+        futures = {pool.submit(run, *job): job for job in jobs}
         for number, future in enumerate(as_completed(futures), 1):
-            key, profile, stem = futures[future][:3]
-            runs[key] = {"source": source_digest(profile, stem), **future.result()}
+            job = futures[future]
+            key = str(job)
+            runs[key] = {"source": source_digest(job.profile, job.stem), **future.result()}
             broken = [text for text, holds in runs[key]["claims"].items() if not holds]
             print(
                 f"[{number}/{len(jobs)}] {key}: {runs[key]['status']}, {runs[key]['minutes']} min {broken or ''}",
@@ -92,14 +95,38 @@ def main() -> int:
 
 def stems(wanted: list[str]) -> list[str]:
     """The notebooks asked for, by number or name; all if none is."""
-    every = [lesson.stem for lesson in discover(notebooks_folder())]
-    return [stem for stem in every if not wanted or stem in wanted or number_of(stem) in wanted]
+    return [stem for stem in every_stem() if not wanted or stem in wanted or number_of(stem) in wanted]
+
+
+@cache
+def every_stem() -> tuple[str, ...]:
+    """All notebooks, in order; read once."""
+    return tuple(lesson.stem for lesson in discover(notebooks_folder()))
+
+
+class Run(NamedTuple):
+    """What was run; as text, the key under which it is kept."""
+
+    profile: str
+    stem: str
+    seed: int
+    threads: int
+    capability: str
+
+    def __str__(self) -> str:
+        return f"{self.profile} {self.stem} seed={self.seed} threads={self.threads} {self.capability}"
+
+    @classmethod
+    def of(cls, key: str) -> Run:
+        """The run that is kept under this key."""
+        profile, stem, seed, threads, capability = key.split()
+        return cls(profile, stem, int(seed.removeprefix("seed=")), int(threads.removeprefix("threads=")), capability)
 
 
 def is_stale(key: str, entry: dict) -> bool:
     """Whether the notebook has changed since this run, or is gone."""
-    profile, stem = key.split()[:2]
-    return stem not in stems([]) or entry["source"] != source_digest(profile, stem)
+    profile, stem, *_ = Run.of(key)
+    return stem not in every_stem() or entry["source"] != source_digest(profile, stem)
 
 
 def carry(runs: dict, wanted: list[str], keep: Callable[[], None] = lambda: None) -> None:
@@ -108,28 +135,23 @@ def carry(runs: dict, wanted: list[str], keep: Callable[[], None] = lambda: None
     Of a notebook that was cut in two, each part takes the claims that it makes.
     """
     old = defaultdict(list)
-    for key, entry in list(runs.items()):
-        profile, stem = key.split()[:2]
+    for key, entry in runs.items():
         if is_stale(key, entry) and entry["status"] == "passed":
-            old[profile, stem].append((key, entry))
+            was = Run.of(key)
+            old[was.profile, was.stem].append((was, entry))
     for (profile, stem), entries in old.items():
-        first, before = min(entries, key=lambda of: int(of[0].split("seed=")[1].split()[0]))
-        _, _, seed, threads, capability = first.split()
+        first, before = min(entries, key=lambda of: of[0].seed)
         for part in parts_of(stem, wanted):
-            at = first.replace(stem, part)
-            if at in runs and not is_stale(at, runs[at]):
+            again = first._replace(stem=part)
+            if str(again) in runs and not is_stale(str(again), runs[str(again)]):
                 continue
-            found = run(
-                profile, part, int(seed.removeprefix("seed=")), int(threads.removeprefix("threads=")), capability
-            )
+            source, found = source_digest(profile, part), run(*again)
             same = measures_the_same(found, only_what(before, found))
-            print(f"{at}: {f'as before, {len(entries)} runs carried over' if same else 'changed'}", flush=True)
-            runs[at] = {"source": source_digest(profile, part), **found}
-            for key, entry in entries if same else ():
-                runs[key.replace(stem, part)] = only_what(entry, found) | {
-                    "source": source_digest(profile, part),
-                    "minutes": found["minutes"],
-                }
+            print(f"{again}: {f'as before, {len(entries)} runs carried over' if same else 'changed'}", flush=True)
+            runs[str(again)] = {"source": source, **found}
+            for was, entry in entries if same else ():
+                of_today = {"source": source, "minutes": found["minutes"]}
+                runs[str(was._replace(stem=part))] = only_what(entry, found) | of_today
             keep()
 
 
@@ -166,6 +188,7 @@ def expected_minutes(runs: dict, profile: str, stem: str) -> float:
     return nb.metadata.get("dwflow", {}).get("minutes", {}).get(profile, 1.0)
 
 
+@cache
 def source_digest(profile: str, stem: str) -> str:
     """Changes when the code of the notebook, or its parameters in this profile, change.
 

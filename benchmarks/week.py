@@ -23,6 +23,7 @@ import yaml
 from benchmarks.bands import BANDS, RUNS, Bands, bands_of, without_runs
 from benchmarks.course_times import NUMBERS, RESULT, ROOT, measured
 from dwflow_lite.course.lessons import Lesson, discover, number_of
+from dwflow_lite.course.notebook import markdown_table
 from dwflow_lite.course.paths import json_text, notebooks_folder, write_atomic
 
 GUIDE = ROOT / "INSTRUCTORS.md"
@@ -146,9 +147,8 @@ def meetings_of(week: Mapping[str, Any], stems: Sequence[str]) -> list[Meeting]:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines)
+    """A table of Markdown, whose cells may hold bars."""
+    return markdown_table(head, ([cell.replace("|", "/") for cell in row] for row in rows))
 
 
 def numbers_of(stems: Iterable[str]) -> str:

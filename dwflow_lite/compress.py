@@ -15,7 +15,7 @@ from torch import Tensor
 from dwflow_lite.support.checks import is_number, is_whole
 from dwflow_lite.support.devices import out_of_memory_as
 from dwflow_lite.support.jobs import by_position, run_jobs
-from dwflow_lite.support.products import centred, combined, gram_of, projected
+from dwflow_lite.support.products import centred, combined, gram_of, projected, row_shares
 from dwflow_lite.zoo.storage import Shards
 
 PRECISIONS = (torch.float32, torch.float64)
@@ -296,18 +296,13 @@ class DualPCA(BaseEstimator):
         return self.rows_
 
     def _as_combinations(self, codes: Tensor) -> tuple[Tensor | Shards, Tensor, Tensor | None]:
-        """How codes (n, k) become weights: a matrix (M, d), coefficients (n, M), and what is added (d,), if anything.
-
-        Rows about their mean would be multiplied by codes · combinationᵀ. If these coefficients sum to zero, the mean
-        drops out; if they sum to one, it is added.
-        """
+        """How codes (n, k) become weights: a matrix (M, d), coefficients (n, M), and what is added (d,), if any."""
         rows = self._rows()
         device = self._device(rows)
         dtype = torch.promote_types(codes.dtype, rows.dtype)
         if self.rows_ is None:
             return rows, codes.to(device, dtype), self.mean_.to(device, dtype)
-        coefficients = codes.to("cpu", torch.float64) @ self.combination_.T  # (n, N)
-        coefficients = coefficients - coefficients.mean(1, keepdim=True) + 1 / len(rows)
+        coefficients = row_shares(codes, self.combination_)  # (n, N)
         if bool((coefficients.abs() > LARGEST_IN_FLOAT32).any()):
             dtype = self.precision
         return rows, coefficients.to(device, dtype), None

@@ -78,6 +78,20 @@ def projected(x: Tensor, rows: Tensor, mean: Tensor | None, precision: torch.dty
     return sum(products), sum(squares)
 
 
+def row_shares(codes: Tensor, combination: Tensor) -> Tensor:
+    """The shares (..., N), whose sum is 1, of rows that codes (..., k) decode to; on the CPU, in float64.
+
+    Rows about their mean would be combined by codes · combinationᵀ. If these coefficients sum to zero, the mean drops
+    out; if they sum to one, it is added.
+
+    Args:
+        codes: of points.
+        combination: (N, k), by which rows about their mean become components.
+    """
+    about_mean = codes.to("cpu", torch.float64) @ combination.T
+    return about_mean - about_mean.mean(-1, keepdim=True) + 1 / len(combination)
+
+
 def combined(coefficients: Tensor, rows: Tensor, origin: Tensor | None = None) -> Tensor:
     """Combinations (n, c) of rows (N, c) by coefficients (n, N), in their precision, about an origin (c,) if any."""
     weights = coefficients @ rows.to(coefficients.dtype)

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from dwflow_lite.auditing import nearest_distance
-from dwflow_lite.compress import DualPCA
 from dwflow_lite.flow.settings import FlowSettings
 from dwflow_lite.generate.deepweightflow import DeepWeightFlow
 from dwflow_lite.generate.simple import GaussianCodes
 from dwflow_lite.networks import MLP
 from dwflow_lite.support.devices import generator_from
+from dwflow_lite.support.products import row_shares
 from dwflow_lite.symmetry import PermutationSpec, canonicalise, match_all
 from dwflow_lite.tasks import Task
 from dwflow_lite.training import Recipe, train_zoo
@@ -136,15 +136,9 @@ def _scene(task: Task, model: DeepWeightFlow, points: Tensor, names: tuple[int, 
     distance = nearest_distance(networks.weights, members) / unit
     return Scene(
         *names,
-        shares=member_shares(model.pca_, points * model.scale_),
+        shares=row_shares(points * model.scale_, model.pca_.combination_).float(),
         points=points[..., :2],
         members=model.encode(model.zoo_)[:, :2],
         accuracy=evaluate(networks, task, "validation").score.reshape(times, n),
         distance=distance.reshape(times, n),
     )
-
-
-def member_shares(pca: DualPCA, codes: Tensor) -> Tensor:
-    """The sums of members (..., N) that codes (..., k) decode to: of each member its share, and all shares sum to 1."""
-    of_differences = codes.double() @ pca.combination_.T.double()  # (..., N), of members minus their mean
-    return (of_differences - of_differences.mean(-1, keepdim=True) + 1 / pca.n_samples_).float()
