@@ -26,7 +26,7 @@ help:
 	@echo 'make grade FOLDER=folder   a class, a folder for each student: a table, and grades.csv'
 	@echo '             NOTEBOOKS="03 05" (all)  RERUN=yes (runs the code of the students here)'
 	@echo 'make check   what this machine has and lacks'
-	@echo 'make lint    style of package, tests and notebooks'
+	@echo 'make lint    style and spelling of package, tests and notebooks'
 	@echo 'make clean   remove build/ and caches (make distclean: .venv too)'
 	@echo 'The first of these installs everything into .venv; PYTHON=python3.12 picks the Python for it.'
 
@@ -63,6 +63,7 @@ check: $(STAMP)
 lint: $(STAMP)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m codespell_lib
 
 clean:
 	rm -rf build .pytest_cache .ruff_cache *.egg-info

@@ -31,9 +31,12 @@ from benchmarks.image_sets import cifar10_file, cifar10_task, torchvision_task
 from benchmarks.kept import run_missing
 from benchmarks.new_and_accurate import as_new, reading_of
 from dwflow_lite import MLP, DeepWeightFlow, Recipe, Task, Zoo, canonicalise, load_task, train_zoo
+from dwflow_lite.auditing.audit import median_in_units
+from dwflow_lite.auditing.streams import Rows
 from dwflow_lite.flow import FlowSettings
 from dwflow_lite.generate import AffineMixture, GaussianCodes, Generator, MemberNoise, Soup
 from dwflow_lite.networks import ResNet
+from dwflow_lite.symmetry import PermutationSpec
 from dwflow_lite.tasks import Split
 from dwflow_lite.tasks.images import CLASSES
 from dwflow_lite.use import Transfer, random_starts, transfer
@@ -46,6 +49,7 @@ OTHERS = ("soup of 10", "zoo + noise", "random")  # that need no generator
 TRIVIAL = ("a member", "the mean")
 COST = "cost of starts, "  # runs of this name
 COSTED = ("mlp-digits-letters",)  # cases of which it is measured
+DISTANCE = "distance of starts, "  # runs of this name, for each case and seed
 
 
 @dataclass(frozen=True)
@@ -194,7 +198,7 @@ def prepared(name: str, seed: int, toy: bool, data: Path | None, folder: Path, d
     source, target = case.source(seed), case.target(seed)
     zoo = trained(case, source, seed, case.members, folder, device)
     starts, _ = starts_of(zoo, 2 if toy else STARTS, seed, case.steps, case.flow)
-    return case, source, target, starts
+    return case, source, target, zoo, starts
 
 
 def cost(name: str, args: argparse.Namespace) -> dict[str, float]:
@@ -213,10 +217,26 @@ def cost(name: str, args: argparse.Namespace) -> dict[str, float]:
 # -- one run -------------------------------------------------------------------------------------------------------
 
 
+def device_of(name: str, args: argparse.Namespace) -> str:
+    """Where a case runs."""
+    return "cuda" if cases(args.data)[name].needs_cuda else "cpu"
+
+
+def distances(name: str, seed: int, args: argparse.Namespace) -> dict[str, float]:
+    """Of every kind of start: the median distance to the nearest training network, up to permutation; zoo's own = 1."""
+    *_, zoo, starts = prepared(name, seed, args.toy, args.data, args.folder, device_of(name, args))
+    aligned = canonicalise(zoo, rounds=10, seed=seed)  # as the starts were made
+    reading, spec = reading_of(aligned), PermutationSpec.of(aligned.network)
+    found = {}
+    for kind, networks in starts.items():
+        distance = reading.distance_of(Rows(networks.weights), spec, seed=0)
+        found[kind] = round(median_in_units(distance, reading.distance), 3)
+    return found
+
+
 def one_run(name: str, labels: int | None, seed: int, args: argparse.Namespace) -> dict:
     """All kinds of start of one case, seed and number of labels."""
-    device = "cuda" if cases(args.data)[name].needs_cuda else "cpu"
-    case, source, target, starts = prepared(name, seed, args.toy, args.data, args.folder, device)
+    case, source, target, _, starts = prepared(name, seed, args.toy, args.data, args.folder, device_of(name, args))
     is_shared = set(source.class_names) & set(target.class_names)
     found = transfer(
         starts,
@@ -227,7 +247,7 @@ def one_run(name: str, labels: int | None, seed: int, args: argparse.Namespace) 
         recipe=case.tuning,
         split="test",
         seed=seed,
-        device=device,
+        device=device_of(name, args),
     )
     print(f"\n{name}, seed {seed}\n{found}", flush=True)
     on_source = {kind: round(float(evaluate(zoo, source).score.mean()), 4) for kind, zoo in starts.items()}
@@ -281,9 +301,11 @@ def verdict(by_case: dict[str, list[dict]], kind: str, over: str) -> str:
 def page(runs: dict[str, dict]) -> str:
     """The answer in one line for each generated kind, then a table for each case and number of labels."""
     by_case: dict[str, list[dict]] = {}
-    costs = {key.removeprefix(COST): run for key, run in runs.items() if key.startswith(COST)}
+    costs, apart = (
+        {key.removeprefix(what): run for key, run in runs.items() if key.startswith(what)} for what in (COST, DISTANCE)
+    )
     for key, run in runs.items():
-        if not key.startswith(COST):
+        if not key.startswith((COST, DISTANCE)):
             by_case.setdefault(key.rpartition(", seed")[0], []).append(run)
     lines = [
         "Written by benchmarks/transfer.py. Accuracy on the test split of the target, in per cent; means over seeds of "
@@ -302,10 +324,28 @@ def page(runs: dict[str, dict]) -> str:
     for case, seconds in costs.items():
         said = ", ".join(f"{what} {value:.1f}" for what, value in seconds.items())
         lines += ["", f"Seconds of one core to make starts, {case}: {said} ({STARTS} of each kind)."]
+    lines += distance_lines(apart)
     for case, several in by_case.items():
         lines += ["", f"## {case}, {len(several)} seed{'s' if len(several) > 1 else ''}", ""]
         lines += table(several)
     return "\n".join(lines) + "\n"
+
+
+def distance_lines(runs: dict[str, dict[str, float]]) -> list[str]:
+    """Lines of Markdown: how far each kind of start lies from training networks, case by case, a mean over seeds."""
+    by_case: dict[str, list[dict[str, float]]] = {}
+    for key, run in runs.items():
+        by_case.setdefault(key.rpartition(", seed")[0], []).append(run)
+    if not by_case:
+        return []
+    kinds = list(next(iter(by_case.values()))[0])
+    lines = ["", "## How far starts lie from the nearest training network", ""]
+    lines += ["Medians, up to permutation; between neighbours in the zoo: 1. Below a half: copies.", ""]
+    lines += ["| case | seeds | " + " | ".join(kinds) + " |", "|---" * (2 + len(kinds)) + "|"]
+    for case, several in by_case.items():
+        means = [f"{fmean(run[kind] for run in several):.2f}" for kind in kinds]
+        lines.append(f"| {case} | {len(several)} | " + " | ".join(means) + " |")
+    return lines
 
 
 def table(several: list[dict]) -> list[str]:
@@ -378,6 +418,7 @@ def main() -> None:
     for name, seed, labels in product(args.cases, args.seeds, LABELS):
         key = f"{name}, {'all' if labels is None else labels} labels, seed {seed}"
         jobs[key] = partial(one_run, name, labels, seed, args)
+        jobs[f"{DISTANCE}{name}, seed {seed}"] = partial(distances, name, seed, args)  # while its starts are at hand
     run_missing(args.out, "python -m benchmarks.transfer", jobs, page)
 
 

@@ -81,7 +81,7 @@ def _player(options: argparse.Namespace) -> int:
     try:
         write_player(Path(options.page), SMOKE if options.small else None, options.made)
     except OSError as error:
-        _complain(f"cannot write {options.page}: {error.strerror or error}")
+        _complain(str(error))
         return 2
     return 0
 

@@ -1,10 +1,14 @@
 """The files for strangers: licences, citation, how to contribute, what changed, and what the workflow runs."""
 
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -75,6 +79,8 @@ def test_every_night_the_whole_course_is_run_and_a_failure_is_kept_and_told():
     (job,) = workflow["jobs"].values()
     steps = [step.get("run", "") for step in job["steps"]]
     assert "make course" in steps and any("benchmarks.bands build/report.json" in step for step in steps)
+    assert any("pytest" in step and step.endswith("--cov") and "DWFLOW_ALL_SLIDERS=1" in step for step in steps)
+    assert not any(".ci/run" in step or "lock" in step for step in steps)  # with the newest versions
     on_failure = [step for step in job["steps"] if step.get("if") == "failure()"]
     kept, told = on_failure
     assert "upload-artifact" in kept["uses"] and "build/" in kept["with"]["path"]
@@ -115,12 +121,39 @@ def test_the_conda_route_says_to_pip_what_pip_understands():
 def test_hooks_before_a_commit_are_pinned_and_there():
     repositories = yaml.safe_load(read(".pre-commit-config.yaml"))["repos"]
     hooks = {hook["id"]: hook for repository in repositories for hook in repository["hooks"]}
-    assert set(hooks) == {"ruff-check", "ruff-format", "nbstripout", "check-added-large-files"}
+    assert set(hooks) == {"ruff-check", "ruff-format", "nbstripout", "codespell", "check-added-large-files"}
     pinned = re.compile(r"v?\d+\.\d+\.\d+")
     assert all(pinned.fullmatch(repository["rev"]) for repository in repositories)
     assert not pinned.fullmatch("main")  # control
     (limit,) = (int(arg.removeprefix("--maxkb=")) for arg in hooks["check-added-large-files"]["args"])
     assert max(path.stat().st_size for path in (ROOT / "data").glob("*.*")) < 1024 * limit
+
+
+def unlocked(requirements, lock):
+    """Those of some requirements that a lock has no version for, or one that they do not allow."""
+    pins = dict(line.split("==") for line in lock.splitlines() if not line.startswith("#"))
+    pins = {canonicalize_name(name): version for name, version in pins.items()}
+    found = map(Requirement, requirements)
+    return [r.name for r in found if pins.get(canonicalize_name(r.name), "0") not in r.specifier]
+
+
+def test_the_lock_has_a_version_of_every_package_that_is_asked_for():
+    lock = read(".ci/lock.txt")
+    extras = PROJECT["optional-dependencies"]
+    asked = [*PROJECT["dependencies"], *extras["test"]]
+    assert unlocked(asked, lock) == []
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lock.splitlines()[1:]), "exact, and of no one build"
+    assert "--constraint .ci/lock.txt" in read(".ci/run") and "lock.txt" in read(".ci/lock")
+    assert unlocked(["torch>=99", "numpy", "no-such-package>=1"], lock) == ["torch", "no-such-package"]  # control
+
+
+def test_words_are_spelled(tmp_path):
+    words = [sys.executable, "-m", "codespell_lib"]
+    found = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout
+    (tmp_path / "a.md").write_text("A network is trained.".replace("two", "tow"))
+    found = subprocess.run([*words, "a.md"], cwd=tmp_path, capture_output=True, text=True)
+    assert found.returncode != 0 and "network" in found.stdout  # control
 
 
 def test_contributing_is_ten_points_and_names_commands_that_are_there():

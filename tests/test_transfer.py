@@ -515,14 +515,18 @@ def test_the_benchmark_answers_its_question_at_toy_size(tmp_path, monkeypatch, n
         assert run["kinds"]["the mean"]["gain over the mean"] == [[0.0, 0.0]] * len(run["epochs"])
         assert run["epochs"] == ([1] if name.endswith("letters") else [0, 1])
         runs[f"{name}, {labels} labels, seed 0"] = run
+    sections = 1 + len(runs)
+    if name == "mlp-upright-rotated":
+        apart = runs[f"{benchmark.DISTANCE}{name}, seed 0"] = benchmark.distances(name, 0, args)
+        assert apart.keys() == run["kinds"].keys() and apart["a member"] < 0.01 < apart["zoo + noise"]
+        sections += 1
     if name == "mlp-digits-letters":
         runs["cost of starts, here"] = benchmark.cost(name, args)
         assert runs["cost of starts, here"].keys() >= {"one member", "a zoo of 4", *benchmark.GENERATED}
     text = benchmark.page(runs)
     assert ("Seconds of one core to make starts, here: one member" in text) == (name == "mlp-digits-letters")
-    assert "Do generated starts beat the trivial way at equal cost?" in text and text.count("\n## ") == 1 + sum(
-        "seed" in key for key in runs
-    )
+    assert "Do generated starts beat the trivial way at equal cost?" in text and text.count("\n## ") == sections
+    assert (f"\n| {name} | 1 | {apart['random']:.2f} | 0.00 |" in text) if name == "mlp-upright-rotated" else True
     assert all(f"| {kind} |" in text for kind in run["kinds"])
 
 

@@ -505,12 +505,12 @@ def test_running_again_finds_what_a_score_file_hides(copy, tmp_path, capsys):
     hand_in(folder / "scores", dict.fromkeys(answers, ("right", "right.")))
     hand_in(tmp_path / "class" / "Ben" / "scores", {"00.1": ("right", "right.")})
     before = files_in(folder)
-    assert main(["grade", str(tmp_path / "class"), "--rerun", "--notebooks", "00", "--cell-timeout", "30"]) == 1
+    assert main(["grade", str(tmp_path / "class"), "--rerun", "--notebooks", "00", "--cell-timeout", "15"]) == 1
     said = capsys.readouterr().out
     assert "Anna: 00_a_network_from_noise\n" in said
     assert ["Anna", "✓✗✗", "1", "of", "3"] in [line.split() for line in said.splitlines()]
     assert "  Anna: 00.2 is 'wrong' when run again; the score file says 'right'" in said
-    assert "00.2  0 of 2 right, 1 wrong; most often (1): the cell ran longer than 30 s" in said
+    assert "00.2  0 of 2 right, 1 wrong; most often (1): the cell ran longer than 15 s" in said
     assert "most often (1): the cell raised SyntaxError" in said
     assert "  Anna: broken.ipynb cannot be read as a notebook" in said and "of mine" not in said
     assert "  Ben: 00_a_network_from_noise.ipynb was not handed in: its scores are as the file says" in said

@@ -23,6 +23,7 @@ from dwflow_lite.course.site.frame import LOOK
 from dwflow_lite.figures import draw_flow
 from dwflow_lite.figures.style import png
 from dwflow_lite.support.devices import one_thread
+from dwflow_lite.support.paths import check_writable
 from dwflow_lite.tasks import Task, load_task
 
 HERE = Path(__file__).parent
@@ -44,6 +45,7 @@ def write_player(path: Path, sizes: Sizes | None = None, made: str = "") -> Path
         OSError: the page cannot be written.
     """
     sizes = Sizes() if sizes is None else sizes
+    check_writable(path)  # before half a minute of training
     with one_thread():
         task = load_task("digits", seed=sizes.seed)
         families = {width: family(task, width, sizes) for width in sizes.widths}
