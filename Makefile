@@ -43,7 +43,7 @@ course: $(STAMP)
 	@$(PY) -m dwflow_lite run --profile '$(PROFILE)' --out '$(OUT)' $(if $(strip $(NOTEBOOKS)),--notebooks $(NOTEBOOKS))
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 bench: $(STAMP)
 	@$(PY) -m benchmarks.bench $(if $(strip $(STAGES)),--stages $(STAGES)) $(if $(filter-out file,$(origin OUT)),--out '$(OUT)')

@@ -25,6 +25,7 @@ from torch import Tensor
 from benchmarks.kept import run_missing
 from benchmarks.new_and_accurate import REGIMES, as_new, generators, reading_of
 from dwflow_lite import PermutationSpec, Task, Zoo, canonicalise, load_task
+from dwflow_lite.flow import FlowSettings
 from dwflow_lite.generate import LeadingFlow
 from dwflow_lite.symmetry import linear_barrier, match_all, permute_all
 
@@ -66,14 +67,14 @@ def lines(starts: Tensor, ends: Tensor, zoo: Zoo, task: Task) -> dict[str, float
 def one_seed(seed: int, toy: bool) -> dict:
     """Lines of every kind of network of one seed."""
     regime = replace(REGIME, members=6, held_out=3, epochs=2) if toy else REGIME
-    samples = 4 if toy else 40
+    samples, turns, flow = (4, 1, FlowSettings(hidden=16, steps=20)) if toy else (40, 5, None)
     task = load_task(regime.task, seed=seed)
     trained = regime.zoo(task, seed)
     zoo = canonicalise(trained, rounds=10, seed=seed)
     spec = PermutationSpec.of(zoo.network)
     rivals = generators(zoo, seed, flows=False)
-    leading = partial(LeadingFlow, 2, seed=seed)
-    factor = as_new(lambda f: leading(factor=f), zoo, reading_of(zoo), 0.5, 2.0, steps=2 if toy else 5)
+    leading = partial(LeadingFlow, 2, flow, seed=seed)
+    factor = as_new(lambda f: leading(factor=f), zoo, reading_of(zoo), 0.5, 2.0, turns)
     made = {name: rivals[name].fit(zoo).sample(samples, seed=seed + 1).weights for name in KINDS}
     made["flow on 2 codes, others drawn"] = leading(factor=factor).fit(zoo).sample(samples, seed=seed + 1).weights
     members, raw = zoo.fitted.weights, trained.fitted.weights

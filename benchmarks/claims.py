@@ -40,7 +40,8 @@ import nbformat
 import yaml
 
 from dwflow_lite.course import notebooks_folder
-from dwflow_lite.course.lessons import discover, number_of
+from dwflow_lite.course.lessons import discover
+from dwflow_lite.course.paths import number_of
 
 RESULTS = Path(__file__).parent / "results"
 LOCK = threading.Lock()

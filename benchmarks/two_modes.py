@@ -29,6 +29,7 @@ from benchmarks.new_and_accurate import as_new, reading_of
 from dwflow_lite import MLP, DeepWeightFlow, PermutationSpec, Recipe, Task, Zoo, canonicalise, load_task, train_zoo
 from dwflow_lite.auditing.audit import LOWEST_SHARE
 from dwflow_lite.auditing.streams import Rows
+from dwflow_lite.flow import FlowSettings
 from dwflow_lite.generate import AffineMixture, GaussianCodes, Generator, LeadingFlow, MemberNoise
 from dwflow_lite.zoo import evaluate
 
@@ -67,8 +68,8 @@ def scores(networks: Zoo, tasks: tuple[Task, Task]) -> Tensor:
 
 def one_seed(seed: int, toy: bool) -> dict:
     """All generators beside the pooled zoo of one seed."""
-    members, samples, width = (6, 6, 8) if toy else (MEMBERS, SAMPLES, WIDTH)
-    recipe = Recipe(epochs=2) if toy else RECIPE
+    members, samples, width, turns = (6, 6, 8, 1) if toy else (MEMBERS, SAMPLES, WIDTH, 7)
+    recipe, flow = (Recipe(epochs=2), FlowSettings(hidden=16, steps=20)) if toy else (RECIPE, None)
     digits = load_task("digits", seed=seed)
     tasks = (digits, moved_on(digits))
     network = MLP([64, width, 10])
@@ -105,13 +106,13 @@ def one_seed(seed: int, toy: bool) -> dict:
         "zoo + noise": MemberNoise,
     }
     rivals: dict[str, Generator] = {
-        name: make(as_new(make, pooled, reading, 0.2, 1.8)) for name, make in makers.items()
+        name: make(as_new(make, pooled, reading, 0.2, 1.8, turns)) for name, make in makers.items()
     }
     for k, neighbours in ((2, None), (1, members // 2), (2, members // 2), (5, members // 2)):
-        leading = partial(LeadingFlow, k, neighbours=neighbours, seed=seed)
+        leading = partial(LeadingFlow, k, flow, neighbours=neighbours, seed=seed)
         others = "all" if neighbours is None else f"the {neighbours} nearest"
         rivals[f"flow on {k} codes, others of {others}"] = leading(
-            factor=as_new(lambda f, leading=leading: leading(factor=f), pooled, reading, 0.5, 2.0, steps=5)
+            factor=as_new(lambda f, leading=leading: leading(factor=f), pooled, reading, 0.5, 2.0, steps=min(turns, 5))
         )
     rivals["flow, default"] = DeepWeightFlow(align=None, seed=seed)
     found = {"bars": {"digits": float(bars[0]), "moved on": float(bars[1]), "distance": float(far_enough / unit)}}

@@ -22,9 +22,9 @@ import yaml
 
 from benchmarks.bands import BANDS, RUNS, Bands, bands_of, without_runs
 from benchmarks.course_times import NUMBERS, RESULT, ROOT, measured
-from dwflow_lite.course.lessons import Lesson, discover, number_of
+from dwflow_lite.course.lessons import Lesson, discover
 from dwflow_lite.course.notebook import markdown_table
-from dwflow_lite.course.paths import json_text, notebooks_folder, write_atomic
+from dwflow_lite.course.paths import json_text, notebooks_folder, number_of, write_atomic
 
 GUIDE = ROOT / "INSTRUCTORS.md"
 WEEK = ROOT / "benchmarks" / "week.yaml"

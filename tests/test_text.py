@@ -251,11 +251,10 @@ def test_a_small_transformer_reads_them_and_needs_their_order():
     task = load_task("reviews")
     network = BERT(len(made_vocabulary()), 32, 2, 2, 64, 13)
     assert sum(p.numel() for p in network.parameters()) < 40_000
-    zoo = train_zoo(task, network, members=2, recipe=Recipe(epochs=5, batch_size=32, lr=4e-3))
+    zoo = train_zoo(task, network, members=1, recipe=Recipe(epochs=5, batch_size=32, lr=4e-3), scored=("validation",))
     assert min(zoo.record["scores"]["validation"]) >= 0.85
-    best = zoo.take([int(np.argmax(zoo.record["scores"]["validation"]))])
     shuffled, draw = task.validation.x.clone(), np.random.default_rng(0)
     for row in shuffled:
         said = row[row != PADDING][1:]
         row[1 : 1 + len(said)] = said[torch.from_numpy(draw.permutation(len(said)))]
-    assert task.score(predict(best, shuffled), task.validation.y) < 0.6
+    assert task.score(predict(zoo, shuffled), task.validation.y) < 0.6

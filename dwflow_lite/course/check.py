@@ -29,6 +29,8 @@ except Exception as error:
 print(json.dumps(facts))
 """
 INSTALL = "run 'make course', or 'python -m pip install -e .' in the repository"
+OF_A_STUDENT = "install the package once more, by the line that came with your copy"
+EXTRAS = ("transformers", "dask", "distributed")  # of the extras "text" and "cluster"
 MISMATCH = (
     "torch and torchvision are builds that do not belong together; install both again with one "
     "command and from one place: python -m pip install --force-reinstall torch torchvision"
@@ -82,6 +84,11 @@ def packages() -> Iterator[Line]:
             yield Line(requirement.name, version)
         else:
             yield Line(requirement.name, f"{version}, needs {requirement.specifier}", INSTALL)
+    for name in EXTRAS:
+        try:
+            yield Line(name, metadata.version(name))
+        except metadata.PackageNotFoundError:
+            yield Line(name, "missing (only notebook 08b needs it)")
 
 
 def probe_torch() -> dict[str, Any]:
@@ -157,6 +164,8 @@ def main() -> int:
     for line in table:
         say(sys.stdout, f"{line.what:<{width}}  {'!!' if line.advice else 'ok'}  {line.state}\n")
     wrong = [line for line in table if line.advice]
+    if paths.student_copy() is not None:
+        wrong = [line._replace(advice=OF_A_STUDENT) if line.advice == INSTALL else line for line in wrong]
     for line in wrong:
         say(sys.stdout, f"\nwrong: {line.what}: {line.state}\n   do: {line.advice}\n")
     say(sys.stdout, "\n" + (f"{len(wrong)} to mend." if wrong else "All is well.") + "\n")

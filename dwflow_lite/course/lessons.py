@@ -14,6 +14,7 @@ import nbformat
 import yaml
 
 from dwflow_lite.course.parameters import UsageError, fit, literals, objection
+from dwflow_lite.course.paths import number_of
 from dwflow_lite.course.reading import NotebookError, own_metadata, read_notebook
 
 NAME = re.compile(r"\d\d[a-z]?_\w+\.ipynb")
@@ -49,11 +50,6 @@ def discover(source: Path) -> list[Lesson]:
     if not files:
         raise UsageError(f"no notebooks named NN_topic.ipynb in {source}")
     return [_read(path, [p.stem for p in files[:i]]) for i, path in enumerate(files)]
-
-
-def number_of(stem: str) -> str:
-    """The number of a notebook, with the letter of a second part: "03" of "03_topic", "03b" of "03b_topic"."""
-    return stem.partition("_")[0]
 
 
 def places(cells: Sequence[Any]) -> list[tuple[int, str]]:

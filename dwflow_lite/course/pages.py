@@ -15,10 +15,10 @@ from nbconvert.exporters import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbconvert.preprocessors.coalescestreams import CoalesceStreamsPreprocessor
 
-from dwflow_lite.course.lessons import number_of, places
+from dwflow_lite.course.lessons import places
 from dwflow_lite.course.markup import external_resources, without_handlers
 from dwflow_lite.course.outputs import WIDGET_VIEW, shown_model, widgets, widgets_inside
-from dwflow_lite.course.paths import write_atomic
+from dwflow_lite.course.paths import number_of, write_atomic
 from dwflow_lite.course.player import embed
 from dwflow_lite.course.report import cost
 from dwflow_lite.course.site.dress import dress

@@ -17,6 +17,11 @@ LEFT = "left"  # tag of the cell that a student's copy adds: what is left to do
 DRAFT = re.compile(r"\..+\.(\d+)\.(?:draft|partial)")  # of a process, by its number
 
 
+def number_of(stem: str) -> str:
+    """The number of a notebook, with the letter of a second part: "03" of "03_topic", "03b" of "03b_topic"."""
+    return stem.partition("_")[0]
+
+
 def repository() -> Path:
     """Folder of the checkout that this package was imported from; else of the student's copy in which we stand.
 

@@ -147,6 +147,13 @@ def test_nothing_is_lost_between_cells(clock):
 # -- the runner, with a client that drops messages -----------------------------------------------------------
 
 
+@pytest.fixture
+def hurried(monkeypatch):
+    """Half of the patience: what a clock was tried on above takes less of everybody's time below."""
+    monkeypatch.setattr(conversation_module, "PATIENCE", conversation_module.PATIENCE / 2)
+    monkeypatch.setattr(conversation_module, "PATIENCE_UNHEARD", conversation_module.PATIENCE_UNHEARD / 3)
+
+
 def drop(monkeypatch, kind, times, after=None):
     """Make every client lose `times` messages of a kind, from the first message `after` on."""
     original = AsyncZMQSocketChannel.get_msg
@@ -165,7 +172,7 @@ def drop(monkeypatch, kind, times, after=None):
     return dropped
 
 
-def test_one_lost_answer_is_mended_by_a_second_run(tmp_path, monkeypatch):
+def test_one_lost_answer_is_mended_by_a_second_run(tmp_path, monkeypatch, hurried):
     dropped = drop(monkeypatch, "execute_reply", times=1)
     write_notebook(tmp_path / "nb", "01_one", "md:## Where it hangs", RECORD)
     ran = Ran(tmp_path / "nb", tmp_path / "out", cell_timeout=200, notebook_timeout=200)
@@ -178,7 +185,7 @@ def test_one_lost_answer_is_mended_by_a_second_run(tmp_path, monkeypatch):
     assert len([cell for cell in ran.executed("01_one").cells if cell.cell_type == "code"]) == 2, "one copy of each"
 
 
-def test_answers_that_are_always_lost_fail_with_the_true_reason(tmp_path, monkeypatch):
+def test_answers_that_are_always_lost_fail_with_the_true_reason(tmp_path, monkeypatch, hurried):
     drop(monkeypatch, "execute_reply", times=99)
     write_notebook(tmp_path / "nb", "01_one", RECORD)
     start = time.monotonic()
@@ -208,7 +215,7 @@ def test_a_cell_that_only_waits_is_not_disturbed(tmp_path, monkeypatch):
     assert "once more" not in ran.text and "Run twice" not in (ran.out / "report.md").read_text()
 
 
-def test_a_lost_request_is_noticed_too(tmp_path, monkeypatch):
+def test_a_lost_request_is_noticed_too(tmp_path, monkeypatch, hurried):
     original = AsyncZMQSocketChannel.send
     dropped = []
 
@@ -224,7 +231,7 @@ def test_a_lost_request_is_noticed_too(tmp_path, monkeypatch):
     assert ran.status() == {"01_one": "passed"} and REQUEST_LOST in ran.entries["01_one"]["repeated"]
 
 
-def test_the_last_answer_of_a_notebook_is_watched_too(tmp_path, monkeypatch):
+def test_the_last_answer_of_a_notebook_is_watched_too(tmp_path, monkeypatch, hurried):
     """papermill asks once more after the last cell (papermill 711)."""
     dropped = drop(monkeypatch, "kernel_info_reply", times=1, after="execute_reply")
     write_notebook(tmp_path / "nb", "01_one", RECORD)
@@ -253,7 +260,7 @@ def test_a_reply_that_arrives_while_a_widget_sends_is_taken(tmp_path, monkeypatc
     assert ran.status() == {"01_one": "passed"} and ran.entries["01_one"]["attempts"] == 1
 
 
-def test_control_without_a_look_after_sending_it_is_lost(tmp_path, monkeypatch):
+def test_control_without_a_look_after_sending_it_is_lost(tmp_path, monkeypatch, hurried):
     def send(self, msg):
         AsyncZMQSocketChannel.send(self, msg)
         self.conversation.sent(msg)
@@ -298,7 +305,7 @@ def test_a_progress_stream_that_raises_in_the_watch(tmp_path):
     assert ran.error("01_slow")["ename"] == "NotebookTimeout" and ran.entries["01_slow"]["peak_mb"] > 20
 
 
-def test_no_process_is_left_after_a_loss(tmp_path, monkeypatch):
+def test_no_process_is_left_after_a_loss(tmp_path, monkeypatch, hurried):
     drop(monkeypatch, "execute_reply", times=99)
     before = set(psutil.Process().children(recursive=True))
     write_notebook(tmp_path / "nb", "01_one", RECORD)

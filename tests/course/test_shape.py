@@ -10,10 +10,10 @@ import nbformat
 import pytest
 import yaml
 
-from dwflow_lite.course.lessons import discover, fit_lesson, number_of, read_profile, select
+from dwflow_lite.course.lessons import discover, fit_lesson, read_profile, select
 from dwflow_lite.course.pages import link_pages
 from dwflow_lite.course.parameters import UsageError
-from dwflow_lite.course.paths import notebooks_folder
+from dwflow_lite.course.paths import notebooks_folder, number_of
 
 from .conftest import FILES, RECORD, cells, prose, write_notebook
 

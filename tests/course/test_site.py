@@ -9,8 +9,8 @@ import pytest
 from bs4 import BeautifulSoup
 
 import dwflow_lite
-from dwflow_lite.course.lessons import discover, number_of
-from dwflow_lite.course.paths import notebooks_folder
+from dwflow_lite.course.lessons import discover
+from dwflow_lite.course.paths import notebooks_folder, number_of
 from dwflow_lite.course.site.dress import dress
 from dwflow_lite.course.site.frame import LOOK, Heading, frame
 from dwflow_lite.course.site.glossary import addresses, anchor, glossary, glossary_page

@@ -16,9 +16,8 @@ from statistics import median
 
 from dwflow_lite.course.classroom.copying import Copied, course_notebooks
 from dwflow_lite.course.classroom.scores import FOLDER, NOT_YET, RIGHT, WRONG, Score, ScoreError, read_scores
-from dwflow_lite.course.lessons import number_of
 from dwflow_lite.course.parameters import UsageError
-from dwflow_lite.course.paths import COPY, notebooks_folder, write_atomic
+from dwflow_lite.course.paths import COPY, notebooks_folder, number_of, write_atomic
 from dwflow_lite.course.report import say
 
 MARKS = {RIGHT: "✓", WRONG: "✗", NOT_YET: "○", None: "·"}

@@ -80,11 +80,11 @@ def _compare(student: Student, again: Mapping[str, Score]) -> None:
 
 
 def _notebooks(student: Student, course: Mapping[str, Copied]) -> dict[str, nbformat.NotebookNode]:
-    """Stem -> the student's notebook, found by its exercises, whatever it is called now."""
+    """Stem -> the student's notebook, found by its exercises, whatever it is called now; the newest file counts."""
     stem_of = {number: stem for stem, copied in course.items() for number in copied.exercises}
     found: dict[str, nbformat.NotebookNode] = {}
     names: dict[str, str] = {}
-    for path in files_of(student, "*.ipynb"):
+    for path in sorted(files_of(student, "*.ipynb"), key=lambda path: path.stat().st_mtime, reverse=True):
         name = path.relative_to(student.folder).as_posix()
         try:
             nb = read_notebook(path)

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dwflow_lite import __version__
-from dwflow_lite.course.lessons import number_of
-from dwflow_lite.course.paths import COPY, json_text, student_copy, write_atomic
+from dwflow_lite.course.paths import COPY, json_text, number_of, student_copy, write_atomic
 
 FORMAT = "dwflow_lite.scores/1"
 COPY_FORMAT = "dwflow_lite.student/1"

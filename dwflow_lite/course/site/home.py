@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dwflow_lite.course.lessons import Lesson, number_of
+from dwflow_lite.course.lessons import Lesson
+from dwflow_lite.course.paths import number_of
 from dwflow_lite.course.player.embed import FILE as PLAYER
 from dwflow_lite.course.report import complaint, cost, spent
 from dwflow_lite.course.site.dress import dress

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dwflow_lite.course.lessons import Lesson, number_of
-from dwflow_lite.course.paths import write_atomic
+from dwflow_lite.course.lessons import Lesson
+from dwflow_lite.course.paths import number_of, write_atomic
 from dwflow_lite.course.report import markdown
 from dwflow_lite.course.site.glossary import glossary_page
 from dwflow_lite.course.site.home import home_page, report_page
