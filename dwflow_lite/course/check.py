@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dwflow_lite import __version__
 from dwflow_lite.course import paths
 from dwflow_lite.course.report import say
 
@@ -29,7 +30,7 @@ except Exception as error:
 print(json.dumps(facts))
 """
 INSTALL = "run 'make course', or 'python -m pip install -e .' in the repository"
-OF_A_STUDENT = "install the package once more, by the line that came with your copy"
+OF_A_STUDENT = "install the package once more, as whoever gave you this copy says"
 EXTRAS = ("transformers", "dask", "distributed")  # of the extras "text" and "cluster"
 MISMATCH = (
     "torch and torchvision are builds that do not belong together; install both again with one "
@@ -47,9 +48,11 @@ class Line(NamedTuple):
 
 def lines() -> Iterator[Line]:
     """Look at this machine, one line at a time. Raises nothing: what cannot be found out is a line too."""
-    for part in (python, packages, torch, memory, kernel, data):
+    for part in (python, packages, student_copy, torch, memory, kernel, data):
         try:
             yield from part()
+        except FileNotFoundError as error:
+            yield Line(part.__name__, "not there", str(error))
         except Exception as error:
             yield Line(part.__name__, f"cannot tell: {type(error).__name__}: {error}", INSTALL)
 
@@ -145,13 +148,25 @@ def kernel() -> Iterator[Line]:
     yield Line("kernel python3", start, "" if same else f"another Python: {mend}")
 
 
+def student_copy() -> Iterator[Line]:
+    """In a student's copy: the version of the package that made it, and whether that is the one here."""
+    copy = paths.student_copy()
+    if copy is None:
+        return
+    made_by = json.loads((copy / paths.COPY).read_text(encoding="utf-8"))["version"]
+    other = f"install dwflow-lite {made_by}, or ask for a copy that {__version__} made: exercises and checks may differ"
+    yield Line("student's copy", f"made by dwflow-lite {made_by}", "" if made_by == __version__ else other)
+
+
 def data() -> Iterator[Line]:
     """What came with the repository, and the optional downloads."""
     optional = ("MNIST", "FashionMNIST", "cifar-10-batches-py")
     folder = paths.data_folder()
     files = [path for path in folder.glob("*") if path.is_file() and path.suffix != ".gz"]
     size = sum(path.stat().st_size for path in files) / 1e6
-    yield Line("data", f"{len(files)} files, {size:.1f} MB", "" if files else "'git checkout data' brings it back")
+    in_a_copy = paths.student_copy() is not None
+    mend = "take it from the copy you were given" if in_a_copy else "'git checkout data' brings it back"
+    yield Line("data", f"{len(files)} files, {size:.1f} MB", "" if files else mend)
     for name in optional:
         there = any((Path(place) / name).is_dir() for place in (folder, os.environ.get("DWFLOW_DATA", folder)))
         yield Line(name, "found" if there else "not there (optional)")

@@ -15,6 +15,7 @@ import nbformat
 
 from dwflow_lite.course.lessons import Lesson, places
 from dwflow_lite.course.outputs import shorten
+from dwflow_lite.course.paths import COPY
 from dwflow_lite.course.reading import read_notebook
 from dwflow_lite.course.verdict import ERROR_MARK, Fault, verdict
 from dwflow_lite.course.watch import Watch
@@ -88,7 +89,7 @@ def _attempt(
         "parameters": dict(parameters),
         "cwd": str(scratch),
         "execution_timeout": math.ceil(cell_timeout),
-        "kernel_manager_class": kernel_class(_environment(place, artefacts), watch),
+        "kernel_manager_class": kernel_class(_environment(place, artefacts, lesson.path.parent), watch),
     }
     watch.start()
     try:
@@ -123,7 +124,7 @@ def _labels(nb: nbformat.NotebookNode, injected: bool) -> list[str]:
     return labels
 
 
-def _environment(place: Path, artefacts: Path) -> dict[str, str]:
+def _environment(place: Path, artefacts: Path, source: Path) -> dict[str, str]:
     """Environment variables of the kernel, over those of this process."""
     paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
     return {
@@ -133,6 +134,7 @@ def _environment(place: Path, artefacts: Path) -> dict[str, str]:
         "GOMP_SPINCOUNT": "1000",  # idle threads sleep soon: two kernels that spin on the same cores stall each other
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         "DWFLOW_ARTEFACTS": str(artefacts),
+        "DWFLOW_COPY": str(source.resolve()) if (source / COPY).is_file() else "",  # wherever the kernel stands
     }
 
 

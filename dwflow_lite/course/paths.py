@@ -23,30 +23,42 @@ def number_of(stem: str) -> str:
 
 
 def repository() -> Path:
-    """Folder of the checkout that this package was imported from; else of the student's copy in which we stand.
+    """Folder of the student's copy in which we stand; else of the checkout that this package was imported from.
 
-    Raises FileNotFoundError if the package was installed by copying, not with `pip install -e .`, and we
-    stand in no student's copy.
+    Raises FileNotFoundError if we stand in no student's copy, and the package was installed by copying, not with
+    `pip install -e .`.
     """
-    folder = Path(__file__).resolve().parents[2]
-    if all((folder / name).is_dir() for name in ("notebooks", "data")):
-        return folder
     copy = student_copy()
-    if copy is None:
-        raise FileNotFoundError(
-            f"No folders 'notebooks' and 'data' beside the package (looked in {folder}), and {Path.cwd()} lies in no "
-            "student's copy of the course. The course runs from a clone of its repository (install it there with "
-            "'python -m pip install -e .', or use 'make course'), or from a student's copy: start in its folder."
-        )
-    if not (copy.parent / "data").is_dir():
+    if copy is not None:
+        if (copy.parent / "data").is_dir():
+            return copy.parent
         raise FileNotFoundError(
             f"The student's copy in {copy.parent} has lost its folder 'data': take it from the copy you were given."
         )
-    return copy.parent
+    folder = checkout()
+    if folder is not None:
+        return folder
+    raise FileNotFoundError(
+        f"{Path.cwd()} lies in no student's copy of the course (no {COPY} above it): put the notebook back into the "
+        "folder 'notebooks' of your copy, and start there. In a clone of the course: install it with 'python -m pip "
+        f"install -e .', or use 'make course' (no folders 'notebooks' and 'data' beside the package)."
+    )
+
+
+def checkout() -> Path | None:
+    """Folder of the checkout that this package was imported from; None if it was installed by copying."""
+    folder = Path(__file__).resolve().parents[2]
+    return folder if all((folder / name).is_dir() for name in ("notebooks", "data")) else None
 
 
 def student_copy() -> Path | None:
-    """The notebooks of the student's copy in which we stand: in this folder, one above it, or its `notebooks`."""
+    """The notebooks of the student's copy in which we stand: in this folder, one above it, or its `notebooks`.
+
+    The runner, whose kernels stand elsewhere, names its own in the environment variable DWFLOW_COPY.
+    """
+    named = os.environ.get("DWFLOW_COPY")
+    if named and (Path(named) / COPY).is_file():
+        return Path(named)
     with suppress(OSError):  # where we stand is gone, or may not be looked at
         here = Path.cwd()
         for folder in (here, *here.parents):

@@ -10,6 +10,9 @@ import torch
 from dwflow_lite.course import exercises
 from dwflow_lite.course.exercises import CHECKS, check
 
+from .conftest import FILES, cells
+from .test_notebooks import answer_name, solution
+
 for _module in pkgutil.iter_modules(exercises.__path__):
     import_module(f"dwflow_lite.course.exercises.{_module.name}")
 
@@ -81,13 +84,55 @@ def test_a_bad_answer_gets_one_sentence(number, capsys):
 
 def test_what_came_is_described(capsys):
     check("00.1", returning(None))
-    assert "your function returned None, which is not what was asked for: Share of right" in capsys.readouterr().out
-    check("03.1", returning(torch.zeros(6, 6)))
-    assert "a Tensor of shape (6, 6) and type torch.float32" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "your function returned None, with which nothing could be checked (TypeError: float() argument" in said
+    assert said.endswith("Share of right answers, from outputs (n, classes) and labels (n,).\n")
+    check("03.1", returning({"similarity": torch.zeros(6, 6)}))
+    assert (
+        "(dict), with which nothing could be checked (AttributeError: 'dict' object has no" in capsys.readouterr().out
+    )
     check("00.1", 0.75)
     assert "hand over the function itself, not 0.75 (float)" in capsys.readouterr().out
     check("00.1", raising(AssertionError("mine")))
     assert "your code raised AssertionError: mine" in capsys.readouterr().out
+
+
+def kinds_of(numbers):
+    """The same numbers as an array, as a list, and with more digits."""
+    return numbers.numpy(), numbers.tolist(), numbers.double(), numbers.float()
+
+
+@pytest.mark.parametrize("number", ["00.3", "03.1", "03b.2", "05.3"])
+def test_right_numbers_of_another_kind_are_right_and_wrong_ones_are_not(number, capsys):
+    namespace = {}
+    (path,) = [p for p in FILES if p.stem.startswith(number.partition(".")[0] + "_")]
+    exec(solution(path, number), namespace)
+    (stub,) = [c.source for c in cells(path, "code") if f"exercise:{number}" in c.metadata.get("tags", ())]
+    right = namespace[answer_name(stub, number)]
+    for kind in range(4):
+        assert check(number, lambda *given, kind=kind: kinds_of(right(*given))[kind]), (kind, capsys.readouterr().out)
+        capsys.readouterr()
+        assert not check(number, lambda *given, kind=kind: kinds_of(1 + right(*given))[kind])  # control
+        said = capsys.readouterr().out
+        assert "nothing could be checked" not in said, said
+
+
+def test_counts_are_whole_numbers(capsys):
+    assert not check("02.2", lambda sizes: math.prod(map(math.gamma, (n + 1.0 for n in sizes[1:-1]))))
+    assert "a count is exact: return a whole number (int), not 20922789888000.0 (float)" in capsys.readouterr().out
+    right = lambda heads, units: math.factorial(heads) * math.factorial(units) ** (2 * heads)  # noqa: E731
+    assert not check("04.2", lambda heads, units: right(heads, units) + (units == 64))
+    assert "expected about 10^2147." in capsys.readouterr().out
+    assert check("04.2", right)  # control
+
+
+def test_a_spec_says_itself_what_does_not_fit(capsys):
+    axes = {f"{layer}.{what}": ("h",) for layer in ("left", "right", "last") for what in ("weight", "bias")}
+    check("13.2", returning(axes | {"last.bias": None}))
+    assert "last.bias: a tuple with one entry for each axis, as ('h',) or (None,)" in capsys.readouterr().out
+    weights = {"left.weight": (None, "h"), "right.weight": ("h", None), "last.weight": (None, "h")}
+    check("13.2", returning(axes | weights | {"last.bias": (None,)}))
+    assert "group 'h' has 3 units in 'left.weight' but 5 in" in capsys.readouterr().out
 
 
 def test_control_a_right_answer_and_an_unknown_exercise(capsys):

@@ -1,6 +1,7 @@
 """The environment check on simulated machines."""
 
 import builtins
+import json
 import subprocess
 import sys
 from importlib import metadata
@@ -105,6 +106,46 @@ def test_little_memory_disk_and_no_data(healthy, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(check.shutil, "disk_usage", lambda path: SimpleNamespace(free=1e8))
     text = wrong(capsys)
     assert "close other programs" in text and "free 2 GB" in text and "git checkout data" in text
+
+
+@pytest.fixture
+def in_a_copy(healthy, monkeypatch, tmp_path):
+    """The same, in a student's copy; the version of the package that made it can be set."""
+    healthy["dwflow-lite"] = check.__version__
+
+    def made_by(version):
+        (tmp_path / "copy" / "dwflow_copy.json").write_text(json.dumps({"version": version}))
+
+    (tmp_path / "copy").mkdir()
+    made_by(check.__version__)
+    monkeypatch.chdir(tmp_path / "copy")
+    return made_by
+
+
+def test_a_student_is_told_what_a_student_can_do(in_a_copy, monkeypatch, tmp_path, capsys):
+    assert check.main() == 0
+    assert "student's copy" in capsys.readouterr().out
+    in_a_copy("0.0.1")
+    assert "do: install dwflow-lite 0.0.1, or ask for a copy that" in wrong(capsys)
+    in_a_copy(check.__version__)
+    monkeypatch.setattr(check, "requirements", lambda: ["no-such-package>=1"])
+    (tmp_path / "zoo.bin").unlink()
+    text = wrong(capsys)
+    assert "as whoever gave you this copy says" in text and "take it from the copy you were given" in text
+    assert "make" not in text.replace("made", "") and "git" not in text
+
+
+def test_what_one_notebook_alone_needs_may_be_missing(healthy, monkeypatch, capsys):
+    real = check.metadata.version
+
+    def version(name):
+        if name in check.EXTRAS:
+            raise metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(check.metadata, "version", version)
+    assert check.main() == 0
+    assert capsys.readouterr().out.count("missing (only notebook 08b needs it)") == 3
 
 
 def test_old_python(healthy, monkeypatch, capsys):

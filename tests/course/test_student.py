@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 
@@ -10,12 +11,15 @@ import pytest
 
 from dwflow_lite import __version__
 from dwflow_lite.__main__ import main
+from dwflow_lite.course import data_folder, notebooks_folder, paths, repository
 from dwflow_lite.course import exercises as exercises_package
-from dwflow_lite.course import notebooks_folder, paths, repository
 from dwflow_lite.course.classroom.copying import course_notebooks, student_notebook, write_copy
+from dwflow_lite.course.classroom.grading import Student
+from dwflow_lite.course.classroom.rerunning import handed_in
 from dwflow_lite.course.classroom.scores import ScoreError, read_scores
 from dwflow_lite.course.exercises import check, left
 from dwflow_lite.course.parameters import UsageError
+from dwflow_lite.course.paths import checkout
 from dwflow_lite.course.reading import NotebookError
 from dwflow_lite.course.run import run
 from dwflow_lite.course.scoreboard import fingerprints
@@ -209,7 +213,7 @@ def test_check_keeps_what_it_said(copy, capsys):
         assert kept.scores["00.1"].status == status and kept.scores["00.1"].attempts == attempts
         assert kept.scores["00.1"].message in capsys.readouterr().out
     assert kept.notebook == "00_a_network_from_noise" and kept.version == __version__
-    assert kept.digest == course_notebooks(notebooks_folder())[kept.notebook].digest
+    assert kept.digest == course_notebooks(checkout() / "notebooks")[kept.notebook].digest
     check("03.1", len)
     assert {path.name for path in score.parent.iterdir()} == {"00.json", "03.json"}, (
         "a file for each notebook, no drafts"
@@ -248,6 +252,11 @@ def test_left_lists_what_is_left(copy, capsys):
     exercises_package._STATUS.clear()  # of another kernel, on another day
     left("00.1", "00.2", "00.3")
     assert capsys.readouterr().out == said
+    shutil.rmtree(copy / "notebooks" / "scores")
+    check("00.2", lambda point, zoo: (zoo - point).norm(dim=-1).min())
+    capsys.readouterr()
+    left("00.1", "00.2", "00.3")
+    assert capsys.readouterr().out.startswith("exercises: 1 of 3 right; not yet: 00.1, 00.3"), "what the file says"
 
 
 def test_elsewhere_nothing_is_kept(tmp_path, monkeypatch, capsys):
@@ -345,11 +354,24 @@ def test_a_copy_stands_alone_where_the_package_was_installed(copy, monkeypatch):
         repository()
 
 
+def test_in_a_copy_the_copy_is_used_wherever_the_package_comes_from(copy, monkeypatch, tmp_path):
+    """Also where it was installed from a clone: else a student runs the course's notebooks, and loses all scores."""
+    monkeypatch.delenv("DWFLOW_ARTEFACTS", raising=False)
+    assert repository() == copy and notebooks_folder() == copy / "notebooks" and data_folder() == copy / "data"
+    assert paths.artefacts() == copy / "build" / "artefacts"
+    assert main(["student", str(tmp_path / "another")]) == 0, "a teacher who stands in it gives away the course's"
+    assert files_in(tmp_path / "another") == files_in(copy) | files_in(tmp_path / "another")
+    monkeypatch.chdir(tmp_path)
+    assert repository() == checkout()  # control
+    monkeypatch.setenv("DWFLOW_COPY", str(copy / "notebooks"))  # as the runner says to its kernels
+    assert repository() == copy
+
+
 @pytest.mark.timeout(280)
 def test_run_all_of_a_copy_reaches_its_end_and_lists_what_is_left(copy):
     """By papermill, at smoke size; the kernel stands below the copy, and `check` keeps the scores there."""
     write_answers(copy / "notebooks", {"00.1": SOLUTIONS["00.1"], "00.2": MISTAKES["00.2"]})
-    out = copy / "build"
+    out = copy.parent / "build elsewhere"
     limits = {"cell_timeout": 240, "notebook_timeout": 240}
     code = run(out=out, profile="smoke", notebooks=["00"], source=copy / "notebooks", **limits)
     assert code == 0, (out / "report.md").read_text(encoding="utf-8")
@@ -368,7 +390,7 @@ def test_run_all_of_a_copy_reaches_its_end_and_lists_what_is_left(copy):
 
 def hand_in(folder, scores, stem="00_a_network_from_noise", date="2026-01-01T10:00:00+00:00", digest=None):
     """A score file as a student hands it in."""
-    digest = course_notebooks(notebooks_folder())[stem].digest if digest is None else digest
+    digest = course_notebooks(checkout() / "notebooks")[stem].digest if digest is None else digest
     entries = {
         number: {"status": status, "message": message, "attempts": 2, "date": date}
         for number, (status, message) in scores.items()
@@ -515,3 +537,20 @@ def test_running_again_finds_what_a_score_file_hides(copy, tmp_path, capsys):
     assert "  Anna: broken.ipynb cannot be read as a notebook" in said and "of mine" not in said
     assert "  Ben: 00_a_network_from_noise.ipynb was not handed in: its scores are as the file says" in said
     assert files_in(folder) == before, "what was handed in stays as it is"
+
+
+def test_of_two_notebooks_the_newer_counts(copy, tmp_path):
+    """As where a folder is copied onto one that was handed in before."""
+    course = course_notebooks(checkout() / "notebooks")
+    first = copy / "notebooks" / "00_a_network_from_noise.ipynb"
+    again = copy / "notebooks" / "notebooks" / first.name
+    again.parent.mkdir()
+    shutil.copy(first, again)
+    write_answers(again.parent, {"00.1": SOLUTIONS["00.1"]})
+    for newer, older in ((again, first), (first, again)):  # the second: control
+        os.utime(older, (1e9, 1e9))
+        os.utime(newer, (2e9, 2e9))
+        student = Student("Anna", copy / "notebooks")
+        found = handed_in(student, course)["00_a_network_from_noise"]
+        assert (found == nbformat.read(newer, as_version=4)) and found != nbformat.read(older, as_version=4)
+        assert any(remark.endswith(f"{newer.relative_to(copy / 'notebooks')} counts") for remark in student.remarks)

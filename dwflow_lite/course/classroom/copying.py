@@ -18,7 +18,7 @@ from dwflow_lite import __version__
 from dwflow_lite.course.classroom.scores import COPY_FORMAT, order
 from dwflow_lite.course.lessons import NAME, digest
 from dwflow_lite.course.parameters import UsageError
-from dwflow_lite.course.paths import COPY, LEFT, json_text, repository, write_atomic
+from dwflow_lite.course.paths import COPY, LEFT, checkout, json_text, repository, write_atomic
 from dwflow_lite.course.reading import NotebookError, read_notebook
 from dwflow_lite.course.scoreboard.age import code_of, fingerprint
 
@@ -34,15 +34,18 @@ SHOWN = 3  # names of files in a complaint
 WELCOME = """# Your copy of the course
 
 1. You need Python 3.11 or newer and the package `dwflow-lite`; whoever gave you this says from where it is installed
-   (`python -m pip install ...`). In this folder, `python -m dwflow_lite check` says what is missing.
+   (`python -m pip install ...`). If that is `.venv`, write `.venv/bin/python` (Windows: `.venv\\Scripts\\python`) for
+   `python` everywhere here. In this folder, `python -m dwflow_lite check` says what is missing.
 2. In this folder: `python -m jupyterlab notebooks`. Open a notebook and choose *Run > Run All Cells*: its first lines
    say how long that takes. It reaches its end as it is, and the last cell lists which exercises are right, wrong or not
    yet begun.
 3. An exercise is a function with `raise NotImplementedError` in it. Write yours in that place and run its cell: `check`
    says whether it is right, or what was expected and what came. Try as often as you like. After a break, run the cells
-   above first (*Run > Run All Above Selected Cell*). "To think about" has no check: bring your thought along.
-4. What `check` said last is kept in `notebooks/scores/`. Save your notebooks, and hand in the folder `notebooks` with
-   all that is in it.
+   above first (*Run > Run All Above Selected Cell*). A cell that runs on and on: stop it with ■ (*Kernel > Interrupt
+   Kernel*), mend your function and run it again. "To think about" has no check: bring your thought along.
+4. What `check(...)` in a notebook said last is kept in `notebooks/scores/`, with the number of tries and the time. Save
+   your notebooks, and hand in the folder `notebooks` with all that is in it, `scores` too; where only one file can be
+   handed in, zip that folder.
 
 Leave the notebooks where they are, beside `dwflow_copy.json`. What they compute goes into `build/`, which can be
 deleted; `data/` and `benchmarks/` are read by them.
@@ -184,7 +187,7 @@ def write_copy(out: Path | str) -> str:
     if not str(out).strip():
         raise UsageError("OUT names no folder")
     out = Path(out)
-    root = repository()
+    root = checkout() or repository()  # a teacher may stand in a copy
     copied = course_notebooks(root / "notebooks")
     files = dict(_files(root, copied))
     try:

@@ -56,7 +56,7 @@ def rerun(group: Class, say: Callable[[str], None], limits: Limits = Limits()) -
         limits: of time.
     """
     for student in group.students:
-        notebooks = _notebooks(student, group.course)
+        notebooks = handed_in(student, group.course)
         for stem, copied in group.course.items():
             if stem in notebooks:
                 say(f"{student.name}: {stem}")
@@ -79,7 +79,7 @@ def _compare(student: Student, again: Mapping[str, Score]) -> None:
 # -- what a student handed in --------------------------------------------------------------------------------------
 
 
-def _notebooks(student: Student, course: Mapping[str, Copied]) -> dict[str, nbformat.NotebookNode]:
+def handed_in(student: Student, course: Mapping[str, Copied]) -> dict[str, nbformat.NotebookNode]:
     """Stem -> the student's notebook, found by its exercises, whatever it is called now; the newest file counts."""
     stem_of = {number: stem for stem, copied in course.items() for number in copied.exercises}
     found: dict[str, nbformat.NotebookNode] = {}

@@ -11,6 +11,8 @@ import reprlib
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
+from math import log10
+from numbers import Integral
 from typing import Any
 from warnings import catch_warnings, simplefilter
 
@@ -57,7 +59,7 @@ def left(*numbers: str) -> None:
         exercises: 0 of 2 right; not yet: 00.8, 00.9 (not kept: no file dwflow_copy.json lies beside the notebook)
     """
     scores, file, why_not = kept(numbers[0])
-    stand = {number: score.status for number, score in scores.items()} | _STATUS
+    stand = {number: score.status for number, score in scores.items()} if file else _STATUS
     by_status = {status: [n for n in numbers if stand.get(n, NOT_YET) == status] for status in STATUSES}
     parts = [f"exercises: {len(by_status[RIGHT])} of {len(numbers)} right"]
     parts += [f"{status}: {', '.join(by_status[status])}" for status in (WRONG, NOT_YET) if by_status[status]]
@@ -66,10 +68,11 @@ def left(*numbers: str) -> None:
 
 
 class _Watched:
-    """The reader's function; remembers what it raised and what it returned last."""
+    """The reader's function; remembers what it raised and what it returned last, and hands it on as another kind."""
 
-    def __init__(self, answer: Callable) -> None:
+    def __init__(self, answer: Callable, kind: str = "") -> None:
         self.answer = answer
+        self.kind = kind
         self.error: BaseException | None = None
         self.returned: Any = None
 
@@ -79,33 +82,76 @@ class _Watched:
         except (Exception, SystemExit) as error:
             self.error = error
             raise
-        return self.returned
+        return _as_tensors(self.returned, self.kind) if self.kind else self.returned
+
+
+KINDS = ("", "as it is", "float32", "float64")  # "": what was returned; else tensors, where it holds numbers
+
+
+def _as_tensors(value: Any, kind: str) -> Any:
+    """Numbers in lists and arrays as tensors, of the type they have or of a float type."""
+    import numpy as np
+    import torch
+
+    if isinstance(value, dict):
+        return {key: _as_tensors(one, kind) for key, one in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_as_tensors(one, kind) for one in value)
+    if isinstance(value, list | np.ndarray):
+        with suppress(Exception):  # it holds something else
+            value = torch.as_tensor(np.asarray(value))
+    if isinstance(value, torch.Tensor) and value.is_floating_point() and kind.startswith("float"):
+        value = value.to(getattr(torch, kind))
+    return value
 
 
 def _verdict(number: str, answer: Any) -> tuple[str, str]:
     """How the answer stands, and the sentence that says so."""
     if not callable(answer):
         return WRONG, f"✗ {number}: the answer is a function; hand over the function itself, not {_described(answer)}."
-    watched = _Watched(answer)
-    try:
-        with catch_warnings():
-            simplefilter("ignore")  # of torch, about what the check makes of an answer of another kind
-            CHECKS[number](watched)
-    except (Exception, SystemExit) as error:
-        if error is not watched.error:  # of the check
-            return WRONG, f"✗ {number}: {_complaint(number, error, watched.returned)}"
-        if isinstance(error, NotImplementedError):
-            return NOT_YET, f"○ {number}: not started. Replace the line that raises, and run the cell again."
-        return WRONG, f"✗ {number}: your code raised {type(error).__name__}: {_short(error)}".rstrip(" :")
-    return RIGHT, f"✓ {number}: right."
+    complaint = ""
+    for kind in KINDS:  # right numbers of another kind, an array say, are right
+        watched = _Watched(answer, kind)
+        try:
+            with catch_warnings():
+                simplefilter("ignore")  # of torch, about what the check makes of an answer of another kind
+                CHECKS[number](watched)
+        except (Exception, SystemExit) as error:
+            if isinstance(error, NotImplementedError) and error is watched.error:
+                return NOT_YET, f"○ {number}: not started. Replace the line that raises, and run the cell again."
+            if error is watched.error:
+                return WRONG, f"✗ {number}: your code raised {type(error).__name__}: {_short(error)}".rstrip(" :")
+            if isinstance(error, AssertionError) and str(error):
+                return WRONG, f"✗ {number}: {_short(error)}"
+            complaint = complaint or _complaint(number, error, watched.returned)
+        else:
+            return RIGHT, f"✓ {number}: right."
+    return WRONG, f"✗ {number}: {complaint}"
 
 
 def _complaint(number: str, error: BaseException, returned: Any) -> str:
-    """What a check found wrong with what was returned; an answer of another kind makes the check itself fail."""
-    if isinstance(error, AssertionError) and str(error):
-        return _short(error)
+    """That an answer is of another kind, by which the check itself failed, and how; and what was asked for."""
     task = (CHECKS[number].__doc__ or "").strip().splitlines()[0]
-    return f"your function returned {_described(returned)}, which is not what was asked for: {task}"
+    failed = f"{type(error).__name__}: {_short(error)}".rstrip(" :")
+    return f"your function returned {_described(returned)}, with which nothing could be checked ({failed}). {task}"
+
+
+def in_short(count: int) -> str:
+    """A whole number of any size in a few letters.
+
+    Example:
+        >>> in_short(24), in_short(10**40)
+        ('24', 'about 10^40.00')
+    """
+    return str(count) if abs(count) < 10**6 else f"about {'-' if count < 0 else ''}10^{log10(abs(count)):.2f}"
+
+
+def whole(count: Any) -> int:
+    """A count that an answer gave, if it is a whole number; ``AssertionError`` that says why it must be, if not."""
+    assert isinstance(count, Integral), (
+        f"a count is exact: return a whole number (int), not {_described(count)}; math.factorial gives one"
+    )
+    return int(count)
 
 
 def _described(value: Any) -> str:

@@ -32,7 +32,7 @@ def nearest_member(answer: Callable) -> None:
 
 @exercise("00.3")
 def ensemble(answer: Callable) -> None:
-    """Labels by averaged probabilities; three networks, examples in which other rules go wrong."""
+    """Labels (n,) by averaged probabilities, of outputs (networks, n, classes)."""
     sure, unsure = [6.0, 0.0, 0.0], [0.0, 0.6, 0.0]
     outputs = torch.tensor([[sure, [30.0, 0.0, 0.0]], [unsure, [0.0, 3.0, 0.0]], [unsure, [0.0, 3.0, 0.0]]])
     got = answer(outputs)

@@ -8,7 +8,7 @@ from math import factorial
 import torch
 from torch import Tensor
 
-from dwflow_lite.course.exercises import exercise
+from dwflow_lite.course.exercises import exercise, in_short, whole
 
 
 def _try(answer: Callable, seed: int, *how: float) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], float]:
@@ -39,11 +39,11 @@ def count_symmetries(answer: Callable) -> None:
     """Permuted copies of an MLP of the given sizes."""
     cases = (([4, 16, 3], factorial(16)), ([784, 32, 32, 10], factorial(32) ** 2), ([5, 2], 1))
     for sizes, expected in cases:
-        got = answer(sizes)
+        got = whole(answer(sizes))
         hidden = sizes[1:-1]
         assert got == expected, (
             f"sizes {sizes} have hidden layers {hidden or 'none'}; inputs and outputs keep their order. "
-            f"Expected {expected:.3g}, got {got:.3g}"
+            f"Expected {in_short(expected)}, got {in_short(got)}"
         )
 
 

@@ -8,7 +8,7 @@ from math import factorial
 import torch
 from torch import Tensor
 
-from dwflow_lite.course.exercises import exercise
+from dwflow_lite.course.exercises import exercise, in_short, whole
 
 
 @exercise("04.1")
@@ -31,8 +31,8 @@ def keeps_heads(answer: Callable) -> None:
 def count_orders(answer: Callable) -> None:
     """Orders of one attention layer that leave its function alone."""
     for heads, units in ((1, 2), (3, 8), (12, 64), (2, 1)):
-        expected, got = factorial(heads) * factorial(units) ** (2 * heads), answer(heads, units)
-        assert got == expected, f"{heads} heads of {units} units: expected {expected:.4g}, got {got:.4g}"
+        expected, got = factorial(heads) * factorial(units) ** (2 * heads), whole(answer(heads, units))
+        assert got == expected, f"{heads} heads of {units} units: expected {in_short(expected)}, got {in_short(got)}"
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, o: Tensor, x: Tensor, heads: int) -> Tensor:

@@ -49,10 +49,17 @@ def axes_of_two_branches(answer: Callable) -> None:
 
     network = Branches()
     layout = Layout.of(network)
-    axes = {name: tuple(of) for name, of in dict(answer()).items()}
+    axes = dict(answer())
     missing = sorted({entry.name for entry in layout.entries} - set(axes))
     assert not missing, f"the axes of {', '.join(missing)} are missing"
-    spec = PermutationSpec(layout, axes)  # says itself where shapes do not fit
+    for name, of in axes.items():
+        assert isinstance(of, tuple | list), (
+            f"{name}: a tuple with one entry for each axis, as ('h',) or (None,) for a bias, not {of!r}"
+        )
+    try:
+        spec = PermutationSpec(layout, {name: tuple(of) for name, of in axes.items()})
+    except (TypeError, ValueError) as error:  # says itself where shapes do not fit
+        raise AssertionError(str(error)) from None
     assert spec.groups, "something may move: unit 1 of both branches and column 1 of the last layer, say"
     generator = torch.Generator().manual_seed(0)
     weights = torch.randn(layout.size, generator=generator)
