@@ -22,7 +22,9 @@ def site(tmp_path_factory):
     formula = r"$$v_\theta(x_t, t) \approx \left(\frac{x_1 - x_0}{1}\right)" + r" + \alpha_1 x_1" * 40 + "$$"
     fold = "md:### Hidden treasure\n\nThe word xylophone stands here alone.\n\n" + formula
     write_notebook(folder / "nb", "01_first", f"md:{WIDE}", long_line, draw, *parts, fold, RECORD)
-    write_notebook(folder / "nb", "02_second", "md:## A\n\n## B\n\n## C", RECORD)
+    words = "wherever somebody " * 30
+    sought = f"md:## A\n\n{words} re-basin {words}\n\n## B\n\n{words} barcode {words}\n\n## C"
+    write_notebook(folder / "nb", "02_second", sought, RECORD)
     ran = Ran(folder / "nb", folder / "out")
     assert ran.code == 0
     return ran.out
@@ -96,7 +98,8 @@ def test_search_finds_and_leads_there(opened, width):
     page.locator("body").press("/")
     box = page.locator(".search input")
     box.fill("qqzz")
-    assert page.locator(".search li").count() == 0 and page.locator(".search .said").inner_text() == "0 places"
+    assert page.locator(".search li").count() == 0
+    assert page.locator(".search .said").inner_text().startswith("Nothing found. The first letters of a word")
     box.fill("xylo treasure")
     assert "Hidden treasure" in page.locator(".search li").first.inner_text()
     assert page.locator(".search mark").first.inner_text() == "xylo" and page.evaluate(SIDEWAYS) <= 0
@@ -107,6 +110,32 @@ def test_search_finds_and_leads_there(opened, width):
     page.keyboard.press("Enter")
     page.wait_for_url("**/pages/01_first.html#Hidden-treasure")
     assert page.wrong == []
+
+
+def test_enter_opens_the_best_place_and_close_closes(opened):
+    page = opened("pages/02_second.html")
+    page.locator("body").press("/")
+    page.locator(".search button").click()
+    assert not page.locator(".search").is_visible()
+    page.locator("body").press("/")
+    page.locator(".search input").fill("treasure")
+    page.locator(".search input").press("Enter")
+    page.wait_for_url("**/pages/01_first.html#Hidden-treasure")
+
+
+@pytest.mark.parametrize("asked, marked", [("rebasin", "re-basin"), ("re-basin", "re-basin"), ("bar-code", "barcode")])
+def test_search_asks_for_no_hyphens_and_its_excerpts_cut_no_word(opened, asked, marked):
+    page = opened("pages/02_second.html")
+    page.locator("body").press("/")
+    page.locator(".search input").fill(asked)
+    assert page.locator(".search .said").inner_text() == "1 place"
+    excerpt = page.locator(".search small")
+    assert excerpt.locator("mark").inner_text() == marked
+    said = excerpt.inner_text()
+    assert said.startswith("… ") and said.endswith(" …") and 100 < len(said) < 220
+    assert set(said.split()) <= {"…", "wherever", "somebody", "re-basin", "barcode"}
+    page.locator(".search input").fill("----")
+    assert page.locator(".search .said").inner_text().startswith("Nothing found")
 
 
 def test_contents_follow_the_reader(opened):

@@ -22,7 +22,7 @@ POLICY = (
 DIALOGS = """
 <dialog class="search" aria-label="Search the course"><form method="dialog">
 <input type="search" aria-label="Search the course" autocomplete="off" spellcheck="false" autofocus>
-<button value="close">Close</button></form>
+<button type="button">Close</button></form>
 <p class="said" role="status"></p><ol></ol></dialog>
 <dialog class="zoom" aria-label="Figure, enlarged"><div class="sheet" tabindex="0"></div>
 <div class="below"><span class="said"></span><button type="button" autofocus>Close</button></div></dialog>
