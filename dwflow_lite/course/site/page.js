@@ -160,7 +160,8 @@ function score(section, words, begins) {
 /** The sections that hold the words, best first, as [points, section], and the patterns that found them. */
 function hits(words, loosely) {
   const begins = words.map((word) => beginning(word, loosely));
-  const found = sections.map((section) => [score(section, words, begins), section]).filter(([points]) => points > 0);
+  const asked = words.length ? sections : [];
+  const found = asked.map((section) => [score(section, words, begins), section]).filter(([points]) => points > 0);
   return [found.sort(([a], [b]) => b - a), begins];
 }
 
