@@ -86,6 +86,8 @@ def test_a_wide_table_scrolls_in_its_frame_and_keeps_its_first_column(opened):
     frame.evaluate("frame => { frame.scrollLeft = 9999; }")
     assert head.bounding_box()["x"] == before[0] and last.bounding_box()["x"] + last.bounding_box()["width"] <= 390
     assert last.evaluate("cell => getComputedStyle(cell).textAlign") == "right"
+    rows = frame.locator("tr").evaluate_all("rows => rows.map((row) => row.getBoundingClientRect().height)")
+    assert all(height == round(height) for height in rows), "else the lines of the two parts do not meet"
 
 
 def test_long_lines_scroll_in_their_block(opened):

@@ -101,7 +101,8 @@ def test_home_says_what_to_open_first(linked):
     assert begin("", without_page) == []
 
 
-def test_no_line_ends_within_a_date(linked):
+def test_facts_are_words_apart_and_no_line_ends_within_a_date(linked):
+    assert "profile laptop 20" in sections(linked.page("01_a"))[0]["text"]
     date = f"<time>{linked.report['date'][:10]}</time>"
     assert date in (linked.out / "index.html").read_text() and date in linked.page("01_a")
 

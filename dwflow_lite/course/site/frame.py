@@ -61,7 +61,7 @@ def frame(
     """
     nonce = hashlib.sha256(f"{title}\0{body}".encode(errors="backslashreplace")).hexdigest()[:32]
     listed = _contents(contents) if len(contents) >= 3 else ""
-    spans = "".join(f"<span>{dated(fact)}</span>" for fact in facts)
+    spans = " ".join(f"<span>{dated(fact)}</span>" for fact in facts)
     said = f'<p class="facts">{spans}</p>' if facts else ""
     return (
         f'<!DOCTYPE html>\n<html lang="en" data-root="{root}"><head><meta charset="utf-8">'

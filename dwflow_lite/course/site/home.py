@@ -60,7 +60,7 @@ def home_page(report: Mapping[str, Any], lessons: Sequence[Lesson], folder: Path
     )
     body = (
         f"<h1>{COURSE}</h1><p>{LEAD}</p>{_begin(lessons[0], entries[lessons[0].stem])}"
-        f'<p class="facts"><span>{dated(ran)}</span><span><a href="report.html">What it measured and claims</a>'
+        f'<p class="facts"><span>{dated(ran)}</span> <span><a href="report.html">What it measured and claims</a>'
         f'</span></p>{_player(folder)}<ol class="cards">{cards}</ol>'
     )
     return frame(HOME_TITLE, body, foot=versions_line(report["versions"]))
@@ -136,5 +136,6 @@ def report_page(report: str, versions: Mapping[str, str] | None = None) -> str:
     """The report as a page; `report` is its markdown."""
     body = markdown_html(report, formulas=False)
     body = re.sub(rf"<td>({STATES})</td>", r'<td><span class="badge \1">\1</span></td>', body)
+    body = re.sub(r'(?<=<a href="pages/)([^"]*">)([^<]*)', lambda link: link[1] + link[2].replace("_", "_<wbr>"), body)
     body, headings = dress(body)
     return frame(REPORT_TITLE, body, contents=headings, foot=versions_line(versions) if versions else "")
