@@ -249,6 +249,8 @@ def test_a_picture_of_home_opens_its_notebook(opened):
 def test_names_are_whole_on_a_narrow_screen(opened, site):
     page = opened("api/batchnorm.html", 390)
     assert page.locator("h1 code").evaluate("code => code.getClientRects().length") == 1
+    underlined = page.locator("td a").first.evaluate("a => parseFloat(getComputedStyle(a).textUnderlineOffset)")
+    assert underlined > 3, "or the line would hide underscores"
     page.goto((site / "report.html").as_uri())
     link = page.locator("main td a").first.bounding_box()
     assert link["x"] + link["width"] <= 390
