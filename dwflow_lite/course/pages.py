@@ -137,9 +137,12 @@ def _make_still(nb: nbformat.NotebookNode, output: Any, heading: str) -> None:
     _check_types(data)
     if WIDGET_VIEW in data:
         controls = ", ".join(html.escape(name) for name in _control_names(nb, shown_model(data[WIDGET_VIEW])))
-        controls = controls or "controls"
+        named = f": {controls}" if controls else ""
         data.clear()
-        data["text/html"] = f"<p class='widget'>Live in Jupyter: {controls}. The picture above is the still.</p>"
+        data["text/html"] = (
+            f"<p class='widget'>These controls work in Jupyter only{named}. "
+            "Here, the picture above shows one setting of them.</p>"
+        )
     elif "text/latex" in data and "text/html" not in data:
         data["text/html"] = mathml(data["text/latex"].strip().strip("$").removeprefix("\\displaystyle"), "block")
     for kind in ("image/png", "image/jpeg"):

@@ -144,10 +144,10 @@ def markdown(report: Mapping[str, Any]) -> str:
 
 def _table_row(entry: Mapping[str, Any]) -> str:
     title = re.sub(r"([|\[\]])", r"\\\1", _plain(entry["title"]))  # they would end the cell, or the link
-    title = f"[{title}](pages/{entry['stem']}.html)" if "page" in entry else title
+    name = f"[{entry['stem']}](pages/{entry['stem']}.html)" if "page" in entry else entry["stem"]
     stale = "stale" if entry["stale"] else ""
     seed = "" if entry["seed"] is None else _plain(entry["seed"]).replace("|", "\\|")
-    return f"| {entry['stem']} | {entry['status']} | {stale} | {cost(entry)} | {seed} | {title} |"
+    return f"| {name} | {entry['status']} | {stale} | {cost(entry)} | {seed} | {title} |"
 
 
 def _plain(text: Any) -> str:

@@ -1,5 +1,8 @@
 """The site in a real browser, wide and narrow, light and dark: Playwright with Chromium, else skipped by name."""
 
+import io
+
+import matplotlib.pyplot as plt
 import pytest
 from browsing import FAINT, NO_PLAYWRIGHT, SIDEWAYS, SIZES, needs_chromium, until
 
@@ -22,7 +25,9 @@ def site(tmp_path_factory):
     formula = r"$$v_\theta(x_t, t) \approx \left(\frac{x_1 - x_0}{1}\right)" + r" + \alpha_1 x_1" * 40 + "$$"
     fold = "md:### Hidden treasure\n\nThe word xylophone stands here alone.\n\n" + formula
     write_notebook(folder / "nb", "01_first", f"md:{WIDE}", long_line, draw, *parts, fold, RECORD)
-    write_notebook(folder / "nb", "02_second", "md:## A\n\n## B\n\n## C", RECORD)
+    words = "wherever somebody " * 30
+    sought = f"md:## A\n\n{words} snark-boojum {words}\n\n## B\n\n{words} barcode {words}\n\n## C"
+    write_notebook(folder / "nb", "02_second", sought, RECORD)
     ran = Ran(folder / "nb", folder / "out")
     assert ran.code == 0
     return ran.out
@@ -81,6 +86,8 @@ def test_a_wide_table_scrolls_in_its_frame_and_keeps_its_first_column(opened):
     frame.evaluate("frame => { frame.scrollLeft = 9999; }")
     assert head.bounding_box()["x"] == before[0] and last.bounding_box()["x"] + last.bounding_box()["width"] <= 390
     assert last.evaluate("cell => getComputedStyle(cell).textAlign") == "right"
+    rows = frame.locator("tr").evaluate_all("rows => rows.map((row) => row.getBoundingClientRect().height)")
+    assert all(height == round(height) for height in rows), "else the lines of the two parts do not meet"
 
 
 def test_long_lines_scroll_in_their_block(opened):
@@ -96,7 +103,8 @@ def test_search_finds_and_leads_there(opened, width):
     page.locator("body").press("/")
     box = page.locator(".search input")
     box.fill("qqzz")
-    assert page.locator(".search li").count() == 0 and page.locator(".search .said").inner_text() == "0 places"
+    assert page.locator(".search li").count() == 0
+    assert page.locator(".search .said").inner_text().startswith("Nothing found. The first letters of a word")
     box.fill("xylo treasure")
     assert "Hidden treasure" in page.locator(".search li").first.inner_text()
     assert page.locator(".search mark").first.inner_text() == "xylo" and page.evaluate(SIDEWAYS) <= 0
@@ -107,6 +115,34 @@ def test_search_finds_and_leads_there(opened, width):
     page.keyboard.press("Enter")
     page.wait_for_url("**/pages/01_first.html#Hidden-treasure")
     assert page.wrong == []
+
+
+def test_enter_opens_the_best_place_and_close_closes(opened):
+    page = opened("pages/02_second.html")
+    page.locator("body").press("/")
+    page.locator(".search button").click()
+    assert not page.locator(".search").is_visible()
+    page.locator("body").press("/")
+    page.locator(".search input").fill("treasure")
+    page.locator(".search input").press("Enter")
+    page.wait_for_url("**/pages/01_first.html#Hidden-treasure")
+
+
+@pytest.mark.parametrize(
+    "asked, marked", [("snarkbooj", "snark-booj"), ("snark-boojum", "snark-boojum"), ("bar-code", "barcode")]
+)
+def test_search_asks_for_no_hyphens_and_its_excerpts_cut_no_word(opened, asked, marked):
+    page = opened("pages/02_second.html")
+    page.locator("body").press("/")
+    page.locator(".search input").fill(asked)
+    assert page.locator(".search .said").inner_text() == "1 place"
+    excerpt = page.locator(".search small")
+    assert excerpt.locator("mark").inner_text() == marked
+    said = excerpt.inner_text()
+    assert said.startswith("… ") and said.endswith(" …") and 100 < len(said) < 220
+    assert set(said.split()) <= {"…", "wherever", "somebody", "snark-boojum", "barcode"}
+    page.locator(".search input").fill("----")
+    assert page.locator(".search .said").inner_text().startswith("Nothing found")
 
 
 def test_contents_follow_the_reader(opened):
@@ -162,3 +198,59 @@ def test_a_page_reads_without_scripts(opened):
     assert page.locator(".contents a").first.is_visible() and page.locator("main math").first.is_visible()
     assert not page.locator(".find").is_visible() and not page.locator(".theme").is_visible()
     assert not page.locator("dialog.search").is_visible()
+
+
+@pytest.mark.parametrize("theme, chosen", [("light", "dark"), ("dark", None)])
+def test_on_paper_it_is_light_and_whole(opened, theme, chosen):
+    page = opened("pages/01_first.html", 700, theme)
+    if chosen:
+        page.locator(".theme").click()
+    colours = "[getComputedStyle(document.body).color, getComputedStyle(document.querySelector('main img')).filter]"
+    cut = """[...document.querySelectorAll("pre, .table, math[display=block]")]
+      .filter((box) => box.scrollWidth > box.clientWidth && getComputedStyle(box).overflowX !== "visible").length"""
+    on_screen = page.evaluate(colours)
+    assert on_screen[1] != "none" and page.evaluate(cut) >= 3
+    page.emulate_media(media="print")
+    ink, turned = page.evaluate(colours)
+    assert ink == opened("pages/01_first.html").evaluate(colours)[0] != on_screen[0] and turned == "none"
+    assert page.evaluate(cut) == 0 and page.locator("pre", has_text="a long line").evaluate(
+        "pre => pre.scrollWidth <= pre.clientWidth"
+    )
+
+
+@pytest.mark.parametrize("what", [".highlight pre", ".table", "math[display=block]"])
+def test_what_scrolls_is_shaded_where_it_goes_on(opened, what):
+    """At its right edge, until the end is reached."""
+    page = opened("pages/01_first.html", 390)
+    wide = [box for box in page.locator(what).all() if box.evaluate("box => box.scrollWidth > box.clientWidth + 50")]
+
+    def edge():  # the lightest of the last pixels
+        picture = plt.imread(io.BytesIO(wide[0].screenshot()))[..., :3]
+        return float(picture[2:-2, -2].mean(-1).max())
+
+    before = edge()
+    wide[0].evaluate("box => { box.scrollLeft = 99999; }")
+    assert before < edge() - 0.03
+
+
+def test_a_phone_says_that_a_tap_enlarges(opened):
+    said = "image => getComputedStyle(image.parentElement, '::after').content"
+    phone = opened("pages/01_first.html", 390, has_touch=True, is_mobile=True)
+    assert "Tap the figure" in phone.locator(".output_png img").evaluate(said)
+    assert opened("pages/01_first.html").locator(".output_png img").evaluate(said) == "none"
+
+
+def test_a_picture_of_home_opens_its_notebook(opened):
+    page = opened("index.html", 390, has_touch=True)
+    page.locator(".cards img").tap()
+    page.wait_for_url("**/pages/01_first.html")
+
+
+def test_names_are_whole_on_a_narrow_screen(opened, site):
+    page = opened("api/batchnorm.html", 390)
+    assert page.locator("h1 code").evaluate("code => code.getClientRects().length") == 1
+    underlined = page.locator("td a").first.evaluate("a => parseFloat(getComputedStyle(a).textUnderlineOffset)")
+    assert underlined > 3, "or the line would hide underscores"
+    page.goto((site / "report.html").as_uri())
+    link = page.locator("main td a").first.bounding_box()
+    assert link["x"] + link["width"] <= 390

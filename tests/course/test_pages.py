@@ -54,6 +54,14 @@ def test_formula_that_cannot_be_shown_is_named(tmp_path):
         notebook_page(nbformat.v4.new_notebook(cells=cells), {"title": "T"}, tmp_path)
 
 
+def test_a_function_stands_apart_from_its_argument():
+    spaced = '<mi>log</mi><mspace width="0.167em" />'
+    assert spaced + "<mi>p</mi>" in mathml(r"-\log p") and spaced + "<mfrac>" in mathml(r"\log \frac{a}{b}")
+    assert '</msub><mspace width="0.167em" /><mi>p</mi>' in mathml(r"\log_2 p")
+    for formula in (r"\log(p)", r"\exp\left(-x\right)", "x p", "x_t p", r"e^{\log}"):
+        assert "mspace" not in mathml(formula)
+
+
 def test_folds_keep_what_is_in_them(ordinary):
     fold = re.search(r"<details>(.*?)</details>", ordinary.page("01_first"), re.DOTALL)[1]
     assert "<em>this</em>" in fold and '<div class="highlight">' in fold and "42" in fold
@@ -62,7 +70,8 @@ def test_folds_keep_what_is_in_them(ordinary):
 def test_links_pictures_and_widgets(ordinary):
     page = ordinary.page("01_first")
     assert 'href="02_second.html#There"' in page and ".ipynb" not in page
-    assert "Live in Jupyter: time, kind." in page and "widget-view" not in page
+    told = "These controls work in Jupyter only: time, kind. Here, the picture above shows one setting of them."
+    assert told in page and "widget-view" not in page
     assert 'alt="Figure: Maths"' in page and "data:image/png;base64" in page
     assert "<title>01 · Title of 01_first</title>" in page and "profile smoke" in page
 
@@ -80,6 +89,7 @@ def test_navigation(ordinary, tmp_path):
 
 def test_report(ordinary):
     report = (ordinary.out / "report.html").read_text()
-    assert '<a href="pages/01_first.html">Title of 01_first</a>' in report
+    assert '<a href="pages/01_first.html">01_<wbr/>first</a>' in report  # its lines end at underscores
+    assert "<td>Title of 01_first</td>" in report
     assert '<span class="badge passed">passed</span>' in report
     assert "0.1235" in report and "✓ holds" in report and "papermill" in report

@@ -223,7 +223,8 @@ def test_home_and_the_page_of_its_notebook_show_the_player(tmp_path, monkeypatch
     assert ran.code == 0 and "player.html, the player" in ran.text
     page = ran.page(SHOWN_IN)
     assert page.count("<iframe") == 1 and f'src="../player.html#{embed.PLACES[SHOWN_IN].replace("&", "&amp;")}"' in page
-    assert page.index("Live in Jupyter") < page.index("<iframe") < page.rindex("Live in Jupyter")
+    told = "work in Jupyter only: time."
+    assert page.index(told) < page.index("<iframe") < page.rindex(told) and "not those of the cells above" in page
     assert "<iframe" not in ran.page("01_other")
     home = (tmp_path / "out" / "index.html").read_text()
     assert '<a href="player.html">The player</a>' in home and home.count('alt="still"') == 1
@@ -293,6 +294,7 @@ def test_the_command_makes_it_anywhere(tmp_path):
     assert ended.returncode == 0, ended.stderr
     page = (tmp_path / "a.html").read_text()
     assert page.endswith("</html>\n") and io.StringIO(page).readline() == "<!DOCTYPE html>\n"
+    assert "href=" not in page, "alone it leads nowhere"
 
 
 def test_its_notebooks_are_there_and_have_a_slider():

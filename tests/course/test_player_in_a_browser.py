@@ -33,7 +33,7 @@ TOLD = """() => ["cloud svg", "course svg", "inside canvas"].map((name) =>
 
 @pytest.fixture(scope="module")
 def player(tmp_path_factory):
-    return write_player(tmp_path_factory.mktemp("player") / "player.html", SMOKE)
+    return write_player(tmp_path_factory.mktemp("player") / "player.html", SMOKE, made="by a run")
 
 
 @pytest.fixture
@@ -174,15 +174,24 @@ def test_inside_a_page_it_takes_its_room_and_its_light(visit, player, tmp_path, 
     monkeypatch.setattr(making, "make", lambda path, profile, stop: path.write_text(player.read_text()) and "")
     write_notebook(tmp_path / "nb", "00_a_network_from_noise", "import ipywidgets\nipywidgets.IntSlider()", RECORD)
     assert Ran(tmp_path / "nb", tmp_path / "out").code == 0
+    alone = visit(tmp_path / "out" / "player.html")
+    alone.locator("a", has_text="All notebooks").click()
+    alone.wait_for_url("**/out/index.html")
     for width in (390, 1280):
         page = visit(tmp_path / "out" / "pages" / "00_a_network_from_noise.html", width)
         frame = page.locator("figure.player iframe")
         frame.scroll_into_view_if_needed()
         inside = page.frame_locator("figure.player iframe")
         inside.locator(".answers").wait_for()
+        assert not inside.locator(".back").is_visible()
         until(page, "document.querySelector('figure.player iframe').style.height !== ''")
         overflow = "html => [html.scrollHeight - html.clientHeight, html.scrollWidth - html.clientWidth]"
-        assert max(inside.locator("html").evaluate(overflow)) <= 2 and page.evaluate(SIDEWAYS) <= 0
+        higher, wider = inside.locator("html").evaluate(overflow)
+        assert wider <= 2 and page.evaluate(SIDEWAYS) <= 0
+        assert higher <= 2 if width == 1280 else higher > 400, "on a phone it scrolls in its frame"
+        inside.locator(".answers li").last.scroll_into_view_if_needed()
+        bar, around = inside.locator(".time").bounding_box(), frame.bounding_box()
+        assert width == 1280 or around["y"] <= bar["y"] < bar["y"] + bar["height"] < 800
         ground = "body => getComputedStyle(body).backgroundColor"
         assert inside.locator("body").evaluate(ground) == page.locator("body").evaluate(ground)
         page.locator(".theme").click()

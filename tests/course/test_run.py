@@ -54,7 +54,7 @@ def test_good_run_passes_and_reports(ordinary):
     assert first["widgets"] == {"controls": 2, "values": 5}
     assert ordinary.report["status"] == "passed" and ordinary.report["versions"]["papermill"]
     assert ordinary.report["threads"] >= 1 and ordinary.report["device"]
-    assert "| 01_first | passed |" in (ordinary.out / "report.md").read_text()
+    assert "| [01_first](pages/01_first.html) | passed |" in (ordinary.out / "report.md").read_text()
 
 
 def test_good_run_leaves_only_whole_things(ordinary):

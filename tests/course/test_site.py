@@ -1,6 +1,7 @@
 """The site: every link leads somewhere, every colour can be read, terms and names are those of course and package."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
@@ -14,7 +15,7 @@ from dwflow_lite.course.paths import notebooks_folder, number_of
 from dwflow_lite.course.site.dress import dress
 from dwflow_lite.course.site.frame import LOOK, Heading, frame
 from dwflow_lite.course.site.glossary import addresses, anchor, glossary, glossary_page
-from dwflow_lite.course.site.home import opening
+from dwflow_lite.course.site.home import home_page, opening
 from dwflow_lite.course.site.reference import ROOMS, names, reference_pages
 from dwflow_lite.course.site.search import search_script, sections
 
@@ -80,7 +81,30 @@ def test_opening_of_every_notebook_is_found():
 def test_home_has_a_picture_of_each_notebook_that_draws(ordinary):
     cards = BeautifulSoup((ordinary.out / "index.html").read_text(), "html.parser").select(".cards > li")
     assert cards[0].img["src"].startswith("data:image/png") and cards[0].img["alt"] == "Figure: Maths"
-    assert cards[1].img is None
+    assert cards[1].img is None and cards[0].img.parent["href"] == "pages/01_first.html"
+
+
+def test_home_says_what_to_open_first(linked):
+    first, second = discover(linked.out.parent / "nb")
+
+    def begin(time, entry=linked.entries["01_a"]):
+        report = {**linked.report, "notebooks": [entry, linked.entries["02_b"]]}
+        lessons = [replace(first, opening=f"# A\n\n**Time** {time}"), second]
+        home = BeautifulSoup(home_page(report, lessons, linked.out), "html.parser")
+        links = [link for link in home.select("main p > a") if link.get_text().startswith("Begin")]
+        return [(link["href"], link.parent.get_text()) for link in links]
+
+    told = "Begin with 01 · Title of 01_a: about ten minutes to read, nothing to install."
+    assert begin("about ten minutes to read, one to run.") == [("pages/01_a.html", told)]
+    assert begin("")[0][1] == "Begin with 01 · Title of 01_a: nothing to install."
+    without_page = {name: value for name, value in linked.entries["01_a"].items() if name != "page"}
+    assert begin("", without_page) == []
+
+
+def test_facts_are_words_apart_and_no_line_ends_within_a_date(linked):
+    assert "profile laptop 20" in sections(linked.page("01_a"))[0]["text"]
+    date = f"<time>{linked.report['date'][:10]}</time>"
+    assert date in (linked.out / "index.html").read_text() and date in linked.page("01_a")
 
 
 # -- colours ---------------------------------------------------------------------------------------------------------
@@ -126,7 +150,7 @@ def test_no_rule_names_a_colour_beside_those():
     """But for what stands on a figure's own white, and behind an open dialog."""
     rules = LOOK["page.css"].split("/* page */")[1]
     assert set(re.findall(r"(?<!&)#[0-9a-f]{3,8}\b", rules)) == {"#fff", "#000a"}
-    used = set(re.findall(r"color: var\(--([\w-]+)\)", rules)) - {"paper"}
+    used = set(re.findall(r"color: var\(--([\w-]+)\)", rules)) - {"paper", "ground"}
     assert used <= {name for name, *_ in PAIR.findall(LOOK["page.css"])}
 
 
@@ -165,6 +189,7 @@ def test_a_term_is_linked_once_where_it_is_prose():
     body = "<h2>A zoo</h2><p><code>zoo</code> Zoos and zoo, <a href='x'>flow</a> flow-matching ZOO flow</p><p>flow</p>"
     dressed = dress(body, terms=terms)[0]
     assert re.findall(r'<a class="term" href="([^"]*)">([^<]*)</a>', dressed) == [("g#zoo", "Zoos"), ("g#flow", "flow")]
+    assert "term" not in dress("<p class='widget'>These controls: zoo</p>", terms=terms | {"controls": "g#c"})[0]
     assert "term" not in dress(body)[0]  # control
 
 
@@ -173,6 +198,7 @@ def test_a_name_of_the_package_is_linked_once_where_it_is_prose():
     body += "<p><code>zoo</code> <code>Zoo</code> <code>Zoo(x)</code></p>"
     assert dress(body, names={"Zoo": "z"})[0].count('<a class="term" href="z"><code>Zoo</code></a>') == 1
     assert dress("<p><code>evaluate(zoo, task)</code></p>", names=names(""))[0].count("api/zoo.html#evaluate") == 1
+    assert "<a" not in dress("<p><code>Zoo('wines': 3 classes)</code></p>", names={"Zoo": "z"})[0]
     assert names("../")["figures.draw_flow"] == "../api/figures.html#draw_flow"
 
 

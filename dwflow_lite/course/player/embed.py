@@ -39,6 +39,7 @@ def shown(begin: str) -> str:
     address = html.escape(f"../{FILE}#{begin}")
     return (
         f'<figure class="player"><iframe src="{address}" title="The player: networks on their way from noise" '
-        f'loading="lazy"></iframe><figcaption>To be moved here, without Jupyter. <a href="{address}">'
-        "The player on a page of its own</a></figcaption></figure>"
+        'loading="lazy"></iframe><figcaption>The course\'s player, which works in this page: zoos and networks of its '
+        f'own, not those of the cells above. <a href="{address}">The player on a page of its own</a></figcaption>'
+        "</figure>"
     )

@@ -29,6 +29,7 @@ from dwflow_lite.tasks import Task, load_task
 HERE = Path(__file__).parent
 DIGITS = 5  # that the chosen network reads
 POLICY = "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'"
+HOME = '<p class="back"><a href="index.html">← All notebooks</a></p>\n'
 STILL = (64, "not aligned", "flow")  # the scene of the still, or the last where the player has no such width
 STILL_OF = "Networks on their way: left the first two codes of networks and members, right accuracy against time"
 
@@ -39,7 +40,8 @@ def write_player(path: Path, sizes: Sizes | None = None, made: str = "") -> Path
     Args:
         path: of the page.
         sizes: None: those of a course run on a laptop.
-        made: kept in the page, so that a later run knows from what it was made.
+        made: kept in the page, so that a later run knows from what it was made. One that a run makes stands in a
+            site, and leads back to its home.
 
     Raises:
         OSError: the page cannot be written.
@@ -64,6 +66,7 @@ def player_page(task: Task, families: dict[int, Family], shown: Sequence[Scene],
         policy=POLICY.format(nonce=nonce),
         nonce=nonce,
         made=html.escape(made),
+        home=HOME if made else "",
         look=LOOK["page.css"] + style,
         theme=LOOK["theme.js"],
         data=data.replace("<", "\\u003c"),

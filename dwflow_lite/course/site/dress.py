@@ -142,6 +142,8 @@ def _link_terms(soup: BeautifulSoup, terms: dict[str, str]) -> None:
     pattern = re.compile(rf"(?<![\w-])(?:{words})(?![\w-])")
     linked: set[str] = set()
     for text in _texts(soup, NO_TERMS):
+        if text.find_parent(class_="widget") is not None:  # its controls are no negative controls
+            continue
         parts: list[NavigableString | Tag] = []
         end = 0
         for match in pattern.finditer(text):
@@ -158,11 +160,15 @@ def _link_terms(soup: BeautifulSoup, terms: dict[str, str]) -> None:
 
 
 def _link_names(soup: BeautifulSoup, names: dict[str, str]) -> None:
-    """Link each name of the package to its reference where prose first has it: `evaluate`, `evaluate(zoo, task)`."""
+    """Link each name of the package to its reference where prose first has it: `evaluate`, `evaluate(zoo, task)`.
+
+    What has a colon is what an object prints of itself, not a name.
+    """
     linked: set[str] = set()
     for code in soup.find_all("code"):
-        name = code.get_text().split("(")[0].removeprefix("dwflow_lite.")
-        if name in linked or name not in names or code.find_parent(list(NO_TERMS)) is not None:
+        text = code.get_text()
+        name = text.split("(")[0].removeprefix("dwflow_lite.")
+        if ":" in text or name in linked or name not in names or code.find_parent(list(NO_TERMS)) is not None:
             continue
         linked.add(name)
         code.wrap(soup.new_tag("a", attrs={"class": "term", "href": names[name]}))

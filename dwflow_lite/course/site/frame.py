@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import html
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +23,7 @@ POLICY = (
 DIALOGS = """
 <dialog class="search" aria-label="Search the course"><form method="dialog">
 <input type="search" aria-label="Search the course" autocomplete="off" spellcheck="false" autofocus>
-<button value="close">Close</button></form>
+<button type="button">Close</button></form>
 <p class="said" role="status"></p><ol></ol></dialog>
 <dialog class="zoom" aria-label="Figure, enlarged"><div class="sheet" tabindex="0"></div>
 <div class="below"><span class="said"></span><button type="button" autofocus>Close</button></div></dialog>
@@ -60,7 +61,7 @@ def frame(
     """
     nonce = hashlib.sha256(f"{title}\0{body}".encode(errors="backslashreplace")).hexdigest()[:32]
     listed = _contents(contents) if len(contents) >= 3 else ""
-    spans = "".join(f"<span>{html.escape(fact)}</span>" for fact in facts)
+    spans = " ".join(f"<span>{dated(fact)}</span>" for fact in facts)
     said = f'<p class="facts">{spans}</p>' if facts else ""
     return (
         f'<!DOCTYPE html>\n<html lang="en" data-root="{root}"><head><meta charset="utf-8">'
@@ -97,6 +98,16 @@ def _contents(headings: Sequence[Heading]) -> str:
         '<aside class="contents"><details open><summary>On this page</summary>'
         f'<nav aria-label="On this page"><ol>{items}</ol></nav></details></aside>'
     )
+
+
+def dated(text: str) -> str:
+    """A text as HTML; no line ends within a date.
+
+    Example:
+        >>> dated("on 2026-11-26 & later")
+        'on <time>2026-11-26</time> &amp; later'
+    """
+    return re.sub(r"\b\d{4}-\d\d-\d\d\b", r"<time>\g<0></time>", html.escape(text))
 
 
 def versions_line(versions: Mapping[str, str]) -> str:

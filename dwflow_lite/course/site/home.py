@@ -13,7 +13,7 @@ from dwflow_lite.course.paths import number_of
 from dwflow_lite.course.player.embed import FILE as PLAYER
 from dwflow_lite.course.report import complaint, cost, spent
 from dwflow_lite.course.site.dress import dress
-from dwflow_lite.course.site.frame import COURSE, frame, versions_line
+from dwflow_lite.course.site.frame import COURSE, dated, frame, versions_line
 from dwflow_lite.course.site.maths import markdown_html
 
 HOME_TITLE = f"{COURSE}: the course"
@@ -23,8 +23,9 @@ SIGNATURE = re.compile(r'<img [^>]*class="signature"[^>]*>')
 NOTEBOOK_LINK = re.compile(r"\[([^\]]*)\]\((?:\./)?([\w-]+)\.ipynb(?:#[^)]*)?\)")
 STATES = "passed|cached|failed|blocked|interrupted|pending|stale"
 LEAD = (
-    "Train a zoo of networks, remove their permutation symmetry, compress them, learn a flow from noise to weights, "
-    "and generate complete networks that work without fine-tuning; then ask of each: is it accurate, and is it new? "
+    "A course of notebooks, to read here or to run. Train a zoo of networks (many of one kind, on one task), remove "
+    "their permutation symmetry, compress them, learn a flow from noise to weights, and generate complete networks "
+    "that work without fine-tuning; then ask of each: is it accurate, and is it new? "
     "The notebooks build on each other; read them in order, or begin where your question is."
 )
 
@@ -58,11 +59,21 @@ def home_page(report: Mapping[str, Any], lessons: Sequence[Lesson], folder: Path
         f"Last run: {report['status']}, {report['date'][:10]}, {spent(report['minutes'])}, profile {report['profile']}"
     )
     body = (
-        f"<h1>{COURSE}</h1><p>{LEAD}</p>"
-        f'<p class="facts"><span>{html.escape(ran)}</span><span><a href="report.html">What it measured and claims</a>'
+        f"<h1>{COURSE}</h1><p>{LEAD}</p>{_begin(lessons[0], entries[lessons[0].stem])}"
+        f'<p class="facts"><span>{dated(ran)}</span> <span><a href="report.html">What it measured and claims</a>'
         f'</span></p>{_player(folder)}<ol class="cards">{cards}</ol>'
     )
     return frame(HOME_TITLE, body, foot=versions_line(report["versions"]))
+
+
+def _begin(first: Lesson, entry: Mapping[str, Any]) -> str:
+    """What to open first, and what that takes; empty if it has no page."""
+    if "page" not in entry:
+        return ""
+    to_read = re.match(r"(.+?) to read\b", opening(first.opening)["time"])
+    takes = f"{html.escape(to_read[1])} to read, nothing to install" if to_read else "nothing to install"
+    name = f"{number_of(first.stem)} · {html.escape(first.title)}"
+    return f'<p><a href="pages/{first.stem}.html"><b>Begin with {name}</b></a>: {takes}.</p>'
 
 
 def _card(lesson: Lesson, entry: Mapping[str, Any], entries: Mapping[str, Mapping[str, Any]], folder: Path) -> str:
@@ -80,6 +91,8 @@ def _card(lesson: Lesson, entry: Mapping[str, Any], entries: Mapping[str, Mappin
     reason = complaint(entry)
     lines += [f'<p class="facts">{html.escape(reason)}</p>'] if reason else []
     picture = _picture(folder / address) if has_page else ""
+    if picture:  # pressed, it opens the notebook, as its heading does, which is read aloud and stopped at alone
+        picture = f'<a href="{address}" tabindex="-1" aria-hidden="true">{picture}</a>'
     return f"<li><div>{picture}</div><div>{''.join(lines)}</div></li>"
 
 
@@ -123,5 +136,6 @@ def report_page(report: str, versions: Mapping[str, str] | None = None) -> str:
     """The report as a page; `report` is its markdown."""
     body = markdown_html(report, formulas=False)
     body = re.sub(rf"<td>({STATES})</td>", r'<td><span class="badge \1">\1</span></td>', body)
+    body = re.sub(r'(?<=<a href="pages/)([^"]*">)([^<]*)', lambda link: link[1] + link[2].replace("_", "_<wbr>"), body)
     body, headings = dress(body)
     return frame(REPORT_TITLE, body, contents=headings, foot=versions_line(versions) if versions else "")

@@ -10,6 +10,8 @@ import mistune
 from latex2mathml.converter import convert_to_element
 
 BARS = ("|", "‖", "∥")
+ROWS = ("math", "mrow", "mtd", "mstyle")
+RAISED = ("msub", "msup", "msubsup")
 ALPHABET = re.compile(r"(\\math(?:bb|cal|bf)) +([A-Za-z])")  # without braces browsers would not see the alphabet
 
 
@@ -33,7 +35,25 @@ def mathml(formula: str, display: str = "inline") -> str:
             element.tag == "mo" and element.text in BARS
         ):  # of one size, as TeX sets them, unless left and right ask for more
             element.attrib.setdefault("stretchy", "false")
+    _space_functions(tree)
     return ElementTree.tostring(tree, encoding="unicode")
+
+
+def _space_functions(tree: ElementTree.Element) -> None:
+    """A thin space between the name of a function and its argument, as TeX sets it: log p, but log(p)."""
+    for row in [element for element in tree.iter() if element.tag in ROWS]:
+        pairs = list(enumerate(zip(row, row[1:], strict=False), 1))
+        for place, (name, argument) in reversed(pairs):  # from the end, where places stay as they are
+            function = _first(name, RAISED)
+            if function.tag == "mi" and len(function.text or "") > 1 and _first(argument, ROWS).tag != "mo":
+                row.insert(place, ElementTree.Element("mspace", width="0.167em"))
+
+
+def _first(element: ElementTree.Element, within: tuple[str, ...]) -> ElementTree.Element:
+    """What an element begins with; only into these tags is looked."""
+    while element.tag in within and len(element):
+        element = element[0]
+    return element
 
 
 class _Renderer(mistune.HTMLRenderer):

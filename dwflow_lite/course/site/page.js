@@ -138,48 +138,62 @@ const input = search.querySelector("input");
 const sections = globalThis.courseSections ?? [];  // of search.js, which a run writes
 
 const SYNTAX = /[.*+?^${}()|[\]\\/]/g;  // letters that mean something in a pattern
+const HYPHENS = /[-‐‑_]/g;
 
-function score(section, words) {
-  const heading = section.heading.toLowerCase();
-  const title = `${section.title.toLowerCase()} ${heading}`;
-  const text = section.text.toLowerCase();
-  let total = heading === words.join(" ") ? 100 : 0;
-  for (const word of words) {
-    const begins = new RegExp(`(?<![\\p{L}\\p{N}])${word.replace(SYNTAX, "\\$&")}`, "gu");
-    const found = (title.search(begins) < 0 ? 0 : 20) + Math.min(10, (text.match(begins) ?? []).length);
+/** Finds what begins with a word; if `loosely`, hyphens may stand in either, or not. */
+function beginning(word, loosely) {
+  const parts = (loosely ? [...word] : [word]).map((part) => part.replace(SYNTAX, "\\$&"));
+  return new RegExp(`(?<![\\p{L}\\p{N}])${parts.join(`${HYPHENS.source}?`)}`, "giu");
+}
+
+function score(section, words, begins) {
+  const title = `${section.title} ${section.heading}`;
+  let total = section.heading.toLowerCase() === words.join(" ") ? 100 : 0;
+  for (const begin of begins) {
+    const found = (title.search(begin) < 0 ? 0 : 20) + Math.min(10, (section.text.match(begin) ?? []).length);
     if (!found) return 0;
     total += found;
   }
   return total;
 }
 
-function excerpt(section, word) {
-  const at = Math.max(0, section.text.toLowerCase().indexOf(word));
-  const start = Math.max(0, at - 60);
-  const piece = section.text.slice(start, at + 140);
-  const small = make("small", {}, start ? "… " : "");
-  const inside = piece.toLowerCase().indexOf(word);
-  if (inside < 0) small.append(piece);
-  else small.append(piece.slice(0, inside), make("mark", {}, piece.slice(inside, inside + word.length)), piece.slice(inside + word.length));
-  return small;
+/** The sections that hold the words, best first, as [points, section], and the patterns that found them. */
+function hits(words, loosely) {
+  const begins = words.map((word) => beginning(word, loosely));
+  const asked = words.length ? sections : [];
+  const found = asked.map((section) => [score(section, words, begins), section]).filter(([points]) => points > 0);
+  return [found.sort(([a], [b]) => b - a), begins];
+}
+
+/** The text around the first place found, from one space to another. */
+function excerpt({ text }, begin) {
+  const place = text.matchAll(begin).next().value;
+  const at = place?.index ?? 0;
+  const after = at + (place?.[0].length ?? 0);
+  const start = at > 60 ? Math.min(text.indexOf(" ", at - 60) + 1 || at, at) : 0;
+  const end = at + 140 < text.length ? Math.max(text.lastIndexOf(" ", at + 140), after) : text.length;
+  const marked = place ? [make("mark", {}, place[0])] : [];
+  return make("small", {}, start ? "… " : "", text.slice(start, at), ...marked, text.slice(after, end), end < text.length ? " …" : "");
 }
 
 function find() {
   const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
-  const found = words.length
-    ? sections.map((section) => [score(section, words), section]).filter(([points]) => points > 0)
-    : [];
-  found.sort(([a], [b]) => b - a);
+  let [found, begins] = hits(words, false);
+  if (!found.length) [found, begins] = hits(words.map((word) => word.replace(HYPHENS, "")).filter(Boolean), true);
   const items = found.slice(0, 30).map(([, section]) => {
     const link = make("a", { href: root.dataset.root + section.page + section.at });
     const heading = section.heading ? `: ${section.heading}` : "";
-    link.append(make("b", {}, section.title), heading, excerpt(section, words[0]));
+    link.append(make("b", {}, section.title), heading, excerpt(section, begins[0]));
     link.addEventListener("click", () => search.close());
     return make("li", {}, link);
   });
   search.querySelector("ol").replaceChildren(...items);
-  const count = found.length > 30 ? `${found.length} places, the best 30` : `${found.length} places`;
-  search.querySelector(".said").textContent = words.length ? count : "Words of the course, of the glossary, or names of the package.";
+  search.querySelector(".said").textContent = words.length ? told(found.length) : "Words of the course, of the glossary, or names of the package.";
+}
+
+function told(count) {
+  if (!count) return "Nothing found. The first letters of a word are enough: permut";
+  return count > 30 ? `${count} places, the best 30` : `${count} place${count > 1 ? "s" : ""}`;
 }
 
 function openSearch() {
@@ -193,8 +207,8 @@ searchButton.addEventListener("click", openSearch);
 searchButton.hidden = sections.length === 0;
 input.addEventListener("input", find);
 search.addEventListener("click", (event) => { if (event.target === search) search.close(); });
+search.querySelector("button").addEventListener("click", () => search.close());
 search.querySelector("form").addEventListener("submit", (event) => {
-  if (event.submitter?.value === "close") return;  // the dialog closes itself
   event.preventDefault();
   search.querySelector("li a")?.click();
 });
