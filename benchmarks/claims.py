@@ -4,10 +4,13 @@ Runs notebooks through the course runner, each with its own seed, number of thre
 every claim measured: a claim that needs luck is a fault. ``ATEN_CPU_CAPABILITY=default`` (torch without its vector
 instructions) stands in for another processor: it rounds otherwise. Interrupted, it goes on; what was run on another
 version of a notebook is run again. With ``--carry`` one of the old runs is repeated first: where every claim comes out
-as it did, the change was one of words and figures, and the other runs of that notebook count for it too.
+as it did, the change was one of words and figures, and the other runs of that notebook count for it too. With
+``--alike`` another number of threads is tried on the first seed alone where every margin comes out the same to the last
+digit: there the runs with one thread count for the other number too, and the table says how many do.
 
     python benchmarks/claims.py --profile smoke --seeds 0-9 --threads 1 2 --capability native default
     python benchmarks/claims.py --profile laptop --seeds 0-9 --workers 2
+    python benchmarks/claims.py --profile smoke laptop --seeds 0-9 --threads 2 --alike
     python benchmarks/claims.py --carry        # after an edit that should have changed nothing
     python benchmarks/claims.py --table        # only writes the table anew
 
@@ -60,12 +63,15 @@ def main() -> int:
     parser.add_argument("--retry", action="store_true", help="run again what was not able to finish")
     parser.add_argument("--table", action="store_true", help="run nothing")
     parser.add_argument("--carry", action="store_true", help="repeat one old run of each changed notebook")
+    parser.add_argument("--alike", action="store_true", help="do not repeat what threads do not change")
     asked = parser.parse_args()
     runs = json.loads(asked.results.read_text()) if asked.results.exists() else {}
     if asked.carry:
         carry(runs, asked.notebooks, lambda: write(asked.results, runs))
         return 0
     runs = {key: entry for key, entry in runs.items() if not is_stale(key, entry)}
+    if asked.alike:
+        count_for_other_threads(runs)
     first, _, last = asked.seeds.partition("-")
     seeds = range(int(first), int(last or first) + 1)
     jobs = []
@@ -79,16 +85,20 @@ def main() -> int:
     # Seed after seed, so that a run cut short has whole ones; the long notebooks of a seed first, so that none is last.
     jobs.sort(key=lambda job: (job.seed, -expected_minutes(runs, job.profile, job.stem)))
     with ThreadPoolExecutor(asked.workers) as pool:
-        futures = {pool.submit(run, *job): job for job in jobs}
+        futures = {pool.submit(run_unless, lambda job=job: str(job) in runs, job): job for job in jobs}
         for number, future in enumerate(as_completed(futures), 1):
             job = futures[future]
             key = str(job)
+            if future.result() is None:
+                continue
             runs[key] = {"source": source_digest(job.profile, job.stem), **future.result()}
             broken = [text for text, holds in runs[key]["claims"].items() if not holds]
             print(
                 f"[{number}/{len(jobs)}] {key}: {runs[key]['status']}, {runs[key]['minutes']} min {broken or ''}",
                 flush=True,
             )
+            if asked.alike:
+                count_for_other_threads(runs)
             write(asked.results, runs)
     write(asked.results, runs)
     return 0
@@ -156,6 +166,28 @@ def carry(runs: dict, wanted: list[str], keep: Callable[[], None] = lambda: None
             keep()
 
 
+def count_for_other_threads(runs: dict) -> None:
+    """Runs with one thread count for another number, where that changed no margin of what has both (in place).
+
+    What rounds in another order differs in the last digits at least: equal margins come of equal computations.
+    Notebooks without a margin are not judged.
+    """
+    by_rest: dict[tuple[str, str, str], dict[int, dict[int, dict]]] = defaultdict(lambda: defaultdict(dict))
+    for key, entry in runs.items():
+        of = Run.of(key)
+        if entry["status"] == "passed" and "alike" not in entry:
+            by_rest[of.profile, of.stem, of.capability][of.threads][of.seed] = entry
+    for (profile, stem, capability), by_threads in by_rest.items():
+        alone = by_threads.get(1, {})
+        for threads in set(by_threads) - {1}:
+            both = set(alone) & set(by_threads[threads])
+            same = [alone[seed]["margins"] == by_threads[threads][seed]["margins"] != {} for seed in both]
+            if not same or not all(same):
+                continue
+            for seed in set(alone) - both:
+                runs[str(Run(profile, stem, seed, threads, capability))] = alone[seed] | {"alike": "threads=1"}
+
+
 def parts_of(stem: str, wanted: list[str]) -> list[str]:
     """The notebooks of today that may make the claims of this one: itself, and its second part."""
     return [part for part in stems(wanted) if part == stem or number_of(part).startswith(number_of(stem))]
@@ -211,6 +243,11 @@ def source_digest(profile: str, stem: str) -> str:
 
 def shows_the_package(cell: nbformat.NotebookNode) -> bool:
     return any(tag.startswith("source:") for tag in cell.metadata.get("tags", ()))
+
+
+def run_unless(is_there: Callable[[], bool], job: Run) -> dict | None:
+    """A run, unless another of the same call has made it unnecessary."""
+    return None if is_there() else run(*job)
 
 
 def run(profile: str, stem: str, seed: int, threads: int, capability: str) -> dict:
@@ -310,7 +347,11 @@ def table(runs: dict) -> str:
         ]
         lines.append("| " + " | ".join(cells) + " |")
     processors = sorted({entry["processor"] for entry in runs.values()})
-    lines.append(f"\n{len(runs)} runs, on: {'; '.join(processors)}.")
+    alike = sum("alike" in entry for entry in runs.values())
+    lines.append(
+        f"\n{len(runs)} runs, on: {'; '.join(processors)}. Of them {alike} were made with one thread and count for two, "
+        "where two had changed no margin, to the last digit."
+    )
     return "\n".join(lines)
 
 

@@ -376,3 +376,20 @@ def test_runs_of_claims_carry_over_an_edit_that_changes_no_claim(monkeypatch):
     assert {key.split()[1]: entry["claims"] for key, entry in runs.items()} == {first: {"a": True}, second: {"b": True}}
     assert not claims.measures_the_same(run_of(0.5), run_of(0.5) | {"claims": {"a": True, "b": False}})
     assert not claims.measures_the_same(run_of(0.5), run_of(0.5) | {"margins": {}})
+
+
+def test_runs_with_one_thread_count_for_two_where_threads_change_no_digit():
+    def run_of(margin):
+        return {"status": "passed", "claims": {"a": True}, "margins": {} if margin is None else {"a": [margin]}}
+
+    for margin, other, counted in ((0.5, 0.5, True), (0.5, 0.5 + 1e-15, False), (None, None, False)):  # two controls
+        runs = {f"smoke 00 seed={seed} threads=1 native": run_of(margin) for seed in range(3)}
+        runs["smoke 00 seed=0 threads=2 native"] = run_of(other)
+        claims.count_for_other_threads(runs)
+        assert ("smoke 00 seed=2 threads=2 native" in runs) is counted
+        claims.count_for_other_threads(runs)  # what was counted is no evidence
+        assert sum("alike" in entry for entry in runs.values()) == 2 * counted
+    failed = run_of(0.5) | {"status": "failed"}
+    runs = {"smoke 00 seed=0 threads=1 native": run_of(0.5), "smoke 00 seed=0 threads=2 native": run_of(0.5)}
+    claims.count_for_other_threads(runs | {"smoke 00 seed=1 threads=1 native": failed})
+    assert len(runs) == 2
