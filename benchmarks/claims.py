@@ -349,8 +349,8 @@ def table(runs: dict) -> str:
     processors = sorted({entry["processor"] for entry in runs.values()})
     alike = sum("alike" in entry for entry in runs.values())
     lines.append(
-        f"\n{len(runs)} runs, on: {'; '.join(processors)}. Of them {alike} were made with one thread and count for two, "
-        "where two had changed no margin, to the last digit."
+        f"\n{len(runs)} runs, on: {'; '.join(processors)}. Of them {alike} were made with one thread and count for "
+        "two, where two had changed no margin, to the last digit."
     )
     return "\n".join(lines)
 
