@@ -518,7 +518,7 @@ def test_control_is_drawn_as_the_line_of_least_squares_beside_the_one_that_was_w
         wished, found = ax.lines
         assert list(wished.get_xdata()) == list(wished.get_ydata())
         slopes.append(float(np.diff(found.get_ydata())[0] / np.diff(found.get_xdata())[0]))
-        assert f"slope {slopes[-1]:.2f}" in [text.get_text() for text in ax.get_legend().get_texts()]
+        assert f"slope {slopes[-1]:z.2f}" in [text.get_text() for text in ax.get_legend().get_texts()]
         dots = ax.collections[0].get_offsets()
         assert dots[:, 0].min() == pytest.approx(20) and ax.get_xlim()[0] < 20 and ax.get_xlim() == axes[0].get_xlim()
     assert slopes == pytest.approx([1, 0.5, 0], abs=1e-5)

@@ -106,7 +106,7 @@ def draw_control(panels: Mapping[str, tuple[Tensor, Tensor]], what: str, unit: f
         ends = np.array([x.min(), x.max()])
         ax.plot([low, high], [low, high], color="gray", ls=":", label="as asked")
         ax.scatter(x, y, s=13, color=shade, alpha=0.55, lw=0)
-        ax.plot(ends, y.mean() + slope * (ends - x.mean()), color=shade, lw=2, label=f"slope {slope:.2f}")
+        ax.plot(ends, y.mean() + slope * (ends - x.mean()), color=shade, lw=2, label=f"slope {slope:z.2f}")
         ax.set(title=title, xlabel=f"{what}: asked for", ylabel="measured")
         ax.set(xlim=(low - margin, high + margin), ylim=(low - margin, high + margin))
         ax.legend(frameon=False, fontsize=8, loc="upper left")
