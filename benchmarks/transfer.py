@@ -309,8 +309,8 @@ def page(runs: dict[str, dict]) -> str:
             by_case.setdefault(key.rpartition(", seed")[0], []).append(run)
     lines = [
         "Written by benchmarks/transfer.py. Accuracy on the test split of the target, in per cent; means over seeds of "
-        "the zoo. Every kind of start was trained on the same examples in the same order. On the source networks read as "
-        "they were made: of those with BatchNorm statistics are measured anew on the target alone.",
+        "the zoo. Every kind of start was trained on the same examples in the same order. On the source networks read "
+        "as they were made: of those with BatchNorm statistics are measured anew on the target alone.",
         "",
         "## Do generated starts beat the trivial way at equal cost?",
         "",
