@@ -149,8 +149,8 @@ def test_nothing_is_lost_between_cells(clock):
 
 @pytest.fixture
 def hurried(monkeypatch):
-    """Half of the patience: what a clock was tried on above takes less of everybody's time below."""
-    monkeypatch.setattr(conversation_module, "PATIENCE", conversation_module.PATIENCE / 2)
+    """Less patience: what a clock was tried on above takes less of everybody's time below."""
+    monkeypatch.setattr(conversation_module, "PATIENCE", conversation_module.PATIENCE / 4)
     monkeypatch.setattr(conversation_module, "PATIENCE_UNHEARD", conversation_module.PATIENCE_UNHEARD / 3)
 
 
@@ -200,14 +200,14 @@ def test_control_without_the_watch_the_time_of_the_cell_runs_out(tmp_path, monke
     drop(monkeypatch, "execute_reply", times=1)
     monkeypatch.setattr(Watch, "listen", lambda self: None)
     write_notebook(tmp_path / "nb", "01_one", RECORD)
-    ran = Ran(tmp_path / "nb", tmp_path / "out", cell_timeout=12)
+    ran = Ran(tmp_path / "nb", tmp_path / "out", cell_timeout=6)
     assert ran.error("01_one")["ename"] == "CellTimeout" and ran.entries["01_one"]["attempts"] == 1
 
 
 def test_a_cell_that_only_waits_is_not_disturbed(tmp_path, monkeypatch):
     monkeypatch.setattr(conversation_module, "PATIENCE", 1.0)
     monkeypatch.setattr(conversation_module, "PATIENCE_UNHEARD", 1.0)
-    sleep = "import asyncio, time\ntime.sleep(4)\nawait asyncio.sleep(4)"
+    sleep = "import asyncio, time\ntime.sleep(2.5)\nawait asyncio.sleep(2.5)"
     write_notebook(tmp_path / "nb", "01_one", sleep, RECORD)
     ran = Ran(tmp_path / "nb", tmp_path / "out")
     assert ran.status() == {"01_one": "passed"}
