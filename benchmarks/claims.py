@@ -84,14 +84,18 @@ def main() -> int:
             jobs.append(job)
     # Seed after seed, so that a run cut short has whole ones; the long notebooks of a seed first, so that none is last.
     jobs.sort(key=lambda job: (job.seed, -expected_minutes(runs, job.profile, job.stem)))
+
+    def run_unless_counted(job: Run) -> dict | None:
+        return None if "alike" in runs.get(str(job), {}) else run(*job)
+
     with ThreadPoolExecutor(asked.workers) as pool:
-        futures = {pool.submit(run_unless, lambda job=job: str(job) in runs, job): job for job in jobs}
+        futures = {pool.submit(run_unless_counted, job): job for job in jobs}
         for number, future in enumerate(as_completed(futures), 1):
-            job = futures[future]
+            job, found = futures[future], future.result()
             key = str(job)
-            if future.result() is None:
+            if found is None:
                 continue
-            runs[key] = {"source": source_digest(job.profile, job.stem), **future.result()}
+            runs[key] = {"source": source_digest(job.profile, job.stem), **found}
             broken = [text for text, holds in runs[key]["claims"].items() if not holds]
             print(
                 f"[{number}/{len(jobs)}] {key}: {runs[key]['status']}, {runs[key]['minutes']} min {broken or ''}",
@@ -243,11 +247,6 @@ def source_digest(profile: str, stem: str) -> str:
 
 def shows_the_package(cell: nbformat.NotebookNode) -> bool:
     return any(tag.startswith("source:") for tag in cell.metadata.get("tags", ()))
-
-
-def run_unless(is_there: Callable[[], bool], job: Run) -> dict | None:
-    """A run, unless another of the same call has made it unnecessary."""
-    return None if is_there() else run(*job)
 
 
 def run(profile: str, stem: str, seed: int, threads: int, capability: str) -> dict:

@@ -31,7 +31,7 @@ from benchmarks.image_sets import cifar10_file, cifar10_task, torchvision_task
 from benchmarks.kept import run_missing
 from benchmarks.new_and_accurate import as_new, reading_of
 from dwflow_lite import MLP, DeepWeightFlow, Recipe, Task, Zoo, canonicalise, load_task, train_zoo
-from dwflow_lite.auditing.audit import median_in_units
+from dwflow_lite.auditing.audit import Reading, median_in_units
 from dwflow_lite.auditing.streams import Rows
 from dwflow_lite.flow import FlowSettings
 from dwflow_lite.generate import AffineMixture, GaussianCodes, Generator, MemberNoise, Soup
@@ -144,9 +144,10 @@ def cases(data: Path | None = None, toy: bool = False) -> dict[str, Case]:
 # -- starts --------------------------------------------------------------------------------------------------------
 
 
-def generators(zoo: Zoo, seed: int, steps: int, flow: FlowSettings | None) -> dict[str, Generator]:
+def generators(
+    zoo: Zoo, reading: Reading, seed: int, steps: int, flow: FlowSettings | None
+) -> dict[str, Generator]:  # fmt: skip
     """What makes starts of an aligned zoo, unfitted, by name; the widths of three are found by distances alone."""
-    reading = reading_of(zoo)
     signs = partial(AffineMixture, None, "signs")
     wide = partial(as_new, zoo=zoo, reading=reading, high=1.6, steps=steps)
     return {
@@ -161,8 +162,8 @@ def generators(zoo: Zoo, seed: int, steps: int, flow: FlowSettings | None) -> di
 
 def starts_of(
     zoo: Zoo, n: int, seed: int, steps: int = 5, flow: FlowSettings | None = None
-) -> tuple[dict[str, Zoo], dict[str, float]]:
-    """``n`` starts of every kind, and the seconds of this process that it took to make them, beside the zoo.
+) -> tuple[dict[str, Zoo], dict[str, float], Reading]:
+    """``n`` starts of every kind, the seconds of this process to make them, and the distances of the aligned zoo.
 
     Args:
         zoo: trained on the source, N members in which no generator was fitted yet.
@@ -174,15 +175,16 @@ def starts_of(
     started = time.process_time()
     aligned = canonicalise(zoo, rounds=10, seed=seed)
     seconds = {"alignment": time.process_time() - started}
+    reading = reading_of(aligned)
     starts = {
         "random": random_starts(zoo.network, n, seed + 1000),
         "a member": aligned.take([number % len(aligned) for number in range(n)]),
     }
-    for name, generator in generators(aligned, seed, steps, flow).items():
+    for name, generator in generators(aligned, reading, seed, steps, flow).items():
         started = time.process_time()
         starts[name] = generator.fit(aligned).sample(n, seed=seed + 1)
         seconds[name] = time.process_time() - started
-    return starts, seconds
+    return starts, seconds, reading
 
 
 def trained(case: Case, source: Task, seed: int, members: int, folder: Path | None, device: str) -> Zoo:
@@ -193,12 +195,12 @@ def trained(case: Case, source: Task, seed: int, members: int, folder: Path | No
 
 @lru_cache(maxsize=1)
 def prepared(name: str, seed: int, toy: bool, data: Path | None, folder: Path, device: str) -> tuple:
-    """A case, its source and target, and its starts; kept while both numbers of labels are run."""
+    """A case, its source and target, its starts, and its zoo's distances; kept while both numbers of labels are run."""
     case = cases(data, toy)[name]
     source, target = case.source(seed), case.target(seed)
     zoo = trained(case, source, seed, case.members, folder, device)
-    starts, _ = starts_of(zoo, 2 if toy else STARTS, seed, case.steps, case.flow)
-    return case, source, target, zoo, starts
+    starts, _, reading = starts_of(zoo, 2 if toy else STARTS, seed, case.steps, case.flow)
+    return case, source, target, starts, reading
 
 
 def cost(name: str, args: argparse.Namespace) -> dict[str, float]:
@@ -224,9 +226,8 @@ def device_of(name: str, args: argparse.Namespace) -> str:
 
 def distances(name: str, seed: int, args: argparse.Namespace) -> dict[str, float]:
     """Of every kind of start: the median distance to the nearest training network, up to permutation; zoo's own = 1."""
-    *_, zoo, starts = prepared(name, seed, args.toy, args.data, args.folder, device_of(name, args))
-    aligned = canonicalise(zoo, rounds=10, seed=seed)  # as the starts were made
-    reading, spec = reading_of(aligned), PermutationSpec.of(aligned.network)
+    *_, starts, reading = prepared(name, seed, args.toy, args.data, args.folder, device_of(name, args))
+    spec = PermutationSpec.of(starts["a member"].network)
     found = {}
     for kind, networks in starts.items():
         distance = reading.distance_of(Rows(networks.weights), spec, seed=0)
@@ -236,7 +237,7 @@ def distances(name: str, seed: int, args: argparse.Namespace) -> dict[str, float
 
 def one_run(name: str, labels: int | None, seed: int, args: argparse.Namespace) -> dict:
     """All kinds of start of one case, seed and number of labels."""
-    case, source, target, _, starts = prepared(name, seed, args.toy, args.data, args.folder, device_of(name, args))
+    case, source, target, starts, _ = prepared(name, seed, args.toy, args.data, args.folder, device_of(name, args))
     is_shared = set(source.class_names) & set(target.class_names)
     found = transfer(
         starts,
@@ -300,13 +301,10 @@ def verdict(by_case: dict[str, list[dict]], kind: str, over: str) -> str:
 
 def page(runs: dict[str, dict]) -> str:
     """The answer in one line for each generated kind, then a table for each case and number of labels."""
-    by_case: dict[str, list[dict]] = {}
     costs, apart = (
         {key.removeprefix(what): run for key, run in runs.items() if key.startswith(what)} for what in (COST, DISTANCE)
     )
-    for key, run in runs.items():
-        if not key.startswith((COST, DISTANCE)):
-            by_case.setdefault(key.rpartition(", seed")[0], []).append(run)
+    by_case = several_of({key: run for key, run in runs.items() if not key.startswith((COST, DISTANCE))})
     lines = [
         "Written by benchmarks/transfer.py. Accuracy on the test split of the target, in per cent; means over seeds of "
         "the zoo. Every kind of start was trained on the same examples in the same order. On the source networks read "
@@ -325,18 +323,23 @@ def page(runs: dict[str, dict]) -> str:
     for case, seconds in costs.items():
         said = ", ".join(f"{what} {value:.1f}" for what, value in seconds.items())
         lines += ["", f"Seconds of one core to make starts, {case}: {said} ({STARTS} of each kind)."]
-    lines += distance_lines(apart)
+    lines += distance_lines(several_of(apart))
     for case, several in by_case.items():
         lines += ["", f"## {case}, {len(several)} seed{'s' if len(several) > 1 else ''}", ""]
         lines += table(several)
     return "\n".join(lines) + "\n"
 
 
-def distance_lines(runs: dict[str, dict[str, float]]) -> list[str]:
-    """Lines of Markdown: how far each kind of start lies from training networks, case by case, a mean over seeds."""
-    by_case: dict[str, list[dict[str, float]]] = {}
+def several_of(runs: dict[str, dict]) -> dict[str, list[dict]]:
+    """What stands before the seed in the name of a run -> its runs, a seed each."""
+    several: dict[str, list[dict]] = {}
     for key, run in runs.items():
-        by_case.setdefault(key.rpartition(", seed")[0], []).append(run)
+        several.setdefault(key.rpartition(", seed")[0], []).append(run)
+    return several
+
+
+def distance_lines(by_case: dict[str, list[dict]]) -> list[str]:
+    """Lines of Markdown: how far each kind of start lies from training networks, case by case, a mean over seeds."""
     if not by_case:
         return []
     kinds = list(next(iter(by_case.values()))[0])

@@ -395,3 +395,26 @@ def test_runs_with_one_thread_count_for_two_where_threads_change_no_digit():
     runs = {"smoke 00 seed=0 threads=1 native": run_of(0.5), "smoke 00 seed=0 threads=2 native": run_of(0.5)}
     claims.count_for_other_threads(runs | {"smoke 00 seed=1 threads=1 native": failed})
     assert len(runs) == 2
+
+
+def test_what_failed_is_run_again_and_what_counts_is_not(monkeypatch, tmp_path):
+    stem, made = claims.stems(["00"])[0], []
+    of_today = {
+        "source": claims.source_digest("smoke", stem),
+        "minutes": 1.0,
+        "processor": "p",
+        "error": "",
+        "metrics": {},
+    }
+    good = of_today | {"status": "passed", "claims": {"a": True}, "margins": {}}
+    runs = {str(claims.Run("smoke", stem, seed, 1, "native")): good for seed in (0, 1)}
+    failed, counted = claims.Run("smoke", stem, 2, 1, "native"), claims.Run("smoke", stem, 3, 1, "native")
+    runs |= {str(failed): good | {"status": "failed"}, str(counted): good | {"alike": "threads=1"}}
+    (tmp_path / "claims.json").write_text(json.dumps(runs))
+    monkeypatch.setattr(claims, "run", lambda *job: made.append(job) or good)
+    asked = ["claims", "--seeds", "0-4", "--notebooks", "00", "--results", str(tmp_path / "claims.json")]
+    for more, wanted in ([[], [4]], [["--retry"], [2]], [["--retry"], []]):
+        monkeypatch.setattr(sys, "argv", asked + more)
+        assert claims.main() == 0
+        assert [seed for _, _, seed, _, _ in made] == wanted
+        made.clear()

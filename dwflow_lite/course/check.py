@@ -30,7 +30,7 @@ except Exception as error:
 print(json.dumps(facts))
 """
 INSTALL = "run 'make course', or 'python -m pip install -e .' in the repository"
-OF_A_STUDENT = "install the package once more, as whoever gave you this copy says"
+INSTALL_IN_A_COPY = "install the package once more, as whoever gave you this copy says"
 EXTRAS = ("transformers", "dask", "distributed")  # of the extras "text" and "cluster"
 MISMATCH = (
     "torch and torchvision are builds that do not belong together; install both again with one "
@@ -46,6 +46,16 @@ class Line(NamedTuple):
     advice: str = ""
 
 
+def here(in_a_clone: str, in_a_copy: str) -> str:
+    """The advice for where we stand: in a student's copy there is neither make nor a repository."""
+    return in_a_clone if paths.student_copy() is None else in_a_copy
+
+
+def install() -> str:
+    """How to get what is missing."""
+    return here(INSTALL, INSTALL_IN_A_COPY)
+
+
 def lines() -> Iterator[Line]:
     """Look at this machine, one line at a time. Raises nothing: what cannot be found out is a line too."""
     for part in (python, packages, student_copy, torch, memory, kernel, data):
@@ -54,7 +64,7 @@ def lines() -> Iterator[Line]:
         except FileNotFoundError as error:
             yield Line(part.__name__, "not there", str(error))
         except Exception as error:
-            yield Line(part.__name__, f"cannot tell: {type(error).__name__}: {error}", INSTALL)
+            yield Line(part.__name__, f"cannot tell: {type(error).__name__}: {error}", install())
 
 
 def python() -> Iterator[Line]:
@@ -81,12 +91,12 @@ def packages() -> Iterator[Line]:
         try:
             version = metadata.version(requirement.name)
         except metadata.PackageNotFoundError:
-            yield Line(requirement.name, "missing", INSTALL)
+            yield Line(requirement.name, "missing", install())
             continue
         if requirement.specifier.contains(version, prereleases=True):
             yield Line(requirement.name, version)
         else:
-            yield Line(requirement.name, f"{version}, needs {requirement.specifier}", INSTALL)
+            yield Line(requirement.name, f"{version}, needs {requirement.specifier}", install())
     for name in EXTRAS:
         try:
             yield Line(name, metadata.version(name))
@@ -113,14 +123,14 @@ def torch() -> Iterator[Line]:
     """Device and threads, and whether torch and torchvision belong together."""
     facts = probe_torch()
     if "error" in facts:
-        yield Line("import torch", facts["error"], INSTALL)
+        yield Line("import torch", facts["error"], install())
         return
     yield Line("device", f"{facts['device']}; {os.cpu_count()} cores, torch uses {facts['threads']} threads")
     yield Line("device=", " ".join(map(repr, ["auto", *facts.get("devices", [])])))
     error = facts.get("torchvision")
     if error:
         mismatch = any(sign in error for sign in ("nms", "libtorch", "undefined symbol"))
-        yield Line("import torchvision", error, MISMATCH if mismatch else INSTALL)
+        yield Line("import torchvision", error, MISMATCH if mismatch else install())
 
 
 def memory() -> Iterator[Line]:
@@ -164,8 +174,7 @@ def data() -> Iterator[Line]:
     folder = paths.data_folder()
     files = [path for path in folder.glob("*") if path.is_file() and path.suffix != ".gz"]
     size = sum(path.stat().st_size for path in files) / 1e6
-    in_a_copy = paths.student_copy() is not None
-    mend = "take it from the copy you were given" if in_a_copy else "'git checkout data' brings it back"
+    mend = here("'git checkout data' brings it back", "take it from the copy you were given")
     yield Line("data", f"{len(files)} files, {size:.1f} MB", "" if files else mend)
     for name in optional:
         there = any((Path(place) / name).is_dir() for place in (folder, os.environ.get("DWFLOW_DATA", folder)))
@@ -179,8 +188,6 @@ def main() -> int:
     for line in table:
         say(sys.stdout, f"{line.what:<{width}}  {'!!' if line.advice else 'ok'}  {line.state}\n")
     wrong = [line for line in table if line.advice]
-    if paths.student_copy() is not None:
-        wrong = [line._replace(advice=OF_A_STUDENT) if line.advice == INSTALL else line for line in wrong]
     for line in wrong:
         say(sys.stdout, f"\nwrong: {line.what}: {line.state}\n   do: {line.advice}\n")
     say(sys.stdout, "\n" + (f"{len(wrong)} to mend." if wrong else "All is well.") + "\n")

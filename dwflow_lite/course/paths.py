@@ -51,6 +51,11 @@ def checkout() -> Path | None:
     return folder if all((folder / name).is_dir() for name in ("notebooks", "data")) else None
 
 
+def course_root() -> Path:
+    """Where the course itself is: the checkout, also for a teacher who stands in a student's copy; else that copy."""
+    return checkout() or repository()
+
+
 def student_copy() -> Path | None:
     """The notebooks of the student's copy in which we stand: in this folder, one above it, or its `notebooks`.
 

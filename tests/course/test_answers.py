@@ -10,8 +10,8 @@ import torch
 from dwflow_lite.course import exercises
 from dwflow_lite.course.exercises import CHECKS, check
 
-from .conftest import FILES, cells
 from .test_notebooks import answer_name, solution
+from .test_notebooks import exercises as exercises_of_the_course
 
 for _module in pkgutil.iter_modules(exercises.__path__):
     import_module(f"dwflow_lite.course.exercises.{_module.name}")
@@ -105,9 +105,8 @@ def kinds_of(numbers):
 @pytest.mark.parametrize("number", ["00.3", "03.1", "03b.2", "05.3"])
 def test_right_numbers_of_another_kind_are_right_and_wrong_ones_are_not(number, capsys):
     namespace = {}
-    (path,) = [p for p in FILES if p.stem.startswith(number.partition(".")[0] + "_")]
-    exec(solution(path, number), namespace)
-    (stub,) = [c.source for c in cells(path, "code") if f"exercise:{number}" in c.metadata.get("tags", ())]
+    ((file, _, stub),) = [found.values for found in exercises_of_the_course() if found.values[1] == number]
+    exec(solution(file, number), namespace)
     right = namespace[answer_name(stub, number)]
     for kind in range(4):
         assert check(number, lambda *given, kind=kind: kinds_of(right(*given))[kind]), (kind, capsys.readouterr().out)

@@ -18,7 +18,7 @@ from dwflow_lite import __version__
 from dwflow_lite.course.classroom.scores import COPY_FORMAT, order
 from dwflow_lite.course.lessons import NAME, digest
 from dwflow_lite.course.parameters import UsageError
-from dwflow_lite.course.paths import COPY, LEFT, checkout, json_text, repository, write_atomic
+from dwflow_lite.course.paths import COPY, LEFT, course_root, json_text, write_atomic
 from dwflow_lite.course.reading import NotebookError, read_notebook
 from dwflow_lite.course.scoreboard.age import code_of, fingerprint
 
@@ -187,7 +187,7 @@ def write_copy(out: Path | str) -> str:
     if not str(out).strip():
         raise UsageError("OUT names no folder")
     out = Path(out)
-    root = checkout() or repository()  # a teacher may stand in a copy
+    root = course_root()
     copied = course_notebooks(root / "notebooks")
     files = dict(_files(root, copied))
     try:

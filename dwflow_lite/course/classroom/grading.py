@@ -17,7 +17,7 @@ from statistics import median
 from dwflow_lite.course.classroom.copying import Copied, course_notebooks
 from dwflow_lite.course.classroom.scores import FOLDER, NOT_YET, RIGHT, WRONG, Score, ScoreError, read_scores
 from dwflow_lite.course.parameters import UsageError
-from dwflow_lite.course.paths import COPY, checkout, number_of, repository, write_atomic
+from dwflow_lite.course.paths import COPY, course_root, number_of, write_atomic
 from dwflow_lite.course.report import say
 
 MARKS = {RIGHT: "✓", WRONG: "✗", NOT_YET: "○", None: "·"}
@@ -80,7 +80,7 @@ def read_class(folder: Path, wanted: Sequence[str] = ()) -> Class:
         raise UsageError(
             f"{folder} is the copy of one student: put it into a folder of the class, under the student's name"
         )
-    course = course_notebooks((checkout() or repository()) / "notebooks")  # a teacher may stand in a copy
+    course = course_notebooks(course_root() / "notebooks")
     chosen = _selected(course, wanted)
     children = sorted(path for path in _children(folder) if not _is_noise(path.name))
     students = [Student(path.name, path) for path in children if path.is_dir()]
