@@ -260,7 +260,7 @@ def coordinate_descent(
             products = still_valid(products, spec, orders)
         if is_settled(spec.groups, spec, products):
             return Matching(Permutation(indices), objective)
-    raise RuntimeError(f"weight matching still gained after {max_sweeps} sweeps; raise max_sweeps")
+    raise RuntimeError(f"matching still gained after {max_sweeps} sweeps; raise max_sweeps")
 
 
 def rounding_error(a: State) -> float:

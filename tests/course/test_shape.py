@@ -52,6 +52,16 @@ def test_code_cells_are_short_and_source_is_stripped(path):
     assert "widgets" not in nb.metadata
 
 
+def code_lines(path):
+    """Of cells, and of the code that stands in text: solutions and examples."""
+    in_text = re.findall(r"```python\n(.*?)```", prose(path), re.DOTALL)
+    return [line for block in [cell.source for cell in cells(path, "code")] + in_text for line in block.splitlines()]
+
+
+def test_a_page_shows_code_without_scrolling(path):
+    assert [line for line in code_lines(path) if len(line) > 96] == []
+
+
 def test_notebooks_are_stripped_by_the_tool_too():
     command = [sys.executable, "-m", "nbstripout", "--verify", *map(str, FILES)]
     assert subprocess.run(command, capture_output=True).returncode == 0
