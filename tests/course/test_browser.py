@@ -97,6 +97,19 @@ def test_long_lines_scroll_in_their_block(opened):
     assert code.evaluate("pre => pre.getBoundingClientRect().right <= innerWidth")
 
 
+def test_a_line_of_the_course_fits(opened):
+    page = opened("pages/01_first.html", 1280)
+    code = page.locator(".highlight pre").first
+    fold = "pre => { const fold = document.createElement('details'); fold.className = 'plumbing'; fold.open = true;"
+    fold += " const box = pre.closest('.highlight'); box.replaceWith(fold); fold.append(box); }"
+    for folded in (False, True):  # what records and tells is folded, in a frame of its own
+        if folded:
+            code.evaluate(fold)
+        for columns, fits in ((96, True), (110, False)):
+            code.evaluate(f"pre => {{ pre.textContent = 'x'.repeat({columns}); }}")
+            assert code.evaluate("pre => pre.scrollWidth <= pre.clientWidth") == fits
+
+
 @pytest.mark.parametrize("width", [390, 1280])
 def test_search_finds_and_leads_there(opened, width):
     page = opened("pages/02_second.html", width)
