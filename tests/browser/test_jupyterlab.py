@@ -203,7 +203,7 @@ class Explorer:
 
     def pause(self):
         if self.play.locator(".fa-pause").count():  # else it is at its end
-            self.play.click()
+            self.play.press("Space")  # a button is a button for the keyboard too
 
     def reset(self):
         self.box.get_by_role("button", name="reset").click()
