@@ -97,17 +97,21 @@ def test_long_lines_scroll_in_their_block(opened):
     assert code.evaluate("pre => pre.getBoundingClientRect().right <= innerWidth")
 
 
-def test_a_line_of_the_course_fits(opened):
+@pytest.mark.parametrize("frame", ["none", "plumbing", "solution"])
+def test_a_line_of_the_course_fits(opened, frame):
     page = opened("pages/01_first.html", 1280)
     code = page.locator(".highlight pre").first
-    fold = "pre => { const fold = document.createElement('details'); fold.className = 'plumbing'; fold.open = true;"
-    fold += " const box = pre.closest('.highlight'); box.replaceWith(fold); fold.append(box); }"
-    for folded in (False, True):  # what records and tells is folded, in a frame of its own
-        if folded:
-            code.evaluate(fold)
-        for columns, fits in ((96, True), (110, False)):
-            code.evaluate(f"pre => {{ pre.textContent = 'x'.repeat({columns}); }}")
-            assert code.evaluate("pre => pre.scrollWidth <= pre.clientWidth") == fits
+    fold = """(pre, frame) => {
+      const fold = Object.assign(document.createElement("details"), {open: true, className: frame});
+      const text = document.querySelector(".text_cell_render"), box = pre.closest(".highlight");
+      if (frame === "plumbing") box.replaceWith(fold); else text.append(fold);
+      fold.append(box);
+    }"""
+    if frame != "none":
+        code.evaluate(fold, frame)
+    for columns, fits in ((96, True), (110, False)):
+        code.evaluate(f"pre => {{ pre.textContent = 'x'.repeat({columns}); }}")
+        assert code.evaluate("pre => pre.scrollWidth <= pre.clientWidth") == fits
 
 
 @pytest.mark.parametrize("width", [390, 1280])
