@@ -427,7 +427,7 @@ def ill_scaled(kind, n=12, d=6000):
     elif kind == "repeated rows":
         x[7:] = x[:5]
     elif kind == "near-copies":
-        x[6:] = x[:6] + 3e-4 * x[6:]
+        x[6:] = x[:6] + torch.linspace(3e-4, 2e-3, 6, dtype=torch.float64)[:, None] * x[6:]  # no two vary alike
     elif kind == "a first row far away":
         x[0] *= 1e4
     return x.float()
@@ -457,14 +457,13 @@ def test_ill_scaled_rows_have_the_variances_of_float64(kind, tmp_path):
     for mine in (DualPCA().fit(x), DualPCA(copy=False).fit(x), DualPCA(memory=1 << 16).fit(on_disk(tmp_path, x))):
         assert mine.n_components_ == rank
         np.testing.assert_allclose(mine.explained_variance_.numpy(), exact, rtol=1e-6)
-        # Weights come back to a few units in the last place of the largest ones of a column. Codes come out as those of
-        # float64, but for a small turn among directions of nearly equal variance, which rounding decides.
+        # Weights come back to a few units in the last place of the largest ones of a column, codes to those of float64.
         codes = mine.transform(x.double())
         size = x.abs().amax(0)
         assert ((mine.inverse_transform(codes.float()) - x).abs() / size).max() < 2e-6
         signs = np.sign((codes.numpy() * theirs.transform(x.double().numpy())).sum(0))
         off = np.abs(codes.numpy() * signs - theirs.transform(x.double().numpy())).max(0)
-        assert (off / np.sqrt(exact)).max() < 1e-4
+        assert (off / np.sqrt(exact)).max() < 1e-5
     half = (x - x.mean(0)).bfloat16()
     assert largest_error_of_variances(half @ half.T, exact) > 1e-4  # control: the same in half precision
     if kind == "large means beside small spreads":  # control: float32 about the origin

@@ -205,7 +205,7 @@ class Descents:
                     self.visit(number, which)
             if bool(self.settled.all()):
                 return
-        raise RuntimeError(f"weight matching still gained after {max_sweeps} sweeps; raise max_sweeps")
+        raise RuntimeError(f"matching still gained after {max_sweeps} sweeps; raise max_sweeps")
 
 
 def best_orders_of_many(similarity: Mapping[str, Tensor], heads: int) -> tuple[Orders, Tensor]:

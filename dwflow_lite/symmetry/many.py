@@ -198,11 +198,13 @@ def descents_from(
 
 
 def _best_of(descents: Descents, rows: Tensor, restarts: int) -> Iterator[tuple[int, int, list[float]]]:
-    """Each row with its best descent, of equal ones the first, and what all of them reached."""
+    """Each row with its best descent, of those equal up to rounding the first, and what all of them reached."""
+    rounding = 10 * descents.least_gain  # a history sums many gains, each of them rounded
     for i, row in enumerate(rows.tolist()):
         of_row = range(i * (1 + restarts), (i + 1) * (1 + restarts))
         values = [descents.history[descent][-1] for descent in of_row]
-        yield row, of_row[values.index(max(values))], values
+        best = next(n for n, value in enumerate(values) if value >= max(values) - rounding)
+        yield row, of_row[best], values
 
 
 def rows_at_once(spec: PermutationSpec, restarts: int) -> int:
