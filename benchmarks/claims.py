@@ -21,6 +21,7 @@ how far from its bar the worst of them came).
 from __future__ import annotations
 
 import argparse
+import ast
 import datetime
 import hashlib
 import json
@@ -229,20 +230,26 @@ def expected_minutes(runs: dict, profile: str, stem: str) -> float:
 def source_digest(profile: str, stem: str) -> str:
     """Changes when the code of the notebook, or its parameters in this profile, change.
 
-    Where a cell is split, its lines stay as they are, and so does this. Cells that show a function of the package do
-    not count: they are the package's (a test holds them equal to it).
+    Layout, comments and where a cell is split do not count. Cells that show a function of the package do not either:
+    they are the package's (a test holds them equal to it).
     """
     nb = nbformat.read(notebooks_folder() / f"{stem}.ipynb", as_version=4)
-    own = [
-        line.rstrip()
-        for cell in nb.cells
-        if cell.cell_type == "code" and not shows_the_package(cell)
-        for line in cell.source.splitlines()
-        if line.strip()
-    ]
+    own = [cell.source for cell in nb.cells if cell.cell_type == "code" and not shows_the_package(cell)]
+    statements = [statement for source in own for statement in ast.parse(source).body]
     profiles = yaml.safe_load((notebooks_folder() / "profiles.yaml").read_text())
     parameters = (profiles.get(profile) or {}).get(stem, {})
-    return hashlib.sha256(json.dumps([own, parameters], sort_keys=True).encode()).hexdigest()[:12]
+    text = json.dumps([plain(statements), parameters], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def plain(node: object) -> object:
+    """A syntax tree as lists and text, without positions, and without empty fields: versions of Python add some."""
+    if isinstance(node, list):
+        return [plain(part) for part in node]
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = [[name, plain(value)] for name, value in ast.iter_fields(node) if value not in (None, [])]
+    return [type(node).__name__, *fields]
 
 
 def shows_the_package(cell: nbformat.NotebookNode) -> bool:

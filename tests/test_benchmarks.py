@@ -11,6 +11,7 @@ import types
 from dataclasses import replace
 from pathlib import Path
 
+import nbformat
 import pytest
 import torch
 
@@ -378,6 +379,21 @@ def test_runs_of_claims_carry_over_an_edit_that_changes_no_claim(monkeypatch):
     assert {key.split()[1]: entry["claims"] for key, entry in runs.items()} == {first: {"a": True}, second: {"b": True}}
     assert not claims.measures_the_same(run_of(0.5), run_of(0.5) | {"claims": {"a": True, "b": False}})
     assert not claims.measures_the_same(run_of(0.5), run_of(0.5) | {"margins": {}})
+
+
+def test_layout_is_not_code(monkeypatch, tmp_path):
+    def digest_of(*cells, profiles="smoke: {n: {steps: 3}}"):
+        nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+        nbformat.write(nb, tmp_path / "n.ipynb")
+        (tmp_path / "profiles.yaml").write_text(profiles)
+        return claims.source_digest.__wrapped__("smoke", "n")  # not out of its memory
+
+    monkeypatch.setattr(claims, "notebooks_folder", lambda: tmp_path)
+    before = digest_of('note(f"{a} of " "b")\nprint(1)')
+    assert digest_of('note(\n    f"{a} "\n    "of b"  # as it was\n)', "", "print(1)") == before
+    changed = ['note(f"{a} of " "c")\nprint(1)', 'note(f"{b} of " "b")\nprint(1)', 'note(f"{a} of " "b")\nprint(1.0)']
+    assert all(digest_of(cell) != before for cell in changed)
+    assert digest_of('note(f"{a} of " "b")\nprint(1)', profiles="smoke: {n: {steps: 4}}") != before
 
 
 def test_runs_with_one_thread_count_for_two_where_threads_change_no_digit():
