@@ -174,8 +174,8 @@ def carry(runs: dict, wanted: list[str], keep: Callable[[], None] = lambda: None
 def count_for_other_threads(runs: dict) -> None:
     """Runs with one thread count for another number, where that changed no margin of what has both (in place).
 
-    What rounds in another order differs in the last digits at least: equal margins come of equal computations.
-    Notebooks without a margin are not judged.
+    What rounds in another order differs in the last digits at least: equal margins come of equal computations. Only
+    runs of one processor are compared, for another one rounds otherwise. Notebooks without a margin are not judged.
     """
     by_rest: dict[tuple[str, str, str], dict[int, dict[int, dict]]] = defaultdict(lambda: defaultdict(dict))
     for key, entry in runs.items():
@@ -185,8 +185,10 @@ def count_for_other_threads(runs: dict) -> None:
     for (profile, stem, capability), by_threads in by_rest.items():
         alone = by_threads.get(1, {})
         for threads in set(by_threads) - {1}:
-            both = set(alone) & set(by_threads[threads])
-            same = [alone[seed]["margins"] == by_threads[threads][seed]["margins"] != {} for seed in both]
+            several = by_threads[threads]
+            both = set(alone) & set(several)
+            comparable = [seed for seed in both if alone[seed].get("processor") == several[seed].get("processor")]
+            same = [alone[seed]["margins"] == several[seed]["margins"] != {} for seed in comparable]
             if not same or not all(same):
                 continue
             for seed in set(alone) - both:

@@ -407,6 +407,15 @@ def test_runs_with_one_thread_count_for_two_where_threads_change_no_digit():
         assert ("smoke 00 seed=2 threads=2 native" in runs) is counted
         claims.count_for_other_threads(runs)  # what was counted is no evidence
         assert sum("alike" in entry for entry in runs.values()) == 2 * counted
+    # Runs of two processors say nothing about threads, equal or not.
+    for margin in (0.5, 0.7):
+        runs = {f"smoke 00 seed={seed} threads=1 native": run_of(0.5) | {"processor": "one"} for seed in range(3)}
+        runs["smoke 00 seed=0 threads=2 native"] = run_of(margin) | {"processor": "another"}
+        claims.count_for_other_threads(runs)
+        assert "smoke 00 seed=2 threads=2 native" not in runs
+        runs["smoke 00 seed=1 threads=2 native"] = run_of(0.5) | {"processor": "one"}
+        claims.count_for_other_threads(runs)
+        assert "smoke 00 seed=2 threads=2 native" in runs
     failed = run_of(0.5) | {"status": "failed"}
     runs = {"smoke 00 seed=0 threads=1 native": run_of(0.5), "smoke 00 seed=0 threads=2 native": run_of(0.5)}
     claims.count_for_other_threads(runs | {"smoke 00 seed=1 threads=1 native": failed})
