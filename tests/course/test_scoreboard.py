@@ -105,6 +105,14 @@ def test_a_row_of_a_result(tmp_path):
     assert "no distance was stored" in row_of(content, tmp_path).why()
 
 
+def test_a_row_names_all_days_and_processors_of_its_runs(tmp_path):
+    run = {"o": 0.96, "r": 0.95, "date": "2026-01-02", "processor": "one", "command": "python x.py"}
+    runs = {"s0": run, "s1": run | {"processor": "another"}, "s2": run | {"processor": "another"}}
+    about = row_of(runs, tmp_path, about=["s*"]).about
+    assert about == {"command": "python x.py", "date": "2026-01-02", "processor": "another and one"}
+    assert row_of(runs, tmp_path, about=["s0"]).about["processor"] == "one"
+
+
 def test_what_is_missing_is_said_and_what_does_not_fit_is_refused(tmp_path):
     missing = read_row(CLAIM | {"missing": "a GPU"}, tmp_path)
     assert missing.verdict() == NOT_RUN and missing.why() == "a GPU" and not missing.numbers

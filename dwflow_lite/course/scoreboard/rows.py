@@ -156,9 +156,18 @@ def read_row(claim: Mapping[str, Any], results: Path) -> Row:
         return Row(claim, {}, {})
     content = json.loads((results / file).read_text(encoding="utf-8"))
     numbers = numbers_of(claim, content)
-    about = select(content, claim["about"])[0]
-    said = {name: about[name] for name in ("command", "date", "machine", "processor") if name in about}
+    runs = select(content, claim["about"])
+    said = {name: _each_once(runs, name) for name in ("command", "date", "machine", "processor") if name in runs[0]}
     return Row(claim, numbers, {"command": claim.get("command")} | said)
+
+
+def _each_once(runs: Sequence[Mapping[str, Any]], name: str) -> Any:
+    """What all runs say of themselves under a name; where they differ, everything that is said, once."""
+    said: list[Any] = []
+    for run in runs:
+        if name in run and run[name] not in said:
+            said.append(run[name])
+    return said[0] if len(said) == 1 else " and ".join(sorted(map(str, said)))
 
 
 def numbers_of(claim: Mapping[str, Any], content: Any) -> dict[str, list[float]]:
