@@ -21,7 +21,6 @@ how far from its bar the worst of them came).
 from __future__ import annotations
 
 import argparse
-import ast
 import datetime
 import hashlib
 import json
@@ -46,6 +45,7 @@ import yaml
 from dwflow_lite.course import notebooks_folder
 from dwflow_lite.course.lessons import discover
 from dwflow_lite.course.paths import number_of
+from dwflow_lite.course.scoreboard import fingerprint
 
 RESULTS = Path(__file__).parent / "results"
 LOCK = threading.Lock()
@@ -237,21 +237,10 @@ def source_digest(profile: str, stem: str) -> str:
     """
     nb = nbformat.read(notebooks_folder() / f"{stem}.ipynb", as_version=4)
     own = [cell.source for cell in nb.cells if cell.cell_type == "code" and not shows_the_package(cell)]
-    statements = [statement for source in own for statement in ast.parse(source).body]
     profiles = yaml.safe_load((notebooks_folder() / "profiles.yaml").read_text())
     parameters = (profiles.get(profile) or {}).get(stem, {})
-    text = json.dumps([plain(statements), parameters], sort_keys=True)
+    text = fingerprint("\n".join(own)) + json.dumps(parameters, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def plain(node: object) -> object:
-    """A syntax tree as lists and text, without positions, and without empty fields: versions of Python add some."""
-    if isinstance(node, list):
-        return [plain(part) for part in node]
-    if not isinstance(node, ast.AST):
-        return repr(node)
-    fields = [[name, plain(value)] for name, value in ast.iter_fields(node) if value not in (None, [])]
-    return [type(node).__name__, *fields]
 
 
 def shows_the_package(cell: nbformat.NotebookNode) -> bool:

@@ -186,6 +186,7 @@ def test_a_fingerprint_sees_code_and_not_words():
         SOURCE.replace("    return", "    # by Archimedes\n    return"),
         SOURCE.replace("\n\n\ndef", "\n\n\n\ndef") + "\n",
         SOURCE.replace("\n", "\r\n"),
+        SOURCE.replace("math.pi * r**2", "(\n        math.pi * (r ** 2)\n    )"),
     ]
     for text in same:
         assert fingerprint(text) == fingerprint(SOURCE), text
