@@ -203,7 +203,8 @@ def _best_of(descents: Descents, rows: Tensor, restarts: int) -> Iterator[tuple[
     for i, row in enumerate(rows.tolist()):
         of_row = range(i * (1 + restarts), (i + 1) * (1 + restarts))
         values = [descents.history[descent][-1] for descent in of_row]
-        best = next(n for n, value in enumerate(values) if value >= max(values) - rounding)
+        good_enough = max(values) - rounding
+        best = next(n for n, value in enumerate(values) if value >= good_enough)
         yield row, of_row[best], values
 
 
