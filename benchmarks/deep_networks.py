@@ -1,6 +1,6 @@
 """Accurate and new in residual networks and transformers: what is left of it, and what stands in the way?
 
-    python -m benchmarks.deep_networks [--setups "ResNet-8" …] [--seeds 0] [--split validation] [--audit] [--toy]
+    python -m benchmarks.deep_networks [--setups "ResNet-8" …] [--seeds 0] [--split test] [--audit] [--toy]
 
 A setup is a network of the course and a recipe, on digits. For each, in several bases (weights matched to the mean;
 activations matched to a member; both; not aligned): points of accuracy lost at the mean of two members (as it is, and
@@ -15,7 +15,7 @@ What stands in the way is asked by zoos made for it, of eight members each:
 - *Wider parts.* Only one stage is made wider. If narrow layers are what stands in the way, widening those that cost
   most must help most.
 
-Test split by default; setups are compared on validation. Runs that the file holds are not run again.
+Setups are compared on validation; ``--split test`` is for reports. Runs that the file holds are not run again.
 """
 
 from __future__ import annotations
@@ -257,7 +257,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--setups", nargs="*", default=list(SETUPS), metavar="NAME", choices=list(SETUPS))
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
-    parser.add_argument("--split", default="test", choices=["validation", "test"])
+    parser.add_argument("--split", default="validation", choices=["validation", "test"])
     parser.add_argument("--audit", action="store_true", help="more members, and shares over both bars")
     parser.add_argument("--toy", action="store_true", help="tiny sizes: whether it runs")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/deep_networks.json"))

@@ -411,8 +411,8 @@ def _base(folder: Path, members: int, memory: int) -> dict:
     return {
         "weights": layout.size, "members": members, "storage": "bfloat16", "memory bound MB": memory // MB,
         "zoo MB": round(2 * layout.size * members / MB), "seconds by stage": clock, "peak MB by stage": clock.peaks,
-        "distance to the reference over that of planted copies without renumbering": [round(d, 3) for d in distance],
-        "largest change of an output by a random renumbering": float((double[0] - double[1]).abs().max()),
+        "distance to the reference over that of planted copies without permutation": [round(d, 3) for d in distance],
+        "largest change of an output by a random permutation": float((double[0] - double[1]).abs().max()),
         "outputs": float(double[0].abs().max()), "a generated network runs": bool(runs.isfinite().all()),
         "codes": model.pca_.n_components_,
     }  # fmt: skip

@@ -303,13 +303,13 @@ def test_stored_audits_are_means_over_seeds(tmp_path):
 
     path = tmp_path / "stored.json"
     path.write_text(json.dumps({"command": "x", "by seed": {"0": run(0.5), "1": run(0.7)}}))
-    found = stored_audits(path)
+    found = stored_audits(path, split="test")
     assert list(found) == ["aligned"] and found["aligned"].split == "test"
     assert found["aligned"]["zoo"].score == pytest.approx(0.6)
     for content in ({}, {"by seed": {}}, {"by seed": {"0": {"seconds": 3.0}}}):  # control
         path.write_text(json.dumps(content))
         with pytest.raises(ValueError, match="holds no audits by seed"):
-            stored_audits(path)
+            stored_audits(path, split="test")
 
 
 def test_controls_that_cannot_be_meant_are_refused(zoo, task):

@@ -299,6 +299,43 @@ def test_workers_that_see_another_disk_are_found_out(tmp_path, monkeypatch):
         train_zoo(TASK, MLP([4, 6, 3]), folder=tmp_path, executor=Backwards(), **FAST)
 
 
+def test_a_checkpoint_keeps_the_members_that_jobs_have_finished(tmp_path, monkeypatch, zoo):
+    monkeypatch.setattr("dwflow_lite.support.checkpoints.SAVE_EVERY_SECONDS", -1.0)
+    trained = []
+
+    def stop_before(last):
+        if len(trained) == last:
+            raise RuntimeError("stopped")
+        trained.append(1)
+
+    def train(place, last):
+        return train_zoo(TASK, MLP([4, 6, 3]), executor=Backwards(lambda: stop_before(last)), checkpoint=place, **FAST)
+
+    for place, repeated in (tmp_path / "zoo.safetensors", 0), (None, 4):  # control: kept nowhere
+        trained.clear()
+        with pytest.raises(RuntimeError, match="stopped"):
+            train(place, last=4)
+        again = train(place, last=None)
+        assert len(trained) == 6 + repeated
+        assert torch.equal(again.weights, zoo.weights) and again.record["members"] == zoo.record["members"]
+    assert [path.name for path in tmp_path.iterdir()] == ["zoo.safetensors"]
+
+
+def test_a_training_begun_without_an_executor_is_begun_again_with_one_and_back(tmp_path, monkeypatch, zoo):
+    monkeypatch.setattr("dwflow_lite.support.checkpoints.SAVE_EVERY_SECONDS", -1.0)
+
+    def stop(self, write):
+        raise RuntimeError("stopped")
+
+    for place, first, second in (("a", None, Backwards), ("b", Backwards, None)):
+        with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="stopped"):
+            patch.setattr("dwflow_lite.support.checkpoints.Checkpoint.finish_with", stop)
+            train_zoo(TASK, MLP([4, 6, 3]), executor=first and first(), checkpoint=tmp_path / place, **FAST)
+        assert list((tmp_path / place).glob("*.partial"))  # something is kept
+        made = train_zoo(TASK, MLP([4, 6, 3]), executor=second and second(), checkpoint=tmp_path / place, **FAST)
+        assert torch.allclose(made.weights, zoo.weights, atol=1e-5)
+
+
 # -- workers that die --------------------------------------------------------------------------------------------
 
 

@@ -27,7 +27,7 @@ def test_the_citation_names_the_course_and_the_paper():
     assert {"type", "title", "authors"} <= paper.keys() and paper["year"] == 2026
     assert ARXIV in paper["url"] and ARXIV in paper["identifiers"][0]["value"]
     assert paper["title"] in " ".join(read("README.md").replace("*", "").split())
-    assert all("family-names" in author for author in paper["authors"])
+    assert len(paper["authors"]) == 6 and all({"family-names", "given-names"} == set(a) for a in paper["authors"])
 
 
 def test_the_licences_are_those_that_pyproject_names():
@@ -163,8 +163,11 @@ def test_contributing_is_ten_points_and_names_commands_that_are_there():
     (targets,) = re.findall(r"`make ([a-z ]+)`", text)
     assert targets == "lint test" and all(f"\n{target}:" in makefile for target in [*targets.split(), "course"])
     assert "One claim, one control" in text
-    for name in ("notebooks/profiles.yaml", "dwflow_lite/course/exercises", "tests/test_package.py", "CHANGELOG.md"):
+    for name in ("notebooks/README.md", "tests/test_package.py", "CHANGELOG.md"):
         assert name in text and (ROOT / name).exists()
+    how = read("notebooks/README.md")
+    for name in ("tests/course/test_shape.py", "dwflow_lite/course/exercises", "benchmarks/week.yaml"):
+        assert name in how and (ROOT / name).exists()
 
 
 def test_the_changelog_has_what_is_to_come_and_every_version():

@@ -828,7 +828,7 @@ def test_an_interrupted_chunk_goes_on_to_the_same_zoo(tmp_path, monkeypatch, net
     ],
 )
 @pytest.mark.parametrize("every", [-1.0, 1e9])  # what is under way is saved at every step, or never
-def test_chunks_of_another_size_go_on_to_the_same_zoo(
+def test_chunks_of_another_size_go_on_to_the_same_zoo(  # noqa: PLR0913 - two fixtures, and a row of the table above
     tmp_path, monkeypatch, before, step, after, chunks, goes_on, every
 ):
     options = {"members": 5, "recipe": replace(QUICK, epochs=3)}

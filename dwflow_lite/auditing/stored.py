@@ -9,13 +9,13 @@ from dwflow_lite.auditing.rows import Row
 from dwflow_lite.auditing.table import Audit
 
 
-def stored_audits(path: Path, score_name: str = "accuracy", split: str = "test") -> dict[str, Audit]:
+def stored_audits(path: Path, *, split: str, score_name: str = "accuracy") -> dict[str, Audit]:
     """The audits of a result file, averaged over its seeds.
 
     Args:
         path: JSON that holds, under ``"by seed"``, for each seed and each kind of zoo the ``"rows"`` of an audit.
-        score_name: what its scores are.
-        split: where they were measured.
+        split: where its scores were measured.
+        score_name: what they are.
 
     Returns:
         Kind of zoo, such as ``"aligned"`` -> its audit.

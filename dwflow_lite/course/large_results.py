@@ -94,12 +94,12 @@ def base_words() -> str:
     """BERT-base in a sentence: seconds, memory, and whether planted permutations were found."""
     base = results("base")
     stages = ", ".join(f"{stage} {seconds:g}" for stage, seconds in base["seconds by stage"].items())
-    planted = max(base["distance to the reference over that of planted copies without renumbering"])
+    planted = max(base["distance to the reference over that of planted copies without permutation"])
     return (
         f"BERT-base, {base['weights']:,} weights, {base['members']} members ({base['zoo MB'] / 1024:.1f} GB on disk): "
         f"seconds by stage {stages}; at most {base['peak MB'] / 1024:.1f} GB of memory. Permuted copies come back to "
         f"{planted:.3f} of the distance of copies that were not permuted; permuting changes outputs by "
-        f"{base['largest change of an output by a random renumbering']:.0e}."
+        f"{base['largest change of an output by a random permutation']:.0e}."
     )
 
 

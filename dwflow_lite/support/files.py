@@ -130,7 +130,13 @@ def read_outline(path: str | Path, expected: str) -> Outline:
 
 @contextmanager
 def opened_safetensors(path: str | Path, expected: str) -> Iterator[tuple[Any, dict[str, str]]]:
-    """An open file and its metadata; whatever is wrong with it says so in one sentence."""
+    """An open file and its metadata; whatever is wrong with it says so in one sentence.
+
+    Raises:
+        FileNotFoundError: no such file.
+        OSError: it cannot be read.
+        ZooFileError: it is truncated, of another format than ``expected``, or no safetensors file.
+    """
     path = Path(path)
     if not path.is_file():
         what = "it is no file" if path.exists() else "no such file"

@@ -1,4 +1,9 @@
-"""One writer at a time in a folder; readers need no leave."""
+"""One writer at a time in a folder; readers need no leave.
+
+``filelock``, which the course's runner uses, cannot do this: on Windows it locks the first byte, so nobody could read
+there who holds the folder; in 3.12.0, which is allowed, a forked child keeps a killed writer's lock, whoever asks
+empties the signature, and two hold the folder once a holder has removed the file (tried; 4.3.1 does none of the three).
+"""
 
 from __future__ import annotations
 

@@ -69,8 +69,8 @@ def _exact_orders(a: State, b: State, spec: PermutationSpec, block: str) -> dict
 def _spectral_orders(a: State, b: State, spec: PermutationSpec, block: str) -> dict[str, Tensor]:
     heads, groups = spec.heads[block]
     partners = assignment(-spectral_distance(a, b, spec, block))  # (H,)
-    tied = sum(use.rows(a[use.name]) @ use.rows(b[use.name]).T for use in _matrices_that_write(spec, block))
-    _, inside = head_scores({"all groups": tied}, heads)
+    summed = sum(use.rows(a[use.name]) @ use.rows(b[use.name]).T for use in _matrices_that_write(spec, block))
+    _, inside = head_scores({"all groups": summed}, heads)
     chosen = inside["all groups"][torch.arange(heads), partners]  # (H, n / H)
     order = (partners[:, None] * chosen.shape[1] + chosen).flatten()
     return dict.fromkeys(groups, order)

@@ -73,7 +73,11 @@ def weight_matching(
 
 
 def default_restarts(spec: PermutationSpec, restarts: int | None) -> int:
-    """The number of restarts asked for; without a wish, some where a group is tied by a residual stream."""
+    """The number of restarts asked for; without a wish, some where a group is tied by a residual stream.
+
+    Raises:
+        ValueError: restarts that are neither None nor a whole number >= 0.
+    """
     if restarts is None:
         if not spec.tied:
             return 0

@@ -49,7 +49,7 @@ class Permutation:
         return all(torch.equal(index, _in_order(index)) for index in self.indices.values())
 
     def compose(self, first: Permutation) -> Permutation:
-        """The permutation that does ``first``, then this one."""
+        """The permutation that does ``first``, then this one; ``ValueError`` for other groups or sizes."""
         if first.sizes != self.sizes:
             raise ValueError("only permutations of the same groups and sizes can be composed")
         return Permutation({group: first.indices[group][index] for group, index in self.indices.items()})

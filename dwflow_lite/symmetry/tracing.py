@@ -133,11 +133,12 @@ def derive_spec(network: nn.Module, x: Tensor, *, unknown: str = "raise") -> Per
         try:
             label_forward_pass(program, tensors, labelling)
             spec = write_spec(layout, tensors, labelling)
-            labelling.here = "the test of permuting, in float64,"
+            labelling.here = "the test of permuting, in float64,"  # an error below names where it came from
             failing = failing_groups(network, spec, x)
         except Exception as error:
             why = str(error) or type(error).__name__
             raise ValueError(f"{name}: {labelling.here} is not understood ({one_line(why)}); {BY_HAND}") from error
+        # Doubts might hide a group that is free, and are refused; notes tell of a freedom that a spec cannot express.
         doubts = in_short(labelling.doubts) + [f"permuting {', '.join(groups)} changes outputs" for groups in failing]
         if doubts and unknown == "raise":
             raise ValueError(
@@ -199,7 +200,7 @@ def checked_copy(network: nn.Module, x: Tensor) -> tuple[nn.Module, Tensor]:
     x = x.detach().cpu()
     before = {path: parameter.clone() for path, parameter in copy.named_parameters()}
     try:
-        dice = torch.get_rng_state()
+        before_drawing = torch.get_rng_state()
         outputs = copy(x)
     except Exception as error:  # whatever a reader's own code raises
         raise ValueError(f"{name} cannot be traced: it does not run on x ({one_line(str(error))})") from error
@@ -210,7 +211,7 @@ def checked_copy(network: nn.Module, x: Tensor) -> tuple[nn.Module, Tensor]:
         several = isinstance(outputs, tuple | list) and len(outputs) > 1
         number, kind = "more than one tensor" if several else "no tensor", type(outputs).__name__
         raise ValueError(f"{name} returns {number} ({kind}); derive the spec of a module that returns the one used")
-    if not torch.equal(dice, torch.get_rng_state()):
+    if not torch.equal(before_drawing, torch.get_rng_state()):
         raise ValueError(f"{name} draws random numbers in eval mode, so no spec can be tested; {BY_HAND}")
     return copy, x
 
@@ -226,7 +227,7 @@ def trace(network: nn.Module, x: Tensor) -> ExportedProgram:
     except Exception as error:  # whatever a reader's own code raises
         raise ValueError(f"{name} cannot be traced ({why_not_traced(error)}); {BY_HAND}") from error
     for node in program.graph.nodes:
-        sizes = getattr(node.meta.get("val"), "shape", ())
+        sizes = getattr(node.meta.get("val"), "shape", ())  # of what the node gives; a symbol if it depends on numbers
         if any(not isinstance(size, int) for size in sizes):
             here = f"{name_of_operator(node)} in {module_of(node)}"
             raise ValueError(f"{name} cannot be traced ({here} gives a size that depends on numbers in x); {BY_HAND}")

@@ -92,7 +92,11 @@ class Reading:
             )
 
     def examples(self, x: Any, y: Any, suffix: str = "") -> Examples:
-        """Read one pair of arrays; ``suffix`` (``""`` or ``"_test"``) is how errors name them."""
+        """Read one pair of arrays; ``suffix`` (``""`` or ``"_test"``) is how errors name them.
+
+        Raises:
+            ValueError: arrays that are no inputs or targets of this kind, of two lengths, or with one index in two orders.
+        """
         check_same_index(x, y, f"x{suffix} and y{suffix}")
         inputs = read_tokens(x, f"x{suffix}") if self.tokens else read_inputs(x, f"x{suffix}")
         if self.kind == "regression":
@@ -131,7 +135,11 @@ def read_npz(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def read_tokens(x: Any, name: str) -> np.ndarray:
-    """Whole numbers >= 0 of shape (texts, length), as int64."""
+    """Whole numbers >= 0 of shape (texts, length), as int64.
+
+    Raises:
+        ValueError: anything else, or tokens beyond int64.
+    """
     x = as_array(x, name)
     check_no_text(x, name)
     if x.ndim != 2 or x.size == 0 or x.dtype.kind not in "iu" or x.min() < 0:
@@ -142,7 +150,11 @@ def read_tokens(x: Any, name: str) -> np.ndarray:
 
 
 def read_inputs(x: Any, name: str) -> np.ndarray:
-    """Finite numbers of shape (n, ...), as they came, or as float32 where they are pixels: bytes divided by 255."""
+    """Finite numbers of shape (n, ...), as they came, or as float32 where they are pixels: bytes divided by 255.
+
+    Raises:
+        ValueError: fewer than two axes, nothing in them, text, or NaN or infinite numbers.
+    """
     columns = column_names(x)
     x = as_array(x, name)
     check_no_text(x, name)
@@ -161,7 +173,11 @@ def read_inputs(x: Any, name: str) -> np.ndarray:
 
 
 def read_rows(x: Any, shape: tuple[int, ...], tokens: bool) -> np.ndarray:
-    """New inputs (n, *shape), read as those of a task were."""
+    """New inputs (n, *shape), read as those of a task were.
+
+    Raises:
+        ValueError: one row alone, rows of another shape, or what no input of a task may be.
+    """
     alone = as_array(x, "x")
     if alone.shape == shape and alone.dtype.kind in NUMBERS:
         raise ValueError(
@@ -174,7 +190,11 @@ def read_rows(x: Any, shape: tuple[int, ...], tokens: bool) -> np.ndarray:
 
 
 def read_targets(y: Any, name: str) -> np.ndarray:
-    """Finite targets (n,) or (n, outputs) of a regression, as float64 (n, outputs)."""
+    """Finite targets (n,) or (n, outputs) of a regression, as float64 (n, outputs).
+
+    Raises:
+        ValueError: another shape, no targets, or targets that are not finite numbers.
+    """
     columns = column_names(y)
     y = as_array(y, name)
     y = y[:, None] if y.ndim == 1 else y
@@ -188,7 +208,11 @@ def read_targets(y: Any, name: str) -> np.ndarray:
 
 
 def read_labels(y: Any, classes: int | None, name: str) -> np.ndarray:
-    """Labels 0 … classes-1 of shape (n,) or (n, 1), as int64 (n,); without ``classes`` any from 0 on."""
+    """Labels 0 … classes-1 of shape (n,) or (n, 1), as int64 (n,); without ``classes`` any from 0 on.
+
+    Raises:
+        ValueError: another shape, no labels, or labels that are not whole numbers of this range.
+    """
     y = as_array(y, name)
     if y.ndim == 2 and y.shape[1] == 1:  # as Keras writes some
         y = y[:, 0]

@@ -6,12 +6,13 @@ import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal, overload
 
 import numpy as np
 import torch
 
 from dwflow_lite.support.checks import check_options
-from dwflow_lite.tasks.glyphs import glyphs
+from dwflow_lite.tasks.glyphs import Difficulty, glyphs
 from dwflow_lite.tasks.images import cifar10, fashion_mnist, mnist
 from dwflow_lite.tasks.splits import Split
 from dwflow_lite.tasks.task import DataNotFoundError, Task
@@ -159,6 +160,46 @@ TASKS: dict[str, Callable[..., Task]] = {
 }
 
 
+# What an editor completes: the options of each task are those of its maker (a test holds them equal).
+@overload
+def load_task(name: Literal["digits", "iris"], seed: int = 0) -> Task: ...
+@overload
+def load_task(
+    name: Literal["glyphs"],
+    seed: int = 0,
+    *,
+    symbols: str = "digits",
+    domain: str = "upright",
+    size: int = 12,
+    train: int = 6000,
+    calibration: int = 1000,
+    validation: int = 2000,
+    test: int = 10_000,
+    difficulty: Difficulty = Difficulty(),  # noqa: B008 - frozen
+) -> Task: ...
+@overload
+def load_task(
+    name: Literal["mnist", "fashion_mnist", "cifar10"],
+    seed: int = 0,
+    *,
+    folder: str | Path | None = None,
+    download: bool = True,
+) -> Task: ...
+@overload
+def load_task(name: Literal["reviews"], seed: int = 0, *, examples: int = 7000) -> Task: ...
+@overload
+def load_task(
+    name: Literal["yelp"],
+    seed: int = 0,
+    *,
+    file: str | Path | None = None,
+    test_file: str | Path | None = None,
+    examples: int | None = None,
+    words: int = 30_000,
+    length: int = 128,
+) -> Task: ...
+@overload
+def load_task(name: str, seed: int = 0, **options: object) -> Task: ...
 def load_task(name: str, seed: int = 0, **options: object) -> Task:
     """A task of the course by name.
 

@@ -24,8 +24,8 @@ def identity_of(plan: Plan) -> dict[str, Any]:
     behaviour = [behaviour_of(network, task.input_shape, training) for training in (False, True)]
     frozen = {name: parameter for name, parameter in network.named_parameters() if not parameter.requires_grad}
     values: dict[str, Any] = {"frozen_values": keys_of(frozen)} if frozen else {}
-    if plan.given is not None:
-        values["start"] = digest_of(plan.given)
+    if plan.start is not None:
+        values["start"] = digest_of(plan.start)
     if plan.scored != SCORED_SPLITS:
         values["scored"] = list(plan.scored)
     return values | {
@@ -41,18 +41,18 @@ def identity_of(plan: Plan) -> dict[str, Any]:
     }
 
 
-def common_record(plan: Plan, identity: Mapping[str, Any], identity_hash: str) -> dict[str, Any]:
-    """What the record says of all members."""
+def common_record(plan: Plan, facts: Mapping[str, Any], identity: str) -> dict[str, Any]:
+    """What the record says of all members: of the facts that decide which zoo it is, and of their hash."""
     stages = []
     if norms_with_statistics(plan.network):
         stages.append(statistics_stage("train", len(plan.task.train)))
-    start = {"start": identity["start"]} if "start" in identity else {}
+    start = {"start": facts["start"]} if "start" in facts else {}
     return start | {
-        "identity": identity_hash,
-        "architecture": identity["architecture"],
-        "behaviour": {"input": list(plan.task.input_shape), "outputs": identity["behaviour"][0]},
-        "task": identity["task"] | _score_and_scale(plan.task),
-        "recipe": identity["recipe"],
+        "identity": identity,
+        "architecture": facts["architecture"],
+        "behaviour": {"input": list(plan.task.input_shape), "outputs": facts["behaviour"][0]},
+        "task": facts["task"] | _score_and_scale(plan.task),
+        "recipe": facts["recipe"],
         "seed": plan.seed,
         "method": plan.method,
         "versions": versions(),

@@ -38,7 +38,7 @@ def train_job(plan: Plan, members: range) -> tuple[Tensor | None, list[dict[str,
         Their weights (m, d), on the CPU, or None where they were written to the folder of the plan; and notes of each.
     """
     with _ONE_JOB_AT_A_TIME:
-        no_checkpoint = Checkpoint(None, name="", identity="")  # what is finished is kept in the folder, or sent back
+        no_checkpoint = Checkpoint(None, name="", identity="")  # what is finished is kept by who gave the job
         weights, notes = train_members(plan, members, members_at_once=len(members), checkpoint=no_checkpoint)
     if plan.folder is None:
         return weights.cpu(), notes

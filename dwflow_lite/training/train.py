@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from dwflow_lite.support.checkpoints import Checkpoint
 from dwflow_lite.support.checks import COUNT, WHOLE, check_ranges, is_choice
 from dwflow_lite.support.devices import usable_device
 from dwflow_lite.support.files import json_hash, understood
-from dwflow_lite.support.jobs import by_position, run_jobs, runs
+from dwflow_lite.support.jobs import run_jobs, runs
 from dwflow_lite.support.paths import as_path
 from dwflow_lite.tasks.checks import require_task
 from dwflow_lite.tasks.splits import SPLITS
@@ -91,6 +91,7 @@ def train_zoo(  # noqa: PLR0913 - the door of this room: what, how many, how, wh
         start: networks that members start from, one each, in order (fine-tuning); frozen parameters are then those of
             each member's own start. It is not changed. None: members draw their own, as ``recipe.init`` says.
         scored: the splits on which finished members are scored, for the record; no other is read, but for training.
+            Nothing is chosen by them here. Who chooses by the record (a recipe, say) leaves ``"test"`` out.
         method: ``"batched"`` (one computation for all), or ``"loop"`` (member after member: slow, and the oracle of the
             tests). A network of which ``torch.vmap`` cannot train many at once, or not as each would train alone, is
             trained by ``"loop"`` either way, and a warning says so; the record has what was done.
@@ -102,10 +103,10 @@ def train_zoo(  # noqa: PLR0913 - the door of this room: what, how many, how, wh
             are drawn on the CPU), but for dropout, whose masks come from the device's own generator.
         checkpoint: where the training is kept, half-done or finished: a file, or a folder (a name without suffix) in
             which the file is named after task, network, recipe, seed and sizes. A finished zoo found there is read; an
-            interrupted training goes on from its last save (every ten seconds; with another ``members_at_once``, or a
-            network that keeps more than its tensors from step to step, from the last members that were finished;
-            with another method, from the beginning). Where the last save of all fails, the zoo is returned with a
-            warning.
+            interrupted training goes on from its last save (every ten seconds; with another ``members_at_once``, an
+            executor, or a network that keeps more than its tensors from step to step, from the last members that were
+            finished; with another method, or an executor where there was none, from the beginning). Where the last
+            save of all fails, the zoo is returned with a warning.
         folder: where the zoo is to live, for one that does not fit in memory: ``members_at_once`` (None: 1) members
             are trained, written there and forgotten. Called again, it goes on with the members that are not there.
         storage: ``"float32"`` or ``"bfloat16"``, of the folder.
@@ -142,6 +143,7 @@ def train_zoo(  # noqa: PLR0913 - the door of this room: what, how many, how, wh
     _check_counts(members, held_out, seed, members_at_once)
     check_trainable(task, network, recipe.batch_size)
     check_start(start, network, members + held_out)
+    prepared = _prepared(folder)
     plan = Plan(
         task=task,
         network=network,
@@ -151,21 +153,21 @@ def train_zoo(  # noqa: PLR0913 - the door of this room: what, how many, how, wh
         device=usable_device(device),
         fitted=int(members),
         total=int(members + held_out),
-        folder=_made(folder),
-        given=start,
+        folder=prepared,
+        start=start,
         scored=_checked_splits(scored),
     )
-    identity = identity_of(plan)
-    identity_hash = json_hash(identity)[:16]
-    store = Checkpoint(checkpoint, name=f"zoo-{task.name}-{identity_hash}.safetensors", identity=identity_hash)
+    facts = identity_of(plan)
+    identity = json_hash(facts)[:16]
+    store = Checkpoint(checkpoint, name=f"zoo-{task.name}-{identity}.safetensors", identity=identity)
     if store.finished:
         return _without_diverged(_read(store, plan), on_diverged)
     store.check_writable()
 
     in_jobs = folder is not None or executor is not None
     at_once = int(members_at_once or (1 if in_jobs else plan.total))
-    plan = with_working_method(plan, at_once)
-    record = common_record(plan, identity, identity_hash)
+    plan = with_working_method(plan, at_once)  # not in the facts above: either method trains the same networks
+    record = common_record(plan, facts, identity)
     record, weights, notes = _train(plan, record, at_once, storage, executor, store, progress)
     zoo = _assemble(plan, record, weights, notes)
     _save(zoo, store)
@@ -208,8 +210,8 @@ def _checked_splits(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in SPLITS if name in names)
 
 
-def _made(folder: str | Path | None) -> Path | None:
-    """The folder, whole path and there; ``None`` if none is asked for."""
+def _prepared(folder: str | Path | None) -> Path | None:
+    """The folder, made if it is not there, as a whole path; ``None`` if none is asked for."""
     if folder is None:
         return None
     folder = as_path(folder).resolve()
@@ -217,7 +219,7 @@ def _made(folder: str | Path | None) -> Path | None:
     return folder
 
 
-# -- find what is finished ---------------------------------------------------------------------------------------
+# -- find what is finished (in a checkpoint; the members in a folder are found where the others are trained) ------
 
 
 def _read(store: Checkpoint, plan: Plan) -> Zoo:
@@ -226,16 +228,17 @@ def _read(store: Checkpoint, plan: Plan) -> Zoo:
     if zoo.record.get("identity") != store.identity:
         raise ValueError(f"{store.file} holds another zoo ({zoo}): name another file, or a folder, or delete it")
     with understood(store.file):
-        made = _made_of_it(zoo, plan)
-    if made:
+        derived = _derived_from(zoo, plan)
+    if derived:
         raise ValueError(
-            f"{store.file} does not hold the zoo as it was trained, but {made} ({zoo}): name another file, or move it"
+            f"{store.file} does not hold the zoo as it was trained, but {derived} ({zoo}): name another file, or move "
+            "it"
         )
     return zoo
 
 
-def _made_of_it(zoo: Zoo, plan: Plan) -> str:
-    """What a zoo is that keeps the identity of the one it was made of; nothing if it is that zoo."""
+def _derived_from(zoo: Zoo, plan: Plan) -> str:
+    """What a zoo is that keeps the identity of the one it was made of; empty if it is that zoo."""
     if "generated" in zoo.record or "members" not in zoo.record:
         return "networks that a generator made"
     stages = [stage.get("stage") for stage in zoo.record.get("stages", [])]
@@ -270,23 +273,34 @@ def _train(
     progress: bool,
 ) -> tuple[dict[str, Any], Tensor | Shards, list[dict[str, Any]]]:
     """Train all members where they are to be trained: what the record says of all, weights (N, d), notes of each."""
-    if plan.folder is not None:  # its record was written before its members
+    if plan.folder is not None:  # its record is written before its members, and so without the seconds they take
         return _train_into_folder(plan, record, storage, at_once, executor, progress)
     started = time.perf_counter()
     if executor is not None:
-        weights, notes = _train_in_jobs(plan, at_once, executor, progress)
+        weights, notes = _train_in_jobs(plan, at_once, executor, store, progress)
     else:
         everybody = range(plan.total)
         weights, notes = train_members(plan, everybody, members_at_once=at_once, checkpoint=store, progress=progress)
     return record | {"seconds": round(time.perf_counter() - started, 3)}, weights, notes
 
 
-def _train_in_jobs(plan: Plan, at_once: int, executor: Executor, progress: bool) -> tuple[Tensor, list[dict[str, Any]]]:
-    """Train all members in jobs of at most ``at_once``: weights (N, d) and notes of each member, in order."""
-    results = _results_of_jobs(plan, range(plan.total), at_once, executor, progress)
-    weights = torch.cat([rows for rows, _ in results])
-    notes = [note for _, notes_of_job in results for note in notes_of_job]
-    return weights, notes
+def _train_in_jobs(
+    plan: Plan, at_once: int, executor: Executor, store: Checkpoint, progress: bool
+) -> tuple[Tensor, list[dict[str, Any]]]:
+    """Train all members in jobs of at most ``at_once``: weights (N, d) and notes of each member, in order.
+
+    The checkpoint keeps the members that are finished; jobs that were under way begin again.
+    """
+    saved = store.half_done_state() or {}
+    # Member -> its weights (d,) and notes. Without an executor another state is kept, which is of no use here.
+    finished: dict[int, tuple[Tensor, dict[str, Any]]] = saved["finished"] if saved.get("method") == "jobs" else {}
+    missing = [member for member in range(plan.total) if member not in finished]
+    for members, (rows, notes) in _finished_jobs(plan, missing, at_once, executor, progress):
+        finished.update(zip(members, zip(rows, notes, strict=True), strict=True))
+        if store.due():
+            store.save({"method": "jobs", "finished": finished})
+    in_order = [finished[member] for member in range(plan.total)]
+    return torch.stack([row for row, _ in in_order]), [note for _, note in in_order]
 
 
 def _train_into_folder(
@@ -311,21 +325,24 @@ def _train_into_folder(
         start_folder(plan.folder, header, storage, identity=record["identity"], constants=constants)
         _, _, notes = read_folder(plan.folder)  # member -> notes, of those that are there
         missing = [member for member in range(plan.total) if member not in notes]
-        _results_of_jobs(plan, missing, at_once, executor, progress)
+        for _ in _finished_jobs(plan, missing, at_once, executor, progress):
+            pass  # its members are in the folder
         sweep_folder(plan.folder)  # half-written files of jobs that died
-        header, weights, notes = read_folder(plan.folder)
+        of_folder, weights, notes = read_folder(plan.folder)
     if len(notes) < plan.total:
         raise OSError(f"workers did not write to {plan.folder}: it must be a folder that they and this process share")
-    return header["record"], weights, [notes[member] for member in range(plan.total)]
+    return of_folder["record"], weights, [notes[member] for member in range(plan.total)]
 
 
-def _results_of_jobs(
+def _finished_jobs(
     plan: Plan, members: Sequence[int], at_once: int, executor: Executor | None, progress: bool
-) -> list[tuple[Tensor | None, list[dict[str, Any]]]]:
-    """The results of :func:`train_job` for these members, in order, whichever job was done first."""
-    jobs = [(plan, neighbours) for neighbours in runs(members, at_once)]
+) -> Iterator[tuple[range, tuple[Tensor | None, list[dict[str, Any]]]]]:
+    """Train these members in jobs: the members of each job, and what :func:`train_job` gave, as jobs finish."""
+    neighbours = runs(members, at_once)
+    jobs = [(plan, of_job) for of_job in neighbours]
     results = run_jobs(train_job, jobs, executor, progress=progress, desc=f"training {plan.total}", unit="job")
-    return list(by_position(results))
+    for position, result in results:
+        yield neighbours[position], result
 
 
 # -- put the zoo together and save it ----------------------------------------------------------------------------

@@ -14,9 +14,9 @@ from dwflow_lite.__main__ import main
 from dwflow_lite.course import data_folder, notebooks_folder, paths, repository
 from dwflow_lite.course import exercises as exercises_package
 from dwflow_lite.course.classroom.copying import course_notebooks, student_notebook, write_copy
-from dwflow_lite.course.classroom.grading import Student
 from dwflow_lite.course.classroom.rerunning import handed_in
 from dwflow_lite.course.classroom.scores import ScoreError, read_scores
+from dwflow_lite.course.classroom.students import Student
 from dwflow_lite.course.exercises import check, left
 from dwflow_lite.course.parameters import UsageError
 from dwflow_lite.course.paths import checkout

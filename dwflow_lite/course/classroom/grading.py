@@ -10,12 +10,13 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
 from dwflow_lite.course.classroom.copying import Copied, course_notebooks
+from dwflow_lite.course.classroom.rerunning import Limits, rerun
 from dwflow_lite.course.classroom.scores import FOLDER, NOT_YET, RIGHT, WRONG, Score, ScoreError, read_scores
+from dwflow_lite.course.classroom.students import Class, Student, files_of, is_noise
 from dwflow_lite.course.parameters import UsageError
 from dwflow_lite.course.paths import COPY, course_root, number_of, write_atomic
 from dwflow_lite.course.report import say
@@ -27,39 +28,6 @@ HEAD = re.compile(r"student(,\d\d[a-z]?\.\d+)*,right,wrong,not yet")
 HANDED_IN_LOOSE = (".json", ".ipynb", ".zip", ".7z", ".rar", ".gz", ".tgz")
 FORMULA = tuple("=+-@\t\r")  # with what a cell begins that a spreadsheet would compute
 LONGEST_NAME = 24  # of a student, in the table
-
-
-@dataclass
-class Student:
-    """One student's folder: scores by exercise, and sentences about files.
-
-    Attributes:
-        name: of the folder.
-        folder: where the work is.
-        scores: by number of the exercise, those of this course.
-        unread: one sentence for each file that could not be read, or not be counted.
-        remarks: one sentence for each thing that a teacher should know of what was counted.
-    """
-
-    name: str
-    folder: Path
-    scores: dict[str, Score] = field(default_factory=dict)
-    unread: list[str] = field(default_factory=list)
-    remarks: list[str] = field(default_factory=list)
-
-
-@dataclass
-class Class:
-    """All students, the course's notebooks, and sentences about files that are no student's."""
-
-    students: list[Student]
-    course: Mapping[str, Copied]
-    unread: list[str]
-
-    @property
-    def exercises(self) -> list[str]:
-        """The numbers of all exercises, in order."""
-        return [number for copied in self.course.values() for number in copied.exercises]
 
 
 # -- reading -------------------------------------------------------------------------------------------------------
@@ -82,7 +50,7 @@ def read_class(folder: Path, wanted: Sequence[str] = ()) -> Class:
         )
     course = course_notebooks(course_root() / "notebooks")
     chosen = _selected(course, wanted)
-    children = sorted(path for path in _children(folder) if not _is_noise(path.name))
+    children = sorted(path for path in _children(folder) if not is_noise(path.name))
     students = [Student(path.name, path) for path in children if path.is_dir()]
     loose = [path for path in children if not path.is_dir() and path.suffix.lower() in HANDED_IN_LOOSE]
     unread = [f"{path.name} lies in no student's folder: {_advice(path)}" for path in loose]
@@ -104,11 +72,6 @@ def _selected(course: dict[str, Copied], wanted: Sequence[str]) -> dict[str, Cop
     return {stem: one for stem, one in course.items() if not names or {stem, number_of(stem)} & names}
 
 
-def _is_noise(name: str) -> bool:
-    """Whether systems and editors put it there: hidden files, checkpoints, what macOS adds to archives."""
-    return name.startswith(".") or name == "__MACOSX"
-
-
 def _children(folder: Path) -> list[Path]:
     try:
         return list(folder.iterdir())
@@ -119,12 +82,6 @@ def _children(folder: Path) -> list[Path]:
 def _advice(path: Path) -> str:
     packed = path.suffix.lower() not in (".json", ".ipynb")
     return "unpack it into one" if packed else "put it into one"
-
-
-def files_of(student: Student, pattern: str) -> list[Path]:
-    """The student's files of this pattern, anywhere in the folder, without what systems and editors add."""
-    found = student.folder.rglob(pattern)
-    return sorted(path for path in found if not any(map(_is_noise, path.relative_to(student.folder).parts)))
 
 
 def _read_student(student: Student, course: Mapping[str, Copied], owners: dict[str, str]) -> None:
@@ -295,8 +252,6 @@ def grade(folder: Path | str, notebooks: Sequence[str] = (), *, again: bool = Fa
     group = read_class(folder, notebooks)
     _check_table(table)
     if again:
-        from dwflow_lite.course.classroom.rerunning import Limits, rerun
-
         rerun(group, lambda line: say(sys.stdout, f"{line}\n"), Limits(cell_timeout))
     for line in told(group):
         say(sys.stdout, f"{_harmless(line)}\n")

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import nbformat
 
 from dwflow_lite.course.classroom.copying import Copied, checked_in, exercises_of
-from dwflow_lite.course.classroom.grading import Class, Student, files_of
 from dwflow_lite.course.classroom.scores import (
     COPY_FORMAT,
     NOT_YET,
@@ -26,6 +25,7 @@ from dwflow_lite.course.classroom.scores import (
     read_scores,
     score_file,
 )
+from dwflow_lite.course.classroom.students import Class, Student, files_of
 from dwflow_lite.course.execute import HONOURED, execute
 from dwflow_lite.course.lessons import Lesson
 from dwflow_lite.course.paths import COPY, json_text, write_atomic

@@ -36,8 +36,8 @@ def axes_of_two_branches(answer: Callable) -> None:
     import torch
     from torch import nn
 
-    from dwflow_lite.symmetry.spec import PermutationSpec
-    from dwflow_lite.zoo.layout import Layout
+    from dwflow_lite.symmetry import PermutationSpec
+    from dwflow_lite.zoo import Layout
 
     class Branches(nn.Module):
         def __init__(self) -> None:

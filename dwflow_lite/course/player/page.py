@@ -20,8 +20,7 @@ from dwflow_lite.course.player.packing import packed
 from dwflow_lite.course.player.telling import medians, sentence
 from dwflow_lite.course.player.trajectories import Family, Scene, Sizes, family, scenes
 from dwflow_lite.course.site.frame import LOOK
-from dwflow_lite.figures import draw_flow
-from dwflow_lite.figures.style import png
+from dwflow_lite.figures import draw_flow, png
 from dwflow_lite.support.devices import one_thread
 from dwflow_lite.support.paths import check_writable
 from dwflow_lite.tasks import Task, load_task

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from dwflow_lite.auditing import nearest_distance
-from dwflow_lite.flow.settings import FlowSettings
-from dwflow_lite.generate.deepweightflow import DeepWeightFlow
-from dwflow_lite.generate.simple import GaussianCodes
+from dwflow_lite.flow import FlowSettings
+from dwflow_lite.generate import DeepWeightFlow, GaussianCodes
 from dwflow_lite.networks import MLP
 from dwflow_lite.support.devices import generator_from
 from dwflow_lite.support.products import row_shares
