@@ -1,5 +1,6 @@
 """Conditional generation: what is asked for comes back, and does not where conditions were shuffled."""
 
+import inspect
 import json
 from dataclasses import replace
 from functools import partial
@@ -32,6 +33,7 @@ from dwflow_lite.flow.train import Batches, make_optimizer
 from dwflow_lite.generate import (
     ConditionalDeepWeightFlow,
     ConditionalGaussian,
+    ConditionalGenerator,
     ConditionalRetrieval,
     Generator,
     OwnCodesFlow,
@@ -50,6 +52,7 @@ LONGER = replace(QUICK, hidden=64, steps=300, every=100)
 NETWORK = MLP([2, 3, 1])  # 13 weights
 D = Layout.of(NETWORK).size
 CONDITIONAL = [partial(ConditionalDeepWeightFlow, align=None, flow=QUICK), ConditionalGaussian, ConditionalRetrieval]
+BY_NAME = [*CONDITIONAL, partial(OwnCodesFlow, align=False, flow=QUICK)]  # of zoos with names
 
 
 def rng(seed=0):
@@ -382,11 +385,119 @@ def test_it_is_an_estimator_of_scikit_learn():
     model = ConditionalDeepWeightFlow(flow=QUICK, label_dropout=0.2, source="matched")
     assert isinstance(model, Generator) and clone(model).get_params() == model.get_params()
     assert "label_dropout=0.2" in repr(model)
-    for rival in (model, ConditionalGaussian(), ConditionalRetrieval(), OwnCodesFlow()):
-        with pytest.raises(NotFittedError, match="call fit"):
-            clone(rival).sample(2, seed=0, condition="left")
     again = [clone(model).set_params(align=None).fit(two_zoos()).sample(3, seed=0).weights for _ in range(2)]
     assert torch.equal(*again)
+
+
+# -- one interface -----------------------------------------------------------------------------------------------------
+
+
+def parameters_of(method):
+    """Name -> kind and default of each argument."""
+    return {name: (p.kind, p.default) for name, p in inspect.signature(method).parameters.items()}
+
+
+def check_conditional_generator(generator):
+    """What ``ConditionalGenerator`` promises, and scikit-learn of its estimators."""
+    for name in ("fit", "sample"):
+        promised = parameters_of(getattr(ConditionalGenerator, name))
+        mine = parameters_of(getattr(type(generator), name))
+        assert dict(list(mine.items())[: len(promised)]) == promised  # others only after these
+        assert all(default is not inspect.Parameter.empty for _, default in list(mine.values())[len(promised) :])
+    zoos, mine = two_zoos(held_out=(19,)), clone(generator)
+    assert repr(mine) == repr(generator) and repr(mine).startswith(type(mine).__name__ + "(")
+    for condition in ("left", "up", ["left"], None):
+        with pytest.raises(NotFittedError, match="call fit"):
+            mine.sample(2, seed=0, condition=condition)
+    assert mine.fit(zoos) is mine
+    for condition in ("left", ["left", "right", "left", "right"]):
+        made = mine.sample(4, seed=1, condition=condition)
+        assert isinstance(made, Zoo) and len(made) == 4 and made.weights.isfinite().all()
+        assert torch.equal(mine.sample(4, seed=1, condition=condition).weights, made.weights)
+        assert not torch.equal(mine.sample(4, seed=2, condition=condition).weights, made.weights)
+    assert torch.equal(clone(mine).fit(zoos, None).sample(4, seed=1, condition=condition).weights, made.weights)
+    for condition, message in (
+        ("up", "no dataset 'up' was seen: choose one of 'left', 'right'"),
+        (["left", "up"], "no dataset 'up' was seen"),
+        (["left"], "got 1 for n = 2"),
+        (("left", 0.5), "told apart by the name of their dataset"),
+        (0.5, "told apart by the name of their dataset"),
+        ({"left": 2}, "a condition is a name"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            mine.sample(2, seed=0, condition=condition)
+
+
+@pytest.mark.parametrize("make", BY_NAME)
+def test_every_conditional_generator_has_one_interface(make):
+    check_conditional_generator(make())
+
+
+class Demanding(ConditionalRetrieval):
+    """Wants a condition before it says that it is not fitted."""
+
+    def sample(self, n, *, seed, condition):
+        return super().sample(n, seed=seed, condition=condition)
+
+
+class Forgetting(ConditionalRetrieval):
+    """Knows no numbers."""
+
+    def fit(self, zoos):
+        return super().fit(zoos)
+
+
+class Complaining(ConditionalRetrieval):
+    """Complains of the condition before it says that it is not fitted."""
+
+    def sample(self, n, *, seed, condition=None, extrapolate=False):
+        if condition is None:
+            raise ValueError("no condition")
+        return super().sample(n, seed=seed, condition=condition, extrapolate=extrapolate)
+
+
+class OneForAll(ConditionalRetrieval):
+    """Takes no list."""
+
+    def sample(self, n, *, seed, condition=None, extrapolate=False):
+        hash(condition)
+        return super().sample(n, seed=seed, condition=condition, extrapolate=extrapolate)
+
+
+@pytest.mark.parametrize("broken", [Demanding, Forgetting, Complaining, OneForAll])
+def test_a_conditional_generator_that_breaks_a_promise_is_found_out(broken):
+    """Control of the test above."""
+    with pytest.raises((AssertionError, ValueError, TypeError)):
+        check_conditional_generator(broken())
+
+
+@pytest.mark.parametrize("make", BY_NAME[1:])
+def test_a_condition_that_is_missing_is_asked_for(make):
+    """A flow that forgets its conditions now and then needs none."""
+    model = make().fit(two_zoos())
+    with pytest.raises(ValueError, match="pass a condition=; members were told apart by the name of their dataset"):
+        model.sample(2, seed=0)
+    assert len(BY_NAME[0]().fit(two_zoos()).sample(2, seed=0)) == 2  # control
+
+
+def test_a_list_of_conditions_gives_each_network_its_own():
+    order = ["right", "left", "left", "right"]
+    for make in (*BY_NAME[1:], partial(ConditionalDeepWeightFlow, align=None, flow=LONGER)):
+        made = make().fit(two_zoos()).sample(4, seed=0, condition=order).weights.mean(1)
+        assert [("right" if mean > 0 else "left") for mean in made.tolist()] == order
+
+
+def test_codes_of_each_zoo_take_names_and_numbers():
+    numbers = {"left": torch.linspace(0, 1, 20), "right": torch.linspace(5, 6, 20)}
+    model = OwnCodesFlow(align=False, flow=QUICK).fit(two_zoos(), numbers)
+    made = model.sample(3, seed=0, condition=[("left", 0.5), ("right", 5.5), "left"]).weights.mean(1)
+    assert [float(mean) > 0 for mean in made] == [False, True, False]
+    assert len(model.sample(1, seed=0, condition=("left", 5.5), extrapolate=True)) == 1
+    for condition, message in ((("left", 5.5), "lies beyond the numbers of 'left'"), (5.5, "told apart by")):
+        with pytest.raises(ValueError, match=message):
+            model.sample(1, seed=0, condition=condition)
+    with pytest.raises(ValueError, match="give zoos by name"):
+        OwnCodesFlow(align=False, flow=QUICK).fit(*zoo_along_a_line())
 
 
 def test_zoos_of_a_caller_are_not_changed():

@@ -10,6 +10,7 @@ import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from dwflow_lite import MLP, DeepWeightFlow, Recipe, Task, Zoo, audit, load_task, train_zoo
 from dwflow_lite.auditing import nearest_distance
@@ -20,10 +21,15 @@ from dwflow_lite.generate import (
     TRIVIAL,
     AffineMixture,
     ClosedFormFlow,
+    ConditionalDeepWeightFlow,
+    ConditionalGaussian,
+    ConditionalRetrieval,
+    DropoutMasks,
     GaussianCodes,
     Generator,
     LeadingFlow,
     MemberNoise,
+    OwnCodesFlow,
     PairInterpolation,
     RandomWeights,
     Retrieval,
@@ -585,6 +591,86 @@ def test_a_generator_that_breaks_a_promise_is_found_out(zoo, broken):
     copy = Zoo(zoo.weights.clone(), zoo.layout, zoo.network, zoo.record, zoo.held_out)
     with pytest.raises((AssertionError, pytest.fail.Exception, RuntimeError, AttributeError, ValueError)):
         check_generator(broken(), copy)
+
+
+# -- a fit that stops --------------------------------------------------------------------------------------------
+
+
+class Interrupting(TorchFunctionMode):
+    """Counts calls of PyTorch, and stops the one of this number, as a reader may at any time; None: none."""
+
+    def __init__(self, at=None):
+        super().__init__()
+        self.at, self.calls = at, 0
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is not torch._C._set_grad_enabled:  # stopped on its way out, no_grad would last
+            self.calls += 1
+            if self.calls == self.at:
+                raise KeyboardInterrupt
+        return function(*args, **(kwargs or {}))
+
+
+def check_stopped_fit(generator, learned, others, **asked):
+    """Stopped anywhere, a fit leaves an estimator that is not fitted, or as it was fitted before."""
+    mine = clone(generator)
+    with Interrupting() as whole:
+        mine.fit(learned)
+    before, kept = mine.sample(3, seed=0, **asked).weights, dict(vars(mine))
+    for at in sorted({1, whole.calls // 2, *range(max(1, whole.calls - 5), whole.calls + 1)}):
+        fresh = clone(generator)
+        for estimator, what in ((fresh, learned), (mine, others)):
+            with pytest.raises(KeyboardInterrupt), Interrupting(at):
+                estimator.fit(what)
+        with pytest.raises(NotFittedError):
+            fresh.sample(1, seed=0, **asked)
+        assert vars(mine).keys() == kept.keys() and all(vars(mine)[name] is value for name, value in kept.items())
+        assert torch.equal(mine.sample(3, seed=0, **asked).weights, before)
+    assert not torch.equal(mine.fit(others).sample(3, seed=0, **asked).weights, before)  # control: one that is not
+
+
+def twice_as_large(zoo):
+    return replace(zoo, weights=2 * zoo.weights)
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_a_fit_that_stops_anywhere_leaves_the_estimator_as_it_was(zoo, name):
+    check_stopped_fit(GENERATORS[name], zoo, twice_as_large(zoo))
+
+
+def test_a_fit_of_dropout_masks_that_stops_leaves_them_as_they_were():
+    zoo = Zoo.from_modules([MLP([4, 6, 3], dropout=0.5) for _ in range(3)], held_out=[2])
+    check_stopped_fit(DropoutMasks(), zoo, twice_as_large(zoo))
+
+
+@pytest.mark.parametrize(
+    "generator",
+    [
+        ConditionalDeepWeightFlow(align=None, flow=FlowSettings(hidden=8, steps=5)),
+        ConditionalGaussian(),
+        ConditionalRetrieval(),
+        OwnCodesFlow(align=False, flow=FlowSettings(hidden=8, steps=5)),
+    ],
+)
+def test_a_conditional_fit_that_stops_anywhere_leaves_the_estimator_as_it_was(zoo, generator):
+    zoos = {"one": zoo.take(range(7)), "other": zoo.take(range(7, 16))}
+    others = {name: twice_as_large(part) for name, part in zoos.items()}
+    check_stopped_fit(generator, zoos, others, condition="one")
+
+
+class Early(Retrieval):
+    """Remembers members before it has measured them."""
+
+    def fit(self, zoo):
+        super().fit(zoo)
+        self.mean_ = self.members_.weights.mean(0)
+        return self
+
+
+def test_an_estimator_that_is_half_fitted_is_found_out(zoo):
+    """Control of the tests above."""
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        check_stopped_fit(Early(), zoo, twice_as_large(zoo))
 
 
 def test_a_spec_survives_a_clone(zoo):

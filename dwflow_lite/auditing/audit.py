@@ -277,9 +277,14 @@ class Yardstick:
         return self._row(name, networks, evaluation, nearest, self._rematched(networks))
 
     def _row(
-        self, name: str, networks: Zoo, evaluation: Evaluation, nearest: Tensor, rematched: Tensor | None,
+        self,
+        name: str,
+        networks: Zoo,
+        evaluation: Evaluation,
+        nearest: Tensor,
+        rematched: Tensor | None,
         itself: bool = False,
-    ) -> Row:  # fmt: skip
+    ) -> Row:
         """What was measured of n networks, as numbers in units of the zoo."""
         _warn_of_diverged(name, evaluation)
         score = evaluation.score.cpu()  # (n,)

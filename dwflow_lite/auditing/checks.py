@@ -53,7 +53,7 @@ def check_names(names: Sequence[str]) -> None:
 
 
 def check_zoo(zoo: Zoo) -> None:
-    """Whether networks can be measured by the fitted members of this zoo."""
+    """``TypeError`` for anything but a zoo, ``ValueError`` for one with fewer than two fitted members."""
     if not isinstance(zoo, Zoo):
         raise TypeError(f"networks are audited against a Zoo, such as model.zoo_, not against {type(zoo).__name__}")
     if len(zoo.fitted) < 2:
@@ -61,7 +61,7 @@ def check_zoo(zoo: Zoo) -> None:
 
 
 def check_symmetries(zoo: Zoo, spec: PermutationSpec | None, switches: Mapping[str, bool]) -> None:
-    """Whether a spec is one of this zoo's networks, and switches are True or False."""
+    """``ValueError`` unless a spec is one of this zoo's networks, and switches are True or False."""
     for name, value in switches.items():
         if not isinstance(value, bool | np.bool_):
             raise ValueError(f"{name} must be True or False, got {value!r}")
@@ -77,7 +77,7 @@ def check_order(kinds: Mapping[str, Zoo], zoo: Zoo) -> None:
 
 
 def check_kind(name: str, networks: Zoo, zoo: Zoo) -> None:
-    """Whether the weights of these networks may be compared with those of the zoo, one by one."""
+    """``ValueError`` unless the weights of these networks may be compared with those of the zoo, one by one."""
     if networks.layout != zoo.layout or architecture_of(networks.network) != architecture_of(zoo.network):
         raise ValueError(f"{name!r} has another architecture than the zoo it is audited against")
     check_same_basis(
@@ -89,7 +89,12 @@ def check_kind(name: str, networks: Zoo, zoo: Zoo) -> None:
 
 
 def check_task(zoo: Zoo, task: Task, split: str) -> None:
-    """Whether the zoo was trained on this cut of the task; of another, its training examples might be in the split."""
+    """Whether the zoo was trained on this cut of the task; of another, its training examples might be in the split.
+
+    Raises:
+        ValueError: another cut, or a split that the task does not have.
+        TypeError: anything but a task.
+    """
     require_task(task)
     task.split(split)
     says = other_cut(zoo, task, split)

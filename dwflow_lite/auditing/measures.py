@@ -74,9 +74,15 @@ def in_range(weights: Tensor, zoo: Tensor) -> tuple[Tensor, Tensor, float]:
 
 @out_of_memory_as(f"{FEWER}, or fewer candidates")
 def rematched_distance(
-    weights: Tensor | Rows, zoo: Tensor | Rows, spec: PermutationSpec, *, skip_self: bool = False,
-    candidates: int = 3, zoo_matched: Tensor | Rows | None = None, seed: int = 0,
-) -> Tensor:  # fmt: skip
+    weights: Tensor | Rows,
+    zoo: Tensor | Rows,
+    spec: PermutationSpec,
+    *,
+    skip_self: bool = False,
+    candidates: int = 3,
+    zoo_matched: Tensor | Rows | None = None,
+    seed: int = 0,
+) -> Tensor:
     """Distance to the nearest row of ``zoo`` up to a permutation of hidden units, never above the plain one.
 
     Two networks may be neighbours after a permutation. Each row is weight-matched to its ``candidates`` nearest rows,

@@ -154,8 +154,15 @@ class Audit:
         unknown = [column for column in columns if column not in (*EXTRA_COLUMNS, FLAGS)]
         if unknown:
             raise ValueError(f"no column {unknown[0]!r}: add some of {', '.join((*EXTRA_COLUMNS, FLAGS))}")
-        heading = ["networks", f"{self.score_name} ({self.split})", "nearest member", "re-matched",
-                   "wrong-set overlap", "dispersion", self._heading_of_new()]  # fmt: skip
+        heading = [
+            "networks",
+            f"{self.score_name} ({self.split})",
+            "nearest member",
+            "re-matched",
+            "wrong-set overlap",
+            "dispersion",
+            self._heading_of_new(),
+        ]
         headings = {"NLL": "NLL" if self.score_name == "accuracy" else "loss"}
         heading += [headings.get(column, column) for column in columns]
         return [heading] + [self._cells_of(row, columns) for row in self.rows]

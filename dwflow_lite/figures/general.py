@@ -17,7 +17,11 @@ from dwflow_lite.figures.style import colour, finite_range, new_figure, on_cpu, 
 
 
 def draw_images(images: Tensor, titles: Sequence[str], columns: int = 10, heading: str = "") -> Figure:
-    """Small grey images (n, 1, h, w) in a grid, each with a title."""
+    """Small grey images (n, 1, h, w) in a grid, each with a title.
+
+    Raises:
+        ValueError: images of another shape, or less than one column.
+    """
     if images.ndim != 4 or images.shape[1] != 1:
         raise ValueError(f"grey images have the shape (n, 1, h, w), these have {tuple(images.shape)}")
     if columns < 1:

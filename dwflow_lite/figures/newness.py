@@ -41,9 +41,14 @@ def draw_sphere(members: Tensor, points: Mapping[str, Tensor], distances: Mappin
         ax.plot(*zip(point.tolist(), nearest.tolist(), strict=True), color=f"C{i}", lw=1.5, ls=":", zorder=2)
         ax.scatter(*point.tolist(), color=f"C{i}", marker=MARKERS[i % len(MARKERS)], s=60, zorder=4)
         ax.annotate(
-            f"{name}: {distances[name]:.2f}", point.tolist(), xytext=(9, 6), textcoords="offset points", fontsize=9,
-            zorder=5, bbox=LABEL,
-        )  # fmt: skip
+            f"{name}: {distances[name]:.2f}",
+            point.tolist(),
+            xytext=(9, 6),
+            textcoords="offset points",
+            fontsize=9,
+            zorder=5,
+            bbox=LABEL,
+        )
     ax.set(xlabel="first weight", ylabel="second weight", title=title, aspect="equal")
     edge = 1.35 * radius
     ax.set(xlim=(float(mean[0]) - edge, float(mean[0]) + edge), ylim=(float(mean[1]) - edge, float(mean[1]) + edge))
@@ -84,9 +89,7 @@ def draw_basin(planes: Mapping[str, Plane], highest: float | None = None) -> Fig
     for ax, (title, plane) in zip(panels, planes.items(), strict=True):
         ax.grid(False)
         loss = plane.loss.nan_to_num(high).clamp(low, high)
-        filled = ax.contourf(
-            plane.axis, plane.axis, loss, levels=levels, norm=LogNorm(low, high), cmap="viridis_r"
-        )  # fmt: skip
+        filled = ax.contourf(plane.axis, plane.axis, loss, levels=levels, norm=LogNorm(low, high), cmap="viridis_r")
         ax.contour(plane.axis, plane.axis, loss, levels=levels, colors="white", linewidths=0.4)
         ax.add_patch(Circle((0, 0), 1, fill=False, ls="--", color="black", lw=1))
         for name, (x, y) in plane.points.items():

@@ -55,9 +55,18 @@ def draw_reported(pairs: Sequence[Reported], xlabel: str, title: str) -> Figure:
             shade = colour(name)
             hollow = name == "here" and not pair.same
             ax.errorbar(
-                mean, y + up, xerr=spread, fmt="D" if name == "the paper" else "o", ms=7, color=shade,
-                mfc="white" if hollow else shade, mew=1.8, capsize=2, lw=1.2, zorder=3,
-            )  # fmt: skip
+                mean,
+                y + up,
+                xerr=spread,
+                fmt="D" if name == "the paper" else "o",
+                ms=7,
+                color=shade,
+                mfc="white" if hollow else shade,
+                mew=1.8,
+                capsize=2,
+                lw=1.2,
+                zorder=3,
+            )
     handles = [
         Line2D([], [], marker="D", ls="", color=colour("the paper"), label="the paper"),
         Line2D([], [], marker="o", ls="", color=colour("here"), label="here"),
@@ -75,7 +84,7 @@ def draw_reported(pairs: Sequence[Reported], xlabel: str, title: str) -> Figure:
 
 def draw_verdicts(
     judged: Mapping[str, Judged], bar: float, near: float | None, ylabel: str, title: str, low: float = -3.0
-) -> Figure:  # fmt: skip
+) -> Figure:
     """How much better networks are, against how far they lie from training networks, in the colours of their verdicts.
 
     Args:

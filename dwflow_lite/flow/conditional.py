@@ -96,9 +96,7 @@ def make_conditional_field(
 ) -> ConditionalField:
     """A new field on k = ``dim`` coordinates; what it shares with :func:`make_field` starts as that does."""
     with seeded(torch.device("cpu"), seed):
-        return ConditionalField(
-            dim, conditions, settings.hidden, settings.time_dim, settings.dropout, label_dropout
-        )  # fmt: skip
+        return ConditionalField(dim, conditions, settings.hidden, settings.time_dim, settings.dropout, label_dropout)
 
 
 def check_label_dropout(label_dropout: float) -> None:

@@ -70,10 +70,18 @@ class VelocityField(nn.Module):
         self.dim = dim
         self.time = nn.Sequential(nn.Linear(1, time_dim), nn.GELU(), nn.Linear(time_dim, time_dim))
         self.body = nn.Sequential(
-            nn.Linear(dim + time_dim, hidden), nn.LayerNorm(hidden), nn.GELU(), Dropout(dropout),
-            nn.Linear(hidden, hidden // 2), nn.LayerNorm(hidden // 2), nn.GELU(), Dropout(dropout),
-            nn.Linear(hidden // 2, hidden), nn.LayerNorm(hidden), nn.GELU(),
-        )  # fmt: skip
+            nn.Linear(dim + time_dim, hidden),
+            nn.LayerNorm(hidden),
+            nn.GELU(),
+            Dropout(dropout),
+            nn.Linear(hidden, hidden // 2),
+            nn.LayerNorm(hidden // 2),
+            nn.GELU(),
+            Dropout(dropout),
+            nn.Linear(hidden // 2, hidden),
+            nn.LayerNorm(hidden),
+            nn.GELU(),
+        )
         self.head = nn.Linear(hidden, dim)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)

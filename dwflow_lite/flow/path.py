@@ -75,7 +75,11 @@ class StraightPath:
     def sample(
         self, x0: Tensor, x1: Tensor, t: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Points x_t and velocities u, both (n, k), for pairs x0, x1 (n, k) at times t (n,)."""
+        """Points x_t and velocities u, both (n, k), for pairs x0, x1 (n, k) at times t (n,).
+
+        Raises:
+            ValueError: x0 and x1 of two shapes, or not one time for each pair.
+        """
         if x0.shape != x1.shape or t.shape != x0.shape[:1]:
             raise ValueError(f"shapes do not fit: x0 {tuple(x0.shape)}, x1 {tuple(x1.shape)}, t {tuple(t.shape)}")
         x = torch.lerp(x0, x1, t[:, None])
@@ -91,6 +95,9 @@ def couple(x0: Tensor, x1: Tensor, coupling: str = "independent") -> tuple[Tenso
     """Pair sources with targets, both (n, k): as they come, or by the assignment of least total squared distance.
 
     For batches of equal size the exact optimal transport plan is a permutation, so one linear assignment finds it.
+
+    Raises:
+        ValueError: a coupling that there is none of, or an assignment of batches of two shapes.
     """
     if coupling not in COUPLINGS:
         raise ValueError(f"no coupling {coupling!r}: choose one of {', '.join(COUPLINGS)}")

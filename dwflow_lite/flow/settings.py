@@ -113,9 +113,15 @@ class FlowSettings:
     def published(cls) -> FlowSettings:
         """The settings of the paper's released code for its MLPs (arXiv 2601.05052)."""
         return cls(
-            steps=30_000, batch_size=8, lr=5e-4, path_noise=0.001, every=1000, keep="lowest",
-            solver="rk4", solver_steps=99,
-        )  # fmt: skip
+            steps=30_000,
+            batch_size=8,
+            lr=5e-4,
+            path_noise=0.001,
+            every=1000,
+            keep="lowest",
+            solver="rk4",
+            solver_steps=99,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary of all settings, for a record."""

@@ -157,9 +157,7 @@ def check_targets(field: VelocityField, points: Tensor, held_out: Tensor | None,
         raise ValueError(f"held_out must be finite and of shape (M >= 1, {field.dim}), got {tuple(held_out.shape)}")
 
 
-def check_conditions(
-    field: VelocityField, targets: Targets, unseen: Targets | None, settings: FlowSettings
-) -> None:  # fmt: skip
+def check_conditions(field: VelocityField, targets: Targets, unseen: Targets | None, settings: FlowSettings) -> None:
     """``ValueError`` unless all targets have the conditions that a field takes, and none that it does not."""
     for points, conditions in (targets, unseen) if unseen is not None else (targets,):
         if conditions is None and field.conditions == 0:
@@ -184,9 +182,7 @@ class Batches:
         conditions: of each point (N, c), or None.
     """
 
-    def __init__(
-        self, points: Tensor, size: int, generator: torch.Generator, conditions: Tensor | None = None
-    ) -> None:  # fmt: skip
+    def __init__(self, points: Tensor, size: int, generator: torch.Generator, conditions: Tensor | None = None) -> None:
         self.points = points
         self.conditions = conditions
         self.size = size
@@ -240,9 +236,14 @@ def _with_kept_state(field: VelocityField, log: FlowTraining, settings: FlowSett
 
 
 def _checkpoint(
-    place: str | Path | None, field: VelocityField, targets: Targets, unseen: Targets | None, source: Source,
-    settings: FlowSettings, seed: int,
-) -> Checkpoint:  # fmt: skip
+    place: str | Path | None,
+    field: VelocityField,
+    targets: Targets,
+    unseen: Targets | None,
+    source: Source,
+    settings: FlowSettings,
+    seed: int,
+) -> Checkpoint:
     """Where this training is kept, known by a hash of everything that decides its result."""
     if place is None:
         return Checkpoint(None, name="", identity="")

@@ -106,9 +106,13 @@ class Watch:
     """
 
     def __init__(
-        self, points: Tensor, starts: Tensor, probe: Probe | None, settings: FlowSettings,
+        self,
+        points: Tensor,
+        starts: Tensor,
+        probe: Probe | None,
+        settings: FlowSettings,
         conditions: Tensor | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.points = points
         self.starts = starts
         self.conditions = conditions
@@ -120,9 +124,7 @@ class Watch:
         self.lowest_loss = torch.tensor(inf, device=points.device)  # of all batches
 
     @classmethod
-    def of(
-        cls, targets: Targets, held_out: Targets | None, source: Source, settings: FlowSettings, seed: int
-    ) -> Watch:  # fmt: skip
+    def of(cls, targets: Targets, held_out: Targets | None, source: Source, settings: FlowSettings, seed: int) -> Watch:
         """Draw what looks compare: starting points, and pairs of held-out targets if there are any."""
         points, conditions = targets
         starts = source.sample(LOOK_POINTS, torch.Generator().manual_seed(seed + 1)).to(points.device)
@@ -201,8 +203,11 @@ class Watch:
     def state_dict(self) -> dict[str, Any]:
         """All that changes, to be kept in a checkpoint."""
         return {
-            "log": vars(self.log), "recent": self.recent, "best_loss": self.best_loss, "lowest_loss": self.lowest_loss
-        }  # fmt: skip
+            "log": vars(self.log),
+            "recent": self.recent,
+            "best_loss": self.best_loss,
+            "lowest_loss": self.lowest_loss,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what :meth:`state_dict` gave."""

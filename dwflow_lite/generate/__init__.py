@@ -6,7 +6,7 @@ from dwflow_lite.generate.conditions import align_together
 from dwflow_lite.generate.deepweightflow import DeepWeightFlow
 from dwflow_lite.generate.dropout import DropoutMasks
 from dwflow_lite.generate.files import FORMAT
-from dwflow_lite.generate.generator import Generator
+from dwflow_lite.generate.generator import ConditionalGenerator, Generator
 from dwflow_lite.generate.leading import LeadingFlow
 from dwflow_lite.generate.mixtures import AffineMixture, UnitCrossover
 from dwflow_lite.generate.simple import (
@@ -31,6 +31,7 @@ __all__ = [
     "ClosedFormFlow",
     "ConditionalDeepWeightFlow",
     "ConditionalGaussian",
+    "ConditionalGenerator",
     "ConditionalRetrieval",
     "DeepWeightFlow",
     "DropoutMasks",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from dwflow_lite.flow.conditional import (
 )
 from dwflow_lite.flow.settings import FlowSettings
 from dwflow_lite.flow.solver import Trajectory
-from dwflow_lite.generate.conditions import ROUNDS, Condition, Numbers, Zoos, pool_of
+from dwflow_lite.generate.conditions import ROUNDS, Asked, Numbers, Zoos, pool_of
 from dwflow_lite.generate.deepweightflow import DeepWeightFlow, PreparedFlow
 from dwflow_lite.generate.files import FittedFlow
 from dwflow_lite.generate.generator import SAMPLE_FEWER
@@ -28,8 +27,6 @@ from dwflow_lite.support.devices import generator_from, out_of_memory_as
 from dwflow_lite.symmetry.canonical import canonicalise
 from dwflow_lite.symmetry.spec import PermutationSpec
 from dwflow_lite.zoo.zoo import Zoo
-
-Asked = Condition | Sequence[Condition] | np.ndarray | Tensor | None
 
 
 class ConditionalDeepWeightFlow(DeepWeightFlow):
@@ -85,15 +82,26 @@ class ConditionalDeepWeightFlow(DeepWeightFlow):
         label_dropout: float = 0.1,
     ) -> None:
         super().__init__(
-            align=align, components=components, flow=flow, source=source, fixed_source=fixed_source,
-            rescale=rescale, seed=seed, memory=memory,
-        )  # fmt: skip
+            align=align,
+            components=components,
+            flow=flow,
+            source=source,
+            fixed_source=fixed_source,
+            rescale=rescale,
+            seed=seed,
+            memory=memory,
+        )
         self.label_dropout = label_dropout
 
     def fit(
-        self, zoos: Zoos, numbers: Numbers | None = None, *, checkpoint: str | Path | None = None,
-        executor: Executor | None = None, progress: bool = False,
-    ) -> ConditionalDeepWeightFlow:  # fmt: skip
+        self,
+        zoos: Zoos,
+        numbers: Numbers | None = None,
+        *,
+        checkpoint: str | Path | None = None,
+        executor: Executor | None = None,
+        progress: bool = False,
+    ) -> ConditionalDeepWeightFlow:
         """Learn from the fitted members of several zoos, which are not changed; those on disk are read into memory.
 
         Args:
@@ -116,9 +124,15 @@ class ConditionalDeepWeightFlow(DeepWeightFlow):
 
     @out_of_memory_as(SAMPLE_FEWER)
     def sample(
-        self, n: int, *, seed: int, condition: Asked = None, guidance: float = 1.0, extrapolate: bool = False,
+        self,
+        n: int,
+        *,
+        seed: int,
+        condition: Asked = None,
+        guidance: float = 1.0,
+        extrapolate: bool = False,
         folder: str | Path | None = None,
-    ) -> Zoo:  # fmt: skip
+    ) -> Zoo:
         """Generate ``n`` complete networks; the same seed starts them from the same noise, whatever the condition.
 
         Args:
@@ -141,9 +155,16 @@ class ConditionalDeepWeightFlow(DeepWeightFlow):
 
     @out_of_memory_as(SAMPLE_FEWER)
     def trajectory(
-        self, n: int, *, seed: int, steps: int | None = None, solver: str | None = None, condition: Asked = None,
-        guidance: float = 1.0, extrapolate: bool = False,
-    ) -> Trajectory:  # fmt: skip
+        self,
+        n: int,
+        *,
+        seed: int,
+        steps: int | None = None,
+        solver: str | None = None,
+        condition: Asked = None,
+        guidance: float = 1.0,
+        extrapolate: bool = False,
+    ) -> Trajectory:
         """As :meth:`DeepWeightFlow.trajectory`, of what is asked for as in :meth:`sample`."""
         generator = generator_from(seed)
         x0 = self._noise(n, generator)  # (n, k)
@@ -163,7 +184,7 @@ class ConditionalDeepWeightFlow(DeepWeightFlow):
 
     def _prepare(
         self, zoos: Zoos, folder: None, executor: Executor | None, progress: bool, numbers: Numbers | None = None
-    ) -> PreparedFlow:  # fmt: skip
+    ) -> PreparedFlow:
         """As of :class:`DeepWeightFlow`, for all members as one zoo; then the field is one that is told conditions."""
         settings = self._settings()
         pool = pool_of(zoos, numbers, same_basis=not settings["align"])

@@ -1,7 +1,8 @@
 """What a conditional flow has to beat: members with the nearest condition, and Gaussians whose mean moves with it.
 
 And the paper's own way, a flow over codes of a PCA for each dataset. All are used as :class:`ConditionalDeepWeightFlow`
-is: ``fit(zoos, numbers)``, ``sample(n, seed=…, condition=…)``. Zoos come in one basis (:func:`align_together`).
+is: ``fit(zoos, numbers)``, ``sample(n, seed=…, condition=…)``, where one has to be named: these have no networks of all
+conditions together. Zoos come in one basis (:func:`align_together`).
 """
 
 from __future__ import annotations
@@ -16,11 +17,10 @@ from dwflow_lite.flow.conditional import check_label_dropout, guided, make_condi
 from dwflow_lite.flow.settings import FlowSettings
 from dwflow_lite.flow.solver import integrate
 from dwflow_lite.flow.train import train_flow
-from dwflow_lite.generate.conditional import Asked
-from dwflow_lite.generate.conditions import Conditions, Numbers, Zoos, pool_of
+from dwflow_lite.generate.conditions import Asked, Conditions, Numbers, Zoos, pool_of
 from dwflow_lite.generate.deepweightflow import DeepWeightFlow
 from dwflow_lite.generate.generator import FIT_FEWER, SAMPLE_FEWER
-from dwflow_lite.generate.simple import as_zoo, compressed, start
+from dwflow_lite.generate.simple import as_zoo, compressed, computable, start
 from dwflow_lite.generate.sources import make_source
 from dwflow_lite.support.checks import is_number, is_whole
 from dwflow_lite.support.devices import out_of_memory_as
@@ -48,19 +48,22 @@ class ConditionalRetrieval(BaseEstimator):
 
     @out_of_memory_as(FIT_FEWER)
     def fit(self, zoos: Zoos, numbers: Numbers | None = None) -> ConditionalRetrieval:
-        """Remember the fitted members and their conditions; arguments as of :meth:`ConditionalDeepWeightFlow.fit`."""
+        """Remember the fitted members and their conditions; arguments as of :meth:`ConditionalDeepWeightFlow.fit`.
+
+        Raises:
+            ValueError: neighbours that are no whole number >= 1, or what is refused there.
+        """
         if not is_whole(self.neighbours, 1):
             raise ValueError(f"neighbours must be a whole number >= 1, got {self.neighbours!r}")
         pool = pool_of(zoos, numbers, same_basis=False)
-        self.members_ = pool.zoo.fitted
-        self.conditions_ = pool.conditions
-        self.vectors_ = pool.fitted()  # (N, c)
+        members, vectors = pool.zoo.fitted, pool.fitted()  # vectors (N, c)
+        self.members_, self.conditions_, self.vectors_ = members, pool.conditions, vectors
         self.neighbours_ = int(self.neighbours)
         return self
 
     @out_of_memory_as(SAMPLE_FEWER)
-    def sample(self, n: int, *, seed: int, condition: Asked, extrapolate: bool = False) -> Zoo:
-        """``n`` members, drawn with repeats."""
+    def sample(self, n: int, *, seed: int, condition: Asked = None, extrapolate: bool = False) -> Zoo:
+        """``n`` members, drawn with repeats; ``ValueError`` for no condition, or for one that was never seen."""
         generator = start(self, n, seed)
         vectors = self.conditions_.of_request(condition, n, generator, extrapolate)  # (n, c)
         near = nearest(self.conditions_, vectors, self.vectors_, self.neighbours_)  # (n, m)
@@ -93,24 +96,28 @@ class ConditionalGaussian(BaseEstimator):
 
     @out_of_memory_as(FIT_FEWER)
     def fit(self, zoos: Zoos, numbers: Numbers | None = None) -> ConditionalGaussian:
-        """Compress the fitted members and regress; arguments as of :meth:`ConditionalDeepWeightFlow.fit`."""
+        """Compress the fitted members and regress; arguments as of :meth:`ConditionalDeepWeightFlow.fit`.
+
+        Raises:
+            ValueError: neighbours that are no whole number >= 2, a factor below 0, or what is refused there.
+        """
         if self.neighbours is not None and not is_whole(self.neighbours, 2):
             raise ValueError(f"neighbours must be None or a whole number >= 2, got {self.neighbours!r}")
         if not is_number(self.factor, 0):
             raise ValueError(f"factor must be a number >= 0, got {self.factor!r}")
         pool = pool_of(zoos, numbers, same_basis=True)
-        self.members_, self.pca_, codes = compressed(pool.zoo)  # codes (N, k)
-        self.conditions_ = pool.conditions
-        self.vectors_ = pool.fitted()  # (N, c)
-        self.codes_ = codes
-        self.coefficients_ = torch.linalg.pinv(with_one(self.vectors_, codes)) @ codes  # (1 + c, k)
+        members, pca, codes = compressed(pool.zoo)  # codes (N, k)
+        vectors = pool.fitted()  # (N, c)
+        coefficients = torch.linalg.pinv(with_one(vectors, codes)) @ codes  # (1 + c, k)
+        self.members_, self.conditions_, self.vectors_ = members, pool.conditions, vectors
+        self.pca_, self.codes_, self.coefficients_ = pca, codes, coefficients
         self.neighbours_ = None if self.neighbours is None else int(self.neighbours)
         self.factor_ = float(self.factor)
         return self
 
     @out_of_memory_as(SAMPLE_FEWER)
-    def sample(self, n: int, *, seed: int, condition: Asked, extrapolate: bool = False) -> Zoo:
-        """``n`` random codes, decoded."""
+    def sample(self, n: int, *, seed: int, condition: Asked = None, extrapolate: bool = False) -> Zoo:
+        """``n`` random codes, decoded; ``ValueError`` for no condition, or for one that was never seen."""
         generator = start(self, n, seed)
         vectors = self.conditions_.of_request(condition, n, generator, extrapolate)  # (n, c)
         if self.neighbours_ is None:
@@ -139,9 +146,14 @@ class OwnCodesFlow(BaseEstimator):
     """
 
     def __init__(
-        self, *, align: bool = True, flow: FlowSettings | None = None, source: float | str = 0.05, seed: int = 0,
+        self,
+        *,
+        align: bool = True,
+        flow: FlowSettings | None = None,
+        source: float | str = 0.05,
+        seed: int = 0,
         label_dropout: float = 0.1,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.align = align
         self.flow = flow
         self.source = source
@@ -149,10 +161,20 @@ class OwnCodesFlow(BaseEstimator):
         self.label_dropout = label_dropout
 
     @out_of_memory_as(FIT_FEWER)
-    def fit(self, zoos: Mapping[str, Zoo]) -> OwnCodesFlow:
-        """Align and compress the fitted members of each zoo, and learn one flow; zoos have names."""
+    def fit(self, zoos: Mapping[str, Zoo], numbers: Numbers | None = None) -> OwnCodesFlow:
+        """Align and compress the fitted members of each zoo, and learn one flow.
+
+        Args:
+            zoos: by the names of their datasets.
+            numbers: as of :meth:`ConditionalDeepWeightFlow.fit`.
+
+        Raises:
+            ValueError: zoos without names, or what :meth:`ConditionalDeepWeightFlow.fit` refuses.
+        """
         check_label_dropout(self.label_dropout)
-        pool = pool_of(zoos, None, same_basis=False)
+        pool = pool_of(zoos, numbers, same_basis=False)
+        if not pool.conditions.names:
+            raise ValueError("each zoo has a PCA of its own, found by its name: give zoos by name, {'digits': zoo, …}")
         k = min(pool.zoo.layout.size, *(len(zoo.fitted) - 1 for zoo in zoos.values()))
         parts = {}
         for name, zoo in zoos.items():
@@ -162,29 +184,45 @@ class OwnCodesFlow(BaseEstimator):
         some = next(iter(parts.values())).fitted
         flow, seed = some.settings["flow"], some.settings["seed"]
         source = make_source(self.source, codes, some.pca, some.scale, some.layout)
-        field = make_conditional_field(k, len(parts), flow, self.label_dropout, seed).to(codes.device)
+        field = make_conditional_field(k, pool.conditions.size, flow, self.label_dropout, seed).to(codes.device)
         held_out = [part.held_out for part in parts.values() if part.held_out is not None]
         unseen = torch.cat(held_out) if held_out else None  # (M, k)
         train_flow(
-            field, codes, source, flow, held_out=unseen, conditions=pool.fitted(), held_out_conditions=pool.unseen(),
+            field,
+            codes,
+            source,
+            flow,
+            held_out=unseen,
+            conditions=pool.fitted(),
+            held_out_conditions=pool.unseen(),
             seed=seed,
-        )  # fmt: skip
+        )
+        members = computable(pool.zoo)
+        self.members_, self.conditions_ = members, pool.conditions
         self.parts_ = {name: part.fitted for name, part in parts.items()}
-        self.members_ = pool.zoo
-        self.conditions_ = pool.conditions
         self.source_, self.field_, self.flow_ = source, field, flow
         return self
 
     @out_of_memory_as(SAMPLE_FEWER)
-    def sample(self, n: int, *, seed: int, condition: str, guidance: float = 1.0) -> Zoo:
-        """``n`` networks of one dataset."""
+    def sample(
+        self, n: int, *, seed: int, condition: Asked = None, guidance: float = 1.0, extrapolate: bool = False
+    ) -> Zoo:
+        """``n`` networks, each decoded by the PCA of the dataset that is asked for.
+
+        Raises:
+            ValueError: no condition, or one that was never seen; guidance below 0.
+        """
         generator = start(self, n, seed)
         x0 = self.source_.sample(n, generator).to(self.field_.head.weight)  # (n, k)
-        vectors = self.conditions_.of_request(condition, n, generator).to(x0)  # (n, c)
+        vectors = self.conditions_.of_request(condition, n, generator, extrapolate).to(x0)  # (n, c)
         field = guided(self.field_, vectors, guidance)
         codes = integrate(field, x0, steps=self.flow_.solver_steps, solver=self.flow_.solver, keep=False).end  # (n, k)
-        part = self.parts_[condition]
-        weights = part.pca.inverse_transform(codes.to(self.members_.weights) * part.scale)  # (n, d)
+        names = self.conditions_.names
+        places = vectors[:, : len(names)].argmax(1)  # (n,): of the datasets in names
+        weights = self.members_.weights.new_empty(n, self.members_.layout.size)  # (n, d)
+        for place in places.unique().tolist():
+            part, rows = self.parts_[names[place]], places == place
+            weights[rows] = part.pca.inverse_transform(codes[rows].to(weights) * part.scale)
         return as_zoo(weights, self.members_, "flow over codes of each zoo's own")
 
 

@@ -24,6 +24,8 @@ Zoos = Mapping[str, Zoo] | Sequence[Zoo] | Zoo
 Numbers = Mapping[str, Any] | Sequence[Any] | Tensor | np.ndarray | str
 # What a network is asked for: a dataset, a number, or both.
 Condition = str | float | tuple[str, float]
+# The same for all networks, or one for each of them; None: nothing.
+Asked = Condition | Sequence[Condition] | np.ndarray | Tensor | None
 ROUNDS = 10  # of matching to the mean
 
 
@@ -61,9 +63,7 @@ class Conditions:
             parts.append(((numbers.double() - mean) / std).float()[:, None])
         return torch.cat(parts, 1)
 
-    def of_request(
-        self, condition: Condition | Sequence[Condition], n: int, generator: torch.Generator, extrapolate: bool = False
-    ) -> Tensor:
+    def of_request(self, condition: Asked, n: int, generator: torch.Generator, extrapolate: bool = False) -> Tensor:
         """Vectors (n, c) of what is asked for.
 
         Args:
@@ -75,9 +75,11 @@ class Conditions:
             extrapolate: whether numbers may lie beyond those that were seen.
 
         Raises:
-            ValueError: a dataset that was not seen, a number beyond those that were, a name or a number where there are
-                none, or a list of another length.
+            ValueError: no condition, a dataset that was not seen, a number beyond those that were, a name or a number
+                where there are none, or a list of another length.
         """
+        if condition is None:
+            raise ValueError(f"pass a condition=; members were told apart by {self.in_words()}")
         if isinstance(condition, list | np.ndarray | Tensor) and getattr(condition, "ndim", 1) == 1:
             if len(condition) != n:
                 raise ValueError(f"one condition for each network: got {len(condition)} for n = {n}")
@@ -131,7 +133,7 @@ class Conditions:
 
     @classmethod
     def from_json(cls, written: Mapping[str, Any]) -> Conditions:
-        """What :meth:`to_json` wrote."""
+        """What :meth:`to_json` wrote; ``ValueError`` where names and numbers do not fit together."""
         names = tuple(str(name) for name in written["names"])
         seen = tuple(tuple(float(number) for number in numbers) for numbers in written["seen"])
         fits = len(seen) in (0, max(1, len(names))) and all(seen) and len(set(names)) == len(names)

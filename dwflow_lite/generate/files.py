@@ -142,7 +142,7 @@ def _file(path: str | Path) -> Path:
 
 def read_generator(
     path: str | Path, network: nn.Module | None = None, folder: str | Path | None = None, conditional: bool = False
-) -> FittedFlow:  # fmt: skip
+) -> FittedFlow:
     """Read a generator and verify it.
 
     Args:
@@ -281,7 +281,7 @@ def _rows_on_disk(path: Path, record: Mapping[str, Any], layout: Layout, folder:
 
 def _read_field(
     tensors: Mapping[str, Tensor], flow: FlowSettings, dim: int, conditions: Conditions | None, label_dropout: float
-) -> VelocityField:  # fmt: skip
+) -> VelocityField:
     """The trained field of a file, in eval mode; ``ValueError``, before it takes memory, where its tensors differ."""
     state = {name.removeprefix("field."): tensor for name, tensor in tensors.items() if name.startswith("field.")}
     make = partial(make_field, dim, flow, seed=0)

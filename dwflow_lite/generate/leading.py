@@ -48,9 +48,13 @@ class LeadingFlow(BaseEstimator):
     """
 
     def __init__(
-        self, components: int = 2, flow: FlowSettings | None = None, factor: float = 1.0,
-        neighbours: int | None = None, seed: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        components: int = 2,
+        flow: FlowSettings | None = None,
+        factor: float = 1.0,
+        neighbours: int | None = None,
+        seed: int = 0,
+    ) -> None:
         self.components = components
         self.flow = flow
         self.factor = factor
@@ -79,20 +83,21 @@ class LeadingFlow(BaseEstimator):
                 f"components must be a whole number from 0 to {k}, all of this zoo, got {self.components!r}"
             )
         leading, rest = codes[:, : self.components].float(), codes[:, self.components :]  # (N, components), (N, others)
-        self.source_ = self.field_ = None
-        if self.components > 0:
-            self.scale_ = root_mean_square(leading)
-            points = leading / self.scale_
-            self.source_ = GaussianSource(int(self.components), points.std(0))
-            self.field_ = make_field(points.shape[1], flow, seed).to(points.device)
-            train_flow(self.field_, points, self.source_, flow, seed=seed)
-        self.members_ = members
-        self.pca_ = pca
-        self.leading_, self.rest_ = leading, rest
         has_others = rest.shape[1] > 0  # few members have few codes, and the flow may have taken all
-        self.std_ = measured(lambda c: c.std(0), rest) if has_others else rest.new_zeros(0)  # (others,)
+        std = measured(lambda c: c.std(0), rest) if has_others else rest.new_zeros(0)  # (others,)
+        scale = source = field = None
+        if self.components > 0:
+            scale = root_mean_square(leading)
+            points = leading / scale
+            source = GaussianSource(int(self.components), points.std(0))
+            field = make_field(points.shape[1], flow, seed).to(points.device)
+            train_flow(field, points, source, flow, seed=seed)
+        neighbours = None if self.neighbours is None else min(int(self.neighbours), len(codes))
+        self.members_, self.pca_ = members, pca
+        self.scale_, self.source_, self.field_ = scale, source, field
+        self.leading_, self.rest_, self.std_ = leading, rest, std
         self.factor_ = float(self.factor)
-        self.neighbours_ = None if self.neighbours is None else min(int(self.neighbours), len(codes))
+        self.neighbours_ = neighbours
         self.flow_ = flow
         return self
 

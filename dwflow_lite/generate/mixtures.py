@@ -55,16 +55,21 @@ class AffineMixture(BaseEstimator):
 
     @out_of_memory_as(FIT_FEWER)
     def fit(self, zoo: Zoo) -> AffineMixture:
-        """Remember the fitted members, at least two, and their mean."""
+        """Remember the fitted members, at least two, and their mean.
+
+        Raises:
+            ValueError: a size, coefficients or a factor that make no sense, fewer than two members, or a zoo on disk.
+        """
         if self.size is not None and not is_whole(self.size, 1):
             raise ValueError(f"size must be None or a whole number >= 1, got {self.size!r}")
         if not is_choice(self.coefficients, COEFFICIENTS):
             raise ValueError(f"coefficients must be one of {', '.join(COEFFICIENTS)}, got {self.coefficients!r}")
         if not is_number(self.factor, 0):
             raise ValueError(f"factor must be a number >= 0, got {self.factor!r}")
-        self.members_ = fitted_members(self, zoo, at_least=2)
-        self.mean_ = measured(lambda weights: weights.mean(0), self.members_.weights)  # (d,)
-        self.size_ = len(self.members_) if self.size is None else min(int(self.size), len(self.members_))
+        members = fitted_members(self, zoo, at_least=2)
+        mean = measured(lambda weights: weights.mean(0), members.weights)  # (d,)
+        size = len(members) if self.size is None else min(int(self.size), len(members))
+        self.members_, self.mean_, self.size_ = members, mean, size
         self.coefficients_ = self.coefficients
         self.factor_ = float(self.factor)
         return self
@@ -105,7 +110,12 @@ class UnitCrossover(BaseEstimator):
 
     @out_of_memory_as(FIT_FEWER)
     def fit(self, zoo: Zoo) -> UnitCrossover:
-        """Remember the fitted members, at least two, and which weight belongs to which unit."""
+        """Remember the fitted members, at least two, and which weight belongs to which unit.
+
+        Raises:
+            ValueError: parents that are no whole number >= 2, fewer than two members, a zoo on disk, a network without
+                a spec, or a spec of another layout.
+        """
         if not is_whole(self.parents, 2):
             raise ValueError(f"parents must be a whole number >= 2, got {self.parents!r}")
         require_spec(self.spec)
@@ -113,9 +123,10 @@ class UnitCrossover(BaseEstimator):
         spec = PermutationSpec.of(zoo.network) if self.spec is None else self.spec
         if spec.layout != zoo.layout:
             raise ValueError("the spec belongs to another layout than the zoo's")
-        self.members_ = fitted_members(self, zoo, at_least=2)
-        self.owners_ = owners(spec)  # (d,)
-        self.parents_ = min(int(self.parents), len(self.members_))
+        members = fitted_members(self, zoo, at_least=2)
+        unit_of = owners(spec)  # (d,)
+        parents = min(int(self.parents), len(members))
+        self.members_, self.owners_, self.parents_ = members, unit_of, parents
         return self
 
     @out_of_memory_as(SAMPLE_FEWER)

@@ -1,6 +1,7 @@
 """Simple generators: what anybody could do with a zoo, no training needed. A flow has to beat them.
 
-All are estimators: ``fit(zoo)`` remembers the fitted members, or measures them, and ``sample(n, seed=…)`` draws.
+All are estimators: ``fit(zoo)`` remembers the fitted members, or measures them, and ``sample(n, seed=…)`` draws. What
+is fitted is set last and together, so that a fit that fails leaves the estimator as it was.
 Networks come in the precision of the zoo; of one in half precision or whole numbers, in float32. Where memory runs out,
 a ``MemoryError`` says what to lower.
 """
@@ -74,18 +75,22 @@ class ClosedFormFlow(BaseEstimator):
 
     @out_of_memory_as(FIT_FEWER)
     def fit(self, zoo: Zoo) -> ClosedFormFlow:
-        """Compress the fitted members; their codes are all that the field needs."""
+        """Compress the fitted members; their codes are all that the field needs.
+
+        Raises:
+            ValueError: a source that is no number > 0, steps that are no whole number >= 1, or too few members.
+        """
         if not is_number(self.source, 0) or self.source == 0:
             raise ValueError(f"source must be a number > 0, got {self.source!r}")
         if not is_whole(self.steps, 1):
             raise ValueError(f"steps must be a whole number >= 1, got {self.steps!r}")
         members, pca, codes = compressed(zoo)
+        scale = root_mean_square(codes)
+        codes = codes / scale  # (N, k)
         self.members_ = members
         self.source_ = float(self.source)
         self.steps_ = int(self.steps)
-        self.pca_ = pca
-        self.scale_ = root_mean_square(codes)
-        self.codes_ = codes / self.scale_
+        self.pca_, self.scale_, self.codes_ = pca, scale, codes
         return self
 
     @out_of_memory_as(SAMPLE_FEWER)
@@ -112,7 +117,11 @@ class MemberNoise(BaseEstimator):
 
     @out_of_memory_as(FIT_FEWER)
     def fit(self, zoo: Zoo) -> MemberNoise:
-        """Remember the fitted members."""
+        """Remember the fitted members.
+
+        Raises:
+            ValueError: a level that is no number >= 0, or a zoo on disk.
+        """
         if not is_number(self.level, 0):
             raise ValueError(f"level must be a number >= 0, got {self.level!r}")
         self.members_ = fitted_members(self, zoo)
@@ -163,11 +172,16 @@ class Soup(BaseEstimator):
 
     @out_of_memory_as(FIT_FEWER)
     def fit(self, zoo: Zoo) -> Soup:
-        """Remember the fitted members, at least two."""
+        """Remember the fitted members, at least two.
+
+        Raises:
+            ValueError: a size that is no whole number >= 1, fewer than two members, or a zoo on disk.
+        """
         if not is_whole(self.size, 1):
             raise ValueError(f"size must be a whole number >= 1, got {self.size!r}")
-        self.members_ = fitted_members(self, zoo, at_least=2)
-        self.size_ = min(int(self.size), len(self.members_))
+        members = fitted_members(self, zoo, at_least=2)
+        size = min(int(self.size), len(members))
+        self.members_, self.size_ = members, size
         return self
 
     @out_of_memory_as(SAMPLE_FEWER)
@@ -194,13 +208,16 @@ class GaussianCodes(BaseEstimator):
 
     @out_of_memory_as(FIT_FEWER)
     def fit(self, zoo: Zoo) -> GaussianCodes:
-        """Compress the fitted members, and measure their codes."""
+        """Compress the fitted members, and measure their codes.
+
+        Raises:
+            ValueError: a factor that is no number >= 0, or components that the PCA cannot have.
+        """
         if not is_number(self.factor, 0):
             raise ValueError(f"factor must be a number >= 0, got {self.factor!r}")
         members, pca, codes = compressed(zoo, self.components)
-        self.members_ = members
-        self.pca_ = pca
-        self.std_ = float(self.factor) * measured(lambda c: c.std(0), codes)  # (k,)
+        std = float(self.factor) * measured(lambda c: c.std(0), codes)  # (k,)
+        self.members_, self.pca_, self.std_ = members, pca, std
         return self
 
     @out_of_memory_as(SAMPLE_FEWER)
@@ -218,9 +235,10 @@ class GaussianWeights(BaseEstimator):
     @out_of_memory_as(FIT_FEWER)
     def fit(self, zoo: Zoo) -> GaussianWeights:
         """Measure every weight over the fitted members, at least two."""
-        self.members_ = fitted_members(self, zoo, at_least=2)
-        self.mean_ = measured(lambda weights: weights.mean(0), self.members_.weights)  # (d,)
-        self.std_ = measured(lambda weights: weights.std(0), self.members_.weights)  # (d,)
+        members = fitted_members(self, zoo, at_least=2)
+        mean = measured(lambda weights: weights.mean(0), members.weights)  # (d,)
+        std = measured(lambda weights: weights.std(0), members.weights)  # (d,)
+        self.members_, self.mean_, self.std_ = members, mean, std
         return self
 
     @out_of_memory_as(SAMPLE_FEWER)

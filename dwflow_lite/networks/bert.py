@@ -90,7 +90,11 @@ class BERT(nn.Module):
         self.bert.embeddings.word_embeddings.weight[PADDING] = 0.0
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Outputs (n, outputs) of whole-number tokens (n, at most ``length``), each below ``vocabulary``."""
+        """Outputs (n, outputs) of whole-number tokens (n, at most ``length``), each below ``vocabulary``.
+
+        Raises:
+            ValueError: texts of more tokens than ``length``.
+        """
         width = tokens.shape[1]
         if width > self.options["length"]:
             raise ValueError(f"texts of {width} tokens for a BERT of length {self.options['length']}")

@@ -131,9 +131,14 @@ def linear_barrier(  # noqa: PLR0913 - a public door
 
 
 def _curve(
-    zoo: Zoo, pairs: list[tuple[int, int]], task: Task, split: str, points: int, repaired: bool,
+    zoo: Zoo,
+    pairs: list[tuple[int, int]],
+    task: Task,
+    split: str,
+    points: int,
+    repaired: bool,
     spec: PermutationSpec | None,
-) -> BarrierCurve:  # fmt: skip
+) -> BarrierCurve:
     """:func:`linear_barrier`, of arguments that are known to be some; both ends are members of ``zoo``."""
     t = torch.linspace(0, 1, points)
     first, second = (zoo.weights[positions_of(members, len(zoo), "join")] for members in zip(*pairs, strict=True))

@@ -107,9 +107,12 @@ def _entry_of_alignment(stage: dict[str, Any]) -> dict[str, Any]:
             names["fitted"] = 0
         return {"method": stage.get("method"), **settings, "named": names}
     return {
-        "method": stage.get("method"), "reference": facts["target"], "spec": facts["spec"], "rounds": facts["rounds"],
+        "method": stage.get("method"),
+        "reference": facts["target"],
+        "spec": facts["spec"],
+        "rounds": facts["rounds"],
         **settings,
-    }  # fmt: skip
+    }
 
 
 def _read_entry(entry: dict[str, Any] | list[Any]) -> dict[str, Any]:

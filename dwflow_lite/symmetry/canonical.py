@@ -122,7 +122,7 @@ def canonicalise(  # noqa: PLR0913 - a public door
 
 def _aligned(
     alignment: _Alignment, target: Tensor | Shards, fitted: Sequence[int], restarts: int, rounds: int
-) -> tuple[Tensor | Shards, list[Matchings], list[float]]:  # fmt: skip
+) -> tuple[Tensor | Shards, list[Matchings], list[float]]:
     """Match to a target (1, d), then in rounds to the mean of fitted members, until nobody moves.
 
     Returns:

@@ -281,7 +281,7 @@ class PermutationSpec:
     # -- other specs -------------------------------------------------------------------------------------------------
 
     def fix(self, *groups: str, why: str = "fixed by hand") -> PermutationSpec:
-        """The spec in which these groups no longer move; ``ValueError`` for unknown ones. ``why``: see :attr:`fixed`."""
+        """The spec in which these groups no longer move (``ValueError``: unknown ones); :attr:`fixed` keeps ``why``."""
         unknown = sorted(set(groups) - set(self.groups))
         if unknown:
             raise ValueError(f"no groups {unknown}; the spec has {sorted(self.groups)}")

@@ -21,9 +21,18 @@ from dwflow_lite.tasks.task import Task
 
 @out_of_memory_as("no memory for so many examples at once: pass a smaller batch_size")
 def straight_through_matching(  # noqa: PLR0913 - how it trains is part of the method
-    a: Tensor, b: Tensor, spec: PermutationSpec, network: nn.Module, task: Task, *,
-    steps: int = 100, batch_size: int = 256, lr: float = 1e-3, seed: int = 0, progress: bool = False,
-) -> Matching:  # fmt: skip
+    a: Tensor,
+    b: Tensor,
+    spec: PermutationSpec,
+    network: nn.Module,
+    task: Task,
+    *,
+    steps: int = 100,
+    batch_size: int = 256,
+    lr: float = 1e-3,
+    seed: int = 0,
+    progress: bool = False,
+) -> Matching:
     """Permute the units of ``b`` so that the network halfway to ``a`` has a low loss on training data.
 
     Latent weights start at ``a``. Each step matches ``b`` to them by weights, from where the last step ended, and takes

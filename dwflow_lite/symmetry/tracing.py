@@ -217,7 +217,11 @@ def checked_copy(network: nn.Module, x: Tensor) -> tuple[nn.Module, Tensor]:
 
 
 def trace(network: nn.Module, x: Tensor) -> ExportedProgram:
-    """The forward pass as a graph of ``aten`` operators, for inputs ``x`` (n, ...)."""
+    """The forward pass as a graph of ``aten`` operators, for inputs ``x`` (n, ...).
+
+    Raises:
+        ValueError: it cannot be traced, or has sizes that depend on the numbers in ``x``.
+    """
     name = type(network).__name__
     try:
         # PyTorch prints half a graph as it fails, and warns of the list in which a recurrent layer keeps its weights.

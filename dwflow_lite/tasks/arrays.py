@@ -95,7 +95,7 @@ class Reading:
         """Read one pair of arrays; ``suffix`` (``""`` or ``"_test"``) is how errors name them.
 
         Raises:
-            ValueError: arrays that are no inputs or targets of this kind, of two lengths, or with one index in two orders.
+            ValueError: arrays that are no inputs or targets of this kind, or whose rows do not go together.
         """
         check_same_index(x, y, f"x{suffix} and y{suffix}")
         inputs = read_tokens(x, f"x{suffix}") if self.tokens else read_inputs(x, f"x{suffix}")

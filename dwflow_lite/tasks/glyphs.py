@@ -229,7 +229,7 @@ VARYING = ("tilt", "shear", "width", "height", "right", "down", "thickness", "pa
 
 def draw(
     strokes: Sequence[Stroke], count: int, size: int, difficulty: Difficulty, domain: Domain, key: Sequence[int]
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """Images of one glyph, each drawn anew.
 
     Args:

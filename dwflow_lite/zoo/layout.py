@@ -167,7 +167,11 @@ class Layout:
                 )
 
     def load_into(self, network: nn.Module, weights: Tensor) -> nn.Module:
-        """Copy one flat vector (d,) into ``network`` (changed and returned); dtypes follow the network."""
+        """Copy one flat vector (d,) into ``network`` (changed and returned); dtypes follow the network.
+
+        Raises:
+            ValueError: weights of another shape, or a network with other tensors than this layout's.
+        """
         self.check(weights)
         if weights.ndim != 1:
             raise ValueError(f"one network takes one vector of weights, got shape {tuple(weights.shape)}")

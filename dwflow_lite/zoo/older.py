@@ -56,7 +56,11 @@ def constants_in_columns(layout: Layout, network: nn.Module | None) -> list[Entr
 def constants_of_columns(
     path: str | Path, rows: Tensor, layout: Layout, entries: list[Entry], network: nn.Module
 ) -> dict[str, Tensor]:
-    """The constants of a network: those that have columns in rows (N, d), which must all agree, and its own others."""
+    """The constants of a network: those that have columns in rows (N, d), which must all agree, and its own others.
+
+    Raises:
+        ZooFileError: members that differ in a constant.
+    """
     constants = dict(constants_of(network))
     for entry in entries:
         numbers = rows[:, layout.slices[entry.name]]  # (N, size)

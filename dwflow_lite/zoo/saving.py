@@ -96,7 +96,11 @@ def _check_memory(path: Path, weights: Shards) -> None:
 
 
 def read_file(path: Path) -> SavedZoo:
-    """Read a file of :func:`write_file` and verify it; errors as of :meth:`Zoo.load`."""
+    """Read a file of :func:`write_file` and verify it; errors as of :meth:`Zoo.load`.
+
+    Raises:
+        ZooFileError: it was altered, or does not say what such a file says.
+    """
     tensors, metadata = read_safetensors(path, FORMAT)
     weights = tensors.get("weights")
     text = metadata.get("record", "")
@@ -142,6 +146,9 @@ def write_folder(
     """Write a zoo to a folder as its rows come, one file a member; members that are there stay as they are.
 
     Arguments and errors as of ``write_zoo``. Gives the matrix that is there.
+
+    Raises:
+        ValueError: the folder holds another zoo.
     """
     check_storage(storage)
     members = len(held_out)
@@ -217,7 +224,12 @@ def _difference(row: Tensor, kept: Tensor) -> str:
 
 
 def read_members(folder: Path, verify: bool) -> SavedZoo:
-    """The members that a folder has; warns of those it lacks or that diverged. Errors as of :meth:`Zoo.load`."""
+    """The members that a folder has; warns of those it lacks or that diverged. Errors as of :meth:`Zoo.load`.
+
+    Raises:
+        FileNotFoundError: it has none of them.
+        ZooFileError: it does not say what such a folder says.
+    """
     header, weights, notes = read_folder(folder, verify)
     total = header["members"]
     if len(notes) < total:

@@ -117,7 +117,7 @@ def check_name(shard: Shard) -> None:
 
 
 def notes_of(shard: Shard) -> list[dict[str, Any]]:
-    """Notes of each member of a file."""
+    """Notes of each member of a file; :class:`ZooFileError` where they are no such list."""
     with failing_as(f"{shard.path} was altered after it was written: delete it", ZooFileError):
         notes = json.loads(shard.notes)
         if not isinstance(notes, list) or not all(isinstance(note, dict) for note in notes):
@@ -169,7 +169,7 @@ class Verified:
         self.read(shard)
 
     def read(self, shard: Shard) -> None:
-        """Read a file whole; errors as of :meth:`check`."""
+        """Read a file whole; :class:`ZooFileError` where it is not what was written, and others as of :meth:`check`."""
         with shard.path.open("rb", buffering=0) as file:
             state = _state(os.fstat(file.fileno()))
             if _content_hash(file, shard) != shard.sha256:

@@ -95,6 +95,7 @@ class Zoo:
             ValueError: no module, modules that differ in more than their weights (say, in a buffer that is a constant),
                 tensors that a zoo cannot keep (see :meth:`Layout.of`), or ``held_out`` that names none, or one
                 twice.
+            TypeError: one module that is in no list.
 
         Example:
             >>> zoo = Zoo.from_modules([nn.Linear(3, 2) for _ in range(5)], held_out=[4])
