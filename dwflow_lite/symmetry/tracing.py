@@ -161,7 +161,10 @@ def without(spec: PermutationSpec, failing: list[Groups], network: nn.Module, x:
 
 
 def in_short(reasons: list[str]) -> list[str]:
-    """Reasons that only name other places are said once: ``roll in a depends on …  (also in b, c and 5 more)``."""
+    """Reasons that only name other places are said once: ``roll in a depends on …  (also in b, c and 5 more)``.
+
+    Doubts are of this form (operation, place, why), as ``Labelling.refuse`` writes them; others stay as they are.
+    """
     places: dict[tuple[str, str], list[str]] = {}
     for reason in dict.fromkeys(reasons):
         operation, found, rest = reason.partition(" in ")
