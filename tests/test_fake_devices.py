@@ -212,7 +212,7 @@ def start_of(plan, member):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_training_step(fake, monkeypatch, name):
-    monkeypatch.setattr(Plan, "start_of", start_of)
+    monkeypatch.setattr(Plan, "start", start_of)
     plan = plan_on("cuda:0", name)
     chunk = batched.Chunk(plan, range(N))
     monkeypatch.setattr(torch.Tensor, "backward", lambda losses: no_gradients(losses, chunk.parameters.values()))
@@ -232,7 +232,7 @@ def test_a_training_step(fake, monkeypatch, name):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_gradients_lie_where_the_parameters_do(fake, monkeypatch, name):
     """On a device for which the engine of autograd asks no driver."""
-    monkeypatch.setattr(Plan, "start_of", start_of)
+    monkeypatch.setattr(Plan, "start", start_of)
     plan = replace(plan_on("lazy", name), recipe=PlainRecipe(batch_size=8))
     chunk = batched.Chunk(plan, range(N))
     batched.take_step(plan, chunk, plan.network, torch.zeros(N, 8, dtype=torch.long, device="lazy"))

@@ -34,7 +34,7 @@ class Chunk:
     def __init__(self, plan: Plan, members: range) -> None:
         self.members = members
         self.parameters = {}
-        starts = [plan.start_of(member) for member in members]
+        starts = [plan.start(member) for member in members]
         for name, template in plan.network.named_parameters():
             parameter = torch.stack([start[name] for start in starts]).to(plan.device)  # (N, *shape)
             self.parameters[name] = parameter.requires_grad_(template.requires_grad)

@@ -24,8 +24,8 @@ def identity_of(plan: Plan) -> dict[str, Any]:
     behaviour = [behaviour_of(network, task.input_shape, training) for training in (False, True)]
     frozen = {name: parameter for name, parameter in network.named_parameters() if not parameter.requires_grad}
     values: dict[str, Any] = {"frozen_values": keys_of(frozen)} if frozen else {}
-    if plan.start is not None:
-        values["start"] = digest_of(plan.start)
+    if plan.given is not None:
+        values["start"] = digest_of(plan.given)
     if plan.scored != SCORED_SPLITS:
         values["scored"] = list(plan.scored)
     return values | {

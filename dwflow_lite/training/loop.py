@@ -26,7 +26,7 @@ class Trainee:
     """
 
     def __init__(self, plan: Plan, member: int) -> None:
-        self.network = module_with(plan.network, plan.start_of(member))
+        self.network = module_with(plan.network, plan.start(member))
         self.optimizer = plan.recipe.optimizer_for(self.network.parameters())
         self.step = 0
         self.history: list[float] = []

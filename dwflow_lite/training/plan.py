@@ -38,7 +38,7 @@ class Plan:
         keeps_state: whether the network goes on from what it kept of the step before, beside its tensors. No checkpoint
             has that, so that members are kept when they are finished, and not before. (Found out where training
             begins, by a try, if there is a checkpoint.)
-        start: networks that members start from, one each; None: members draw their own starts.
+        given: networks that members start from, one each; None: members draw their own starts.
         scored: the splits on which finished members are scored.
     """
 
@@ -52,7 +52,7 @@ class Plan:
     total: int
     folder: Path | None
     keeps_state: bool = False
-    start: Zoo | None = None
+    given: Zoo | None = None
     scored: tuple[str, ...] = SCORED_SPLITS
 
     @property
@@ -65,15 +65,15 @@ class Plan:
         """Optimizer steps of the whole training."""
         return self.recipe.epochs * self.steps_per_epoch
 
-    def start_of(self, member: int) -> dict[str, Tensor]:
+    def start(self, member: int) -> dict[str, Tensor]:
         """The parameters that a member starts from, by name; on the CPU, so that all devices start alike."""
-        if self.start is not None:
-            return parameters_of(self.start, member, self.network)
+        if self.given is not None:
+            return parameters_of(self.given, member, self.network)
         return initialise(self.network, self.recipe.init_of(member), member_seed(self.seed, member))
 
     def origin(self, member: int) -> dict[str, int | str]:
         """What the record says of a member's beginning: its number, its seed, and how its weights started."""
-        init = self.recipe.init_of(member) if self.start is None else "given"
+        init = self.recipe.init_of(member) if self.given is None else "given"
         return {"member": member, "seed": member_seed(self.seed, member), "init": init}
 
     def on_device(self) -> Plan:

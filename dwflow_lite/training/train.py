@@ -154,7 +154,7 @@ def train_zoo(  # noqa: PLR0913 - the door of this room: what, how many, how, wh
         fitted=int(members),
         total=int(members + held_out),
         folder=prepared,
-        start=start,
+        given=start,
         scored=_checked_splits(scored),
     )
     facts = identity_of(plan)

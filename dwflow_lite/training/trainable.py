@@ -127,7 +127,7 @@ def with_working_method(plan: Plan, members_at_once: int) -> Plan:
     ready = plan.on_device()
     x, y = ready.task.train.x[:2], ready.task.train.y[:2]
     first, last = 0, min(members_at_once, plan.total) - 1
-    starts = [ready.start_of(member) for member in sorted({first, last})]
+    starts = [ready.start(member) for member in sorted({first, last})]
     state = {name: torch.stack([start[name] for start in starts]).to(plan.device) for name in starts[0]}  # (2, *shape)
     at_once = runs_batched(ready.network, state, x, loss=lambda outputs: plan.task.training_loss(outputs, y))
     return plan if at_once else replace(plan, method="loop")
