@@ -143,7 +143,6 @@ def train_zoo(  # noqa: PLR0913 - the door of this room: what, how many, how, wh
     _check_counts(members, held_out, seed, members_at_once)
     check_trainable(task, network, recipe.batch_size)
     check_start(start, network, members + held_out)
-    prepared = _prepared(folder)
     plan = Plan(
         task=task,
         network=network,
@@ -153,7 +152,7 @@ def train_zoo(  # noqa: PLR0913 - the door of this room: what, how many, how, wh
         device=usable_device(device),
         fitted=int(members),
         total=int(members + held_out),
-        folder=prepared,
+        folder=_prepared(folder),
         given=start,
         scored=_checked_splits(scored),
     )
@@ -228,11 +227,10 @@ def _read(store: Checkpoint, plan: Plan) -> Zoo:
     if zoo.record.get("identity") != store.identity:
         raise ValueError(f"{store.file} holds another zoo ({zoo}): name another file, or a folder, or delete it")
     with understood(store.file):
-        derived = _derived_from(zoo, plan)
-    if derived:
+        what = _derived_from(zoo, plan)
+    if what:
         raise ValueError(
-            f"{store.file} does not hold the zoo as it was trained, but {derived} ({zoo}): name another file, or move "
-            "it"
+            f"{store.file} does not hold the zoo as it was trained, but {what} ({zoo}): name another file, or move it"
         )
     return zoo
 
@@ -296,8 +294,9 @@ def _train_in_jobs(
     finished: dict[int, tuple[Tensor, dict[str, Any]]] = saved["finished"] if saved.get("method") == "jobs" else {}
     missing = [member for member in range(plan.total) if member not in finished]
     for members, (rows, notes) in _finished_jobs(plan, missing, at_once, executor, progress):
-        finished.update(zip(members, zip(rows, notes, strict=True), strict=True))
-        if store.due():
+        for member, row, note in zip(members, rows, notes, strict=True):
+            finished[member] = row, note
+        if len(finished) < plan.total and store.due():  # what is complete is saved as a zoo, once
             store.save({"method": "jobs", "finished": finished})
     in_order = [finished[member] for member in range(plan.total)]
     return torch.stack([row for row, _ in in_order]), [note for _, note in in_order]
