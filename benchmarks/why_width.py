@@ -11,6 +11,8 @@ A mixture is the mean plus Σ cᵢ (wᵢ - mean) with Σ cᵢ² = 1 over all N m
   accuracy rises with ρ from -1 to 1, and c' = c is best.
 - *Many units, each a draw of its own*: outputs are sums over units, and the noise of strangers averages out, by the
   square root of the width. Then every unit may have a c of its own, for all that it is made of, and it costs little.
+- *The mean is all that counts*: in a layer that is wide enough, even what holds a unit together averages out. Then
+  every weight may be drawn by itself, about the mean of that weight and as wide as the members lie about it.
 
 For each shape: the share of right answers on the test split lost against the members, of each way to mix, for aligned
 members and for members as they were trained. Shapes and seeds that the file holds are not run again. Beside the file
@@ -33,6 +35,7 @@ from torch.func import functional_call, jvp
 
 from benchmarks.kept import ZOOS, run_missing
 from dwflow_lite import MLP, PermutationSpec, Recipe, Task, Zoo, canonicalise, load_task, train_zoo
+from dwflow_lite.generate import GaussianWeights
 from dwflow_lite.generate.mixtures import owners, points_of_sphere
 from dwflow_lite.zoo import evaluate
 
@@ -123,6 +126,8 @@ def one_run(shape: str, seed: int, toy: bool) -> dict:
         for overlap in OVERLAPS:
             here[f"overlap {overlap:g}"] = accuracy(mixed_by_layer(fitted, overlap, samples, seed + 1), task)
         here["each unit by itself"] = accuracy(mixed_by_unit(fitted, samples, seed + 1), task)
+        by_weight = GaussianWeights().fit(fitted).sample(samples, seed=seed + 1)
+        here["each weight by itself"] = accuracy(by_weight, task)
         one_c = mixed_by_layer(fitted, 1.0, samples, seed + 1)
         here["linearised"] = linearised_accuracy(fitted, one_c, task)
         here["members, linearised"] = linearised_accuracy(fitted, fitted, task)
@@ -133,7 +138,8 @@ def one_run(shape: str, seed: int, toy: bool) -> dict:
 def page(runs: dict[str, dict]) -> str:
     """A table: points lost against the zoo, mean over seeds, a row for each shape."""
     head = "Points of accuracy lost against the zoo, digits, test split; see benchmarks/why_width.py."
-    columns = ["mean", *(f"overlap {o:g}" for o in OVERLAPS), "each unit by itself", "linearised"]
+    columns = ["mean", *(f"overlap {o:g}" for o in OVERLAPS)]
+    columns += ["each unit by itself", "each weight by itself", "linearised"]
     lines = [f"| shape | seeds | zoo | {' | '.join(columns)} |", "|---" * (len(columns) + 3) + "|"]
     for basis in ("aligned", "not aligned"):
         lines.append(f"| **{basis}** |" + " |" * (len(columns) + 2))

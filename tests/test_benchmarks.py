@@ -177,8 +177,9 @@ def test_the_question_why_width_helps_is_asked_as_it_says():
         1
     ).abs().max() > 0.1  # control: not by itself
     run = why_width.one_run("8x8", 0, toy=True)
+    by_itself = {"each unit by itself", "each weight by itself"}
     for basis in ("aligned", "not aligned"):
-        assert set(run[basis]) >= {"mean", "overlap -1", "overlap 1", "each unit by itself", "linearised"}
+        assert set(run[basis]) >= {"mean", "overlap -1", "overlap 1", "linearised", *by_itself}
         assert all(0 <= share <= 1 for share in run[basis].values())
     zoo = Zoo(torch.randn(30, 7, generator=generator), Layout.of(MLP([2, 1, 2])), MLP([2, 1, 2]))
     whole = why_width.mixed_by_layer(zoo, 1.0, 4, seed=0).weights  # one c for all layers: a combination of members
