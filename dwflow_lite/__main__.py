@@ -157,6 +157,9 @@ def _let_go_of_streams() -> None:
 
 
 if __name__ == "__main__":
+    # jsonschema, which nbformat imports, would take more than a second to compile the grammar of a kind of address that
+    # no notebook has; it does without where that grammar cannot be imported.
+    sys.modules.setdefault("rfc3987_syntax", None)
     _open_closed_streams()
     code = main()
     _let_go_of_streams()
