@@ -6,6 +6,7 @@ import ast
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from dwflow_lite.course.paths import COPY, repository
 from dwflow_lite.course.scoreboard.rows import Row
 
 
+@lru_cache(maxsize=256)  # many rows name the same files
 def fingerprint(text: str) -> str:
     """A digest of what Python code does: without its layout, comments and docstrings.
 
