@@ -6,6 +6,7 @@ import copy
 import html
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -112,10 +113,16 @@ def notebook_page(nb: nbformat.NotebookNode, entry: Mapping[str, Any], source: P
 
 def _body(nb: nbformat.NotebookNode, source: Path) -> str:
     """The cells as HTML."""
+    body, _ = _exporter().from_notebook_node(nb, {"metadata": {"path": str(source)}})
+    return without_handlers(body)
+
+
+@cache
+def _exporter() -> _Exporter:
+    """One for all pages: what takes it long is to compile its templates."""
     exporter = _Exporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
     exporter.register_preprocessor(CoalesceStreamsPreprocessor, enabled=True)  # a progress bar ends as one line
-    body, _ = exporter.from_notebook_node(nb, {"metadata": {"path": str(source)}})
-    return without_handlers(body)
+    return exporter
 
 
 def _cell_to_blame(nb: nbformat.NotebookNode, source: Path) -> str:

@@ -114,15 +114,22 @@ def complaint(entry: Mapping[str, Any]) -> str:
 
 def surroundings(repository: Path) -> dict[str, Any]:
     """Versions, platform and commit of this run."""
-    installed = {distribution.name: distribution.version for distribution in metadata.distributions()}
     versions = {"python": platform.python_version(), "dwflow_lite": __version__}
-    versions |= {name: installed.get(name, "not installed") for name in PACKAGES.split()}
+    versions |= {name: _version(name) for name in PACKAGES.split()}
     try:
         git = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
         commit = subprocess.run(git, cwd=repository, capture_output=True, text=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         commit = ""
     return {"versions": versions, "platform": platform.platform(), "commit": commit, **machine()}
+
+
+def _version(package: str) -> str:
+    """Which version of a package is installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def markdown(report: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 import xml.etree.ElementTree as ElementTree
+from functools import lru_cache
 
 import mistune
 from latex2mathml.converter import convert_to_element
@@ -64,6 +65,7 @@ class _Renderer(mistune.HTMLRenderer):
         return mathml(text, "block")
 
 
+@lru_cache(maxsize=8192)  # the reports, homes and glossaries of one process say much the same
 def markdown_html(text: str, *, formulas: bool = True) -> str:
     """Markdown with tables, and formulas if asked for, as HTML; HTML in it is shown as text."""
     plugins = ["table", "math"] if formulas else ["table"]
