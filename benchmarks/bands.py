@@ -10,7 +10,8 @@ seeds, threads and processors (those of commit 3105dce, and of notebook 09): of 
 two other runs, of 1,169 twelve outside bands of three, of 872 two outside bands of five; of margins 53 of 858, 14 of
 773, none of 576. The same seed with other threads and another instruction set: none of 278.
 
-Seconds and memory are the machine's: they are told, and have no band.
+Seconds and memory are the machine's: they are told, and have no band. Beside the bands stands what is usual: smallest,
+median and largest value of the stored runs.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import argparse
 import json
 import math
 import re
+import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -57,6 +59,17 @@ def band_of(values: Iterable[float], least: float = -math.inf) -> Band:
     return [float(f"{end:.4g}") for end in (max(low - wider, least), high + wider)]
 
 
+def usual(values: Iterable[float]) -> list[float]:
+    """Smallest, median and largest of some values, as they are.
+
+    Example:
+        >>> usual([0.6, 0.5, 0.9])
+        [0.5, 0.6, 0.9]
+    """
+    values = list(values)
+    return [float(f"{value:.4g}") for value in (min(values), statistics.median(values), max(values))]
+
+
 def is_banded(name: str, value: Any) -> bool:
     """Whether a metric has a band: a finite number, and none that the machine decides."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
@@ -80,6 +93,10 @@ def bands_of(runs: Mapping[str, Mapping[str, Any]]) -> Bands:
             "runs": len(entries),
             "metrics": {name: band_of(values) for name, values in _columns(map(_metrics, entries))},
             "margins": {name: band_of(values, least=0.0) for name, values in _columns(map(_margins, entries))},
+            "usual": {
+                "metrics": {name: usual(values) for name, values in _columns(map(_metrics, entries))},
+                "margins": {name: usual(values) for name, values in _columns(map(_margins, entries))},
+            },
         }
     return dict(bands)
 

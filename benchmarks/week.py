@@ -231,15 +231,18 @@ def bands_part(bands: Bands, lessons: Sequence[Lesson]) -> str:
 
 
 def _fold(lesson: Lesson, found: Mapping[str, Mapping[str, Any]], profiles: Sequence[str]) -> str:
-    """The bands of one notebook: its metrics, then the margins of its claims."""
+    """The bands of one notebook, of its metrics and the margins of its claims, beside what is usual at laptop size."""
     rows = []
     for kind in ("metrics", "margins"):
         for name in sorted({name for bands in found.values() for name in bands[kind]}):
             ends = (found.get(profile, {}).get(kind, {}).get(name) for profile in profiles)
             cells = ("–" if band is None else f"{band[0]:.3g} … {band[1]:.3g}" for band in ends)
-            rows.append((name if kind == "metrics" else f"*claim:* {name}", *cells))
+            seen = found.get("laptop", {}).get("usual", {}).get(kind, {}).get(name)
+            typical = "–" if seen is None else "{1:.3g} ({0:.3g} … {2:.3g})".format(*seen)
+            rows.append((name if kind == "metrics" else f"*claim:* {name}", typical, *cells))
     summary = f"<summary>{number_of(lesson.stem)} · {lesson.title}</summary>"
-    return f"<details>{summary}\n\n{table(('metric, or margin of a claim', *profiles), rows)}\n\n</details>\n"
+    head = ("metric, or margin of a claim", "usual, laptop", *(f"band, {profile}" for profile in profiles))
+    return f"<details>{summary}\n\n{table(head, rows)}\n\n</details>\n"
 
 
 def colab_part() -> str:

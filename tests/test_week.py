@@ -43,6 +43,8 @@ def stored(*runs, stem=STEMS[0]):
 
 def test_a_band_holds_all_stored_runs_and_reaches_further_by_the_rule():
     found = bands.bands_of(stored(a_run(0.8, 0.01), a_run(0.9, 0.3)))["smoke"][STEMS[0]]
+    seen = found.pop("usual")  # smallest, median, largest: inside the band, and tighter
+    assert seen == {"metrics": {"accuracy": [0.8, 0.85, 0.9]}, "margins": {"it works": [0.01, 0.155, 0.3]}}
     assert found == {"runs": 2, "metrics": {"accuracy": [0.6, 1.1]}, "margins": {"it works": [0.0, 0.88]}}
     assert bands.band_of([5.0, 5.0]) == [4.5, 5.5]  # a tenth
     assert bands.band_of([1e-9, 2e-9]) == pytest.approx([-1e-6, 1e-6], rel=0.01)  # a millionth: rounding
