@@ -67,7 +67,7 @@ def check_symmetries(zoo: Zoo, spec: PermutationSpec | None, switches: Mapping[s
             raise ValueError(f"{name} must be True or False, got {value!r}")
     require_spec(spec)
     if spec is not None and spec.layout != zoo.layout:
-        raise ValueError("the spec belongs to another layout than the zoo's")
+        raise ValueError("the spec belongs to another layout than the zoo's: make it from zoo.network")
 
 
 def check_order(kinds: Mapping[str, Zoo], zoo: Zoo) -> None:

@@ -161,7 +161,7 @@ def read_generator(
     tensors, metadata = read_safetensors(path, FORMAT)
     text = metadata.get("record", "")
     if metadata.get("sha256") != digest(tensors, text):
-        raise ZooFileError(f"{path} was altered after it was written: its hash does not match")
+        raise ZooFileError(f"{path} was altered after it was written (its hash does not match): save it again")
     with understood(path):
         record = dict(json.loads(text))
     if ("conditions" in record) != conditional:

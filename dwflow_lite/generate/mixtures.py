@@ -122,7 +122,7 @@ class UnitCrossover(BaseEstimator):
         require_zoo(zoo)
         spec = PermutationSpec.of(zoo.network) if self.spec is None else self.spec
         if spec.layout != zoo.layout:
-            raise ValueError("the spec belongs to another layout than the zoo's")
+            raise ValueError("the spec belongs to another layout than the zoo's: make it from zoo.network")
         members = fitted_members(self, zoo, at_least=2)
         unit_of = owners(spec)  # (d,)
         parents = min(int(self.parents), len(members))

@@ -185,7 +185,9 @@ def read_rows(x: Any, shape: tuple[int, ...], tokens: bool) -> np.ndarray:
         )
     inputs = read_tokens(x, "x") if tokens else read_inputs(x, "x")
     if inputs.shape[1:] != shape:
-        raise ValueError(f"these rows have inputs of shape {inputs.shape[1:]}, the task of {shape}")
+        raise ValueError(
+            f"these rows have inputs of shape {inputs.shape[1:]}, the task of {shape}: pass the same columns"
+        )
     return inputs
 
 

@@ -54,7 +54,8 @@ def _check_outputs(task: Task, network: nn.Module, x: Tensor) -> None:
         raise ValueError(f"the network returns a {type(outputs).__name__}: return one tensor (n, {task.outputs})")
     shape = tuple(outputs.shape)
     if shape != (len(x), task.outputs):
-        raise ValueError(f"the network returns {shape} for two examples; task {task.name!r} wants (2, {task.outputs})")
+        wanted = f"task {task.name!r} wants (2, {task.outputs}): let its last layer return {task.outputs}"
+        raise ValueError(f"the network returns {shape} for two examples; {wanted}")
     sums = outputs.double().sum(-1)
     if task.kind == "classification" and bool((outputs >= 0).all()) and torch.allclose(sums, torch.ones_like(sums)):
         warnings.warn(

@@ -50,7 +50,7 @@ def template_for(
     if network is None:
         network = _built(path, architecture, layout)
     if Layout.of(network) != layout:
-        raise ZooFileError(f"{path} does not fit the network: {layout.difference(network)}")
+        raise ZooFileError(f"{path} does not fit the network: {layout.difference(network)}; pass its own module")
     if not architecture.items() <= architecture_of(network).items():
         raise ZooFileError(f"{path} holds {architecture} networks, not {architecture_of(network)}")
     network = deepcopy(network)

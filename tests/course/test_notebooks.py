@@ -122,6 +122,8 @@ WRONG = {
         "lambda a, b, c, i, j: (a[[0, 3, 2, 1, 4]], b[[0, 3, 2, 1, 4]], c)",
         "lambda a, b, c, i, j: (a[[0, 3, 2, 1, 4]], b, c[:, [0, 3, 2, 1, 4]])",
         "lambda a, b, c, i, j: (a.zero_(), b, c)",
+        "lambda a, b, c, i, j: (a[[0, 3, 2, 1, 4]], b[[0, 3, 2, 1, 4]], c[[0, 3, 2, 1, 4]])",
+        "lambda a, b, c, i, j: (lambda v: (v.__setitem__(i, v[j]), v.__setitem__(j, v[i]), (v, b, c))[-1])(a.clone())",
     ],
     "02.2": [
         "lambda s: __import__('math').prod(__import__('math').factorial(n) for n in s)",
@@ -379,6 +381,7 @@ WRONG = {
         "lambda rows: ([[float(c) for c in r[:-1]] for r in rows if all(r)], ['rye', 'barley', 'rye'],"
         " ['barley', 'rye'])",
         "lambda rows: ([float(c) for r in rows if all(r) for c in r[:-1]], [1, 0, 1], ['barley', 'rye'])",
+        "lambda rows: ([r[:-1] for r in rows if all(r)], [1, 0, 1], ['barley', 'rye'])",
         "lambda rows: (rows.sort(), [[float(c) for c in r[:-1]] for r in rows if all(r)])",
     ],
     "13.2": [

@@ -17,7 +17,11 @@ def _try(answer: Callable, seed: int, *how: float) -> tuple[tuple[Tensor, ...], 
     network = tuple(torch.randn(*s, generator=generator).double() for s in ((5, 3), (5,), (2, 5)))
     x = torch.randn(50, 3, generator=generator).double()
     kept = [w.clone() for w in network]
-    changed = answer(*network, *how)
+    try:
+        changed = answer(*network, *how)
+    except IndexError as error:
+        shapes = "units are rows of W1 (5, 3), entries of b1 (5,) and columns of W2 (2, 5)"
+        raise AssertionError(f"your code raised IndexError: {error}; {shapes}") from None
     assert all(torch.equal(a, b) for a, b in zip(network, kept, strict=True)), (
         "the tensors you were given have changed; work on copies"
     )
@@ -29,6 +33,10 @@ def _try(answer: Callable, seed: int, *how: float) -> tuple[tuple[Tensor, ...], 
 def swap_units(answer: Callable) -> None:
     """Swap hidden units i and j of a one-hidden-layer network given as (W1, b1, W2)."""
     (w1, b1, _), (v1, c1, _), difference = _try(answer, 0, 1, 3)
+    assert not torch.equal(v1[1], v1[3]), (
+        "rows 1 and 3 of W1 are the same now: w1[i] looks into w1, and was overwritten before it was used; index with "
+        "a list of all positions, or clone the row first"
+    )
     assert torch.equal(v1[1], w1[3]) and torch.equal(v1[3], w1[1]), "rows 1 and 3 of W1 should have changed places"
     assert torch.equal(c1[1], b1[3]), "the bias belongs to the unit: entries 1 and 3 of b1 should have changed places"
     assert not difference, f"outputs changed by up to {difference:.2g}; which columns of W2 read units 1 and 3?"

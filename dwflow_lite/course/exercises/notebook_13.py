@@ -20,6 +20,7 @@ def a_table_with_gaps(answer: Callable) -> None:
     assert x.shape == (3, 2), (
         f"three of the five rows have no empty cell, with two numbers each: x is (3, 2), got {x.shape}"
     )
+    assert x.dtype.kind in "fiu", "x holds texts (or objects): float(cell) makes a number of each"
     assert np.array_equal(x, [[1.5, 2], [-4, 10], [0, 7]]), "x holds the numbers of the rows without gaps, in order"
     assert list(map(str, classes)) == ["barley", "rye"], (
         f"only barley and rye are left, in the order of their names; got {list(map(str, classes))}. A class whose rows "
