@@ -197,6 +197,10 @@ def test_a_figure_is_enlarged(opened, way):
     figure.tap() if way == "tap" else figure.press("Enter")
     large = dialog.locator("img")
     assert large.bounding_box()["width"] > 900 and large.get_attribute("alt") == figure.get_attribute("alt")
+    said = dialog.locator(".said").evaluate("said => getComputedStyle(said, '::before').content")
+    assert said == '"Swipe sideways for the rest. "'
+    dialog.locator(".sheet").evaluate("sheet => { sheet.scrollLeft = 9999; }")
+    until(page, "!document.querySelector('dialog.zoom').hasAttribute('data-more')")  # at its end
     page.keyboard.press("Escape") if way == "keyboard" else dialog.locator("button").tap()
     assert not dialog.is_visible() and page.evaluate(SIDEWAYS) <= 0
 
@@ -248,6 +252,21 @@ def test_what_scrolls_is_shaded_where_it_goes_on(opened, what):
     before = edge()
     wide[0].evaluate("box => { box.scrollLeft = 99999; }")
     assert before < edge() - 0.03
+
+
+def test_a_phone_has_a_way_back_to_the_bar(opened):
+    page = opened("pages/01_first.html", 390, has_touch=True, is_mobile=True)
+    up = page.locator("button.up")
+    assert not up.is_visible()
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    until(page, up.is_visible)
+    box = up.bounding_box()
+    assert min(box["width"], box["height"]) >= 24
+    up.tap()
+    until(page, "scrollY < 5")
+    wide = opened("pages/01_first.html", 1280)
+    wide.evaluate("scrollTo(0, document.body.scrollHeight)")
+    assert not wide.locator("button.up").is_visible()  # control: there the bar follows
 
 
 def test_a_phone_says_that_a_tap_enlarges(opened):

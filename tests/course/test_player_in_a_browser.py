@@ -137,6 +137,36 @@ def test_a_network_is_chosen_by_keys_and_by_its_point(opened):
     assert page.locator(".which output").inner_text() == f"{far + 1} of {SMOKE.networks}"
 
 
+def swipe(page, x, y, across, down):
+    """A finger that comes down at a point, moves so many pixels, and is lifted."""
+    session = page.context.new_cdp_session(page)
+    session.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [{"x": x, "y": y}]})
+    for part in range(1, 11):
+        point = {"x": x + across * part / 10, "y": y + down * part / 10}
+        session.send("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": [point]})
+    session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
+
+def test_a_finger_that_scrolls_past_a_picture_changes_nothing(opened):
+    page = opened(390, has_touch=True, is_mobile=True)
+    cloud, chart = page.locator(".cloud svg"), page.locator(".course svg")
+    chart.tap(position={"x": 0.8 * chart.bounding_box()["width"], "y": 100})
+    assert 0.65 < time_of(page) < 0.95  # where a finger presses
+    page.locator(".clock").press("End")
+    before = page.evaluate(DRAWN)
+    for picture in (cloud, chart):
+        picture.scroll_into_view_if_needed()
+        box, at = picture.bounding_box(), page.evaluate("scrollY")
+        swipe(page, box["x"] + 0.3 * box["width"], box["y"] + 0.6 * box["height"], 0, -150)
+        until(page, f"scrollY > {at}")
+        assert page.evaluate(DRAWN) == before
+    chart.scroll_into_view_if_needed()
+    box = chart.bounding_box()
+    swipe(page, box["x"] + 0.8 * box["width"], box["y"] + 0.5 * box["height"], -0.4 * box["width"], 0)
+    assert 0.2 < time_of(page) < 0.6  # control: sideways it moves time
+    assert page.wrong == []
+
+
 def test_it_plays_where_motion_is_welcome_and_waits_where_it_is_not(opened):
     still = opened()
     still.wait_for_timeout(600)

@@ -16,6 +16,7 @@ from dwflow_lite.course.site.dress import dress
 from dwflow_lite.course.site.frame import LOOK, Heading, frame
 from dwflow_lite.course.site.glossary import addresses, anchor, glossary, glossary_page
 from dwflow_lite.course.site.home import home_page, opening
+from dwflow_lite.course.site.maths import markdown_html
 from dwflow_lite.course.site.reference import ROOMS, names, reference_pages
 from dwflow_lite.course.site.search import search_script, sections
 
@@ -200,6 +201,14 @@ def test_a_name_of_the_package_is_linked_once_where_it_is_prose():
     assert dress("<p><code>evaluate(zoo, task)</code></p>", names=names(""))[0].count("api/zoo.html#evaluate") == 1
     assert "<a" not in dress("<p><code>Zoo('wines': 3 classes)</code></p>", names={"Zoo": "z"})[0]
     assert names("../")["figures.draw_flow"] == "../api/figures.html#draw_flow"
+
+
+def test_what_is_typed_at_a_prompt_stands_as_code_in_the_reference():
+    pages = {name: BeautifulSoup(page, "html.parser") for name, page in reference_pages().items()}
+    assert not any(page.select("blockquote blockquote") for page in pages.values())  # what ">>>" is in Markdown
+    typed = [block.get_text() for page in pages.values() for block in page.select(".highlight pre")]
+    assert sum(text.startswith(">>> ") and text.count("\n") > 1 for text in typed) > 30
+    assert BeautifulSoup(markdown_html(">>> 1 + 1\n2"), "html.parser").select("blockquote blockquote")  # control
 
 
 # -- glossary, reference, search -------------------------------------------------------------------------------------

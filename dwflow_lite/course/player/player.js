@@ -78,7 +78,7 @@ function drawCloud(one) {
   }
 }
 
-cloud.addEventListener("pointerdown", (event) => {
+cloud.addEventListener("click", (event) => {  // which a finger that scrolls does not make
   const box = cloud.getBoundingClientRect();
   const [x, y] = [(event.clientX - box.left) * WIDE / box.width, (event.clientY - box.top) * HIGH / box.height];
   const now = at(scene().points, scene(), state.time, 2);
@@ -126,14 +126,29 @@ function timeUnder(event) {
   moveTo((x - LEFT) / (RIGHT - LEFT) * last);
 }
 
-chart.addEventListener("pointerdown", (event) => {
-  pause();
+let held = null;  // the pointer that moves time
+let began = null;  // where a finger came down: it may want to scroll
+
+function hold(event) {
+  [held, began] = [event.pointerId, null];
   chart.setPointerCapture(event.pointerId);
-  timeUnder(event);
+  pause();
+}
+
+chart.addEventListener("pointerdown", (event) => {
+  if (event.pointerType === "mouse") hold(event);
+  else began = [event.clientX, event.clientY];
+  if (held !== null) timeUnder(event);
 });
 chart.addEventListener("pointermove", (event) => {
-  if (chart.hasPointerCapture(event.pointerId)) timeUnder(event);
+  if (began) {
+    const [across, down] = [Math.abs(event.clientX - began[0]), Math.abs(event.clientY - began[1])];
+    if (across > 8 && across > down) hold(event);
+  }
+  if (held === event.pointerId) timeUnder(event);
 });
+for (const end of ["pointerup", "pointercancel"]) chart.addEventListener(end, () => { [held, began] = [null, null]; });
+chart.addEventListener("click", (event) => { pause(); timeUnder(event); });
 
 // -- right: the first layer, a picture for each unit -----------------------------------------------------------------
 

@@ -85,6 +85,13 @@ if (linkOf.size) {
 const fold = document.querySelector(".contents > details");
 if (fold && !matchMedia("(min-width: 75rem)").matches) fold.open = false;
 
+// -- on a phone the bar does not follow: a way back to it ------------------------------------------------------------
+
+const up = make("button", { class: "up", type: "button", "aria-label": "To the top", hidden: "" }, "↑");
+up.addEventListener("click", () => scrollTo({ top: 0 }));
+document.body.append(up);
+new IntersectionObserver(([bar]) => { up.hidden = bar.isIntersecting; }).observe(document.querySelector(".bar"));
+
 // -- copy the code of a cell ---------------------------------------------------------------------------------------
 
 for (const block of document.querySelectorAll(".highlight")) {
@@ -111,6 +118,9 @@ for (const box of document.querySelectorAll("pre, .table, math[display=block]"))
 // -- enlarge a figure ----------------------------------------------------------------------------------------------
 
 const zoom = document.querySelector(".zoom");
+const sheet = zoom.querySelector(".sheet");
+const tellMore = () => zoom.toggleAttribute("data-more", sheet.scrollLeft + sheet.clientWidth < sheet.scrollWidth - 8);
+sheet.addEventListener("scroll", tellMore);
 zoom.addEventListener("click", (event) => {
   if (event.target === zoom || event.target.closest("button")) zoom.close();
 });
@@ -119,9 +129,10 @@ for (const picture of document.querySelectorAll("main img:not(a img)")) {
   picture.setAttribute("tabindex", "0");
   picture.setAttribute("aria-label", `Enlarge: ${picture.alt}`);
   const enlarge = () => {
-    zoom.querySelector(".sheet").replaceChildren(make("img", { src: picture.src, alt: picture.alt }));
+    sheet.replaceChildren(make("img", { src: picture.src, alt: picture.alt }));
     zoom.querySelector(".said").textContent = picture.alt;
     zoom.showModal();
+    tellMore();
   };
   picture.addEventListener("click", enlarge);
   picture.addEventListener("keydown", (event) => {

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import griffe
@@ -18,6 +19,7 @@ from dwflow_lite.course.site.frame import COURSE, Heading, frame
 from dwflow_lite.course.site.maths import markdown_html
 
 PACKAGE = Path(__file__).resolve().parents[2]
+TYPED = re.compile(r"^([ \t]*>>> .*(?:\n[ \t]*\S.*)*\n?)", re.MULTILINE)  # to the next empty line
 ROLE = re.compile(r":\w+:`~?([^`]+)`")
 LABELS = {
     "parameters": "Args",
@@ -195,6 +197,12 @@ def _first(item: Any) -> str:
 
 
 def _text(text: str) -> str:
+    """Prose as HTML; in it, what is typed at a prompt and what that answers stands as code."""
+    parts = TYPED.split(text)  # prose, typed, prose, …
+    return "".join(_console(dedent(part)) if number % 2 else _prose(part) for number, part in enumerate(parts))
+
+
+def _prose(text: str) -> str:
     return markdown_html(ROLE.sub(r"`\1`", text), formulas=False)
 
 
