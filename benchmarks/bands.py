@@ -89,13 +89,14 @@ def bands_of(runs: Mapping[str, Mapping[str, Any]]) -> Bands:
             by_notebook[profile, stem].append(entry)
     bands: Bands = defaultdict(dict)
     for (profile, stem), entries in sorted(by_notebook.items()):
+        metrics, margins = dict(_columns(map(_metrics, entries))), dict(_columns(map(_margins, entries)))
         bands[profile][stem] = {
             "runs": len(entries),
-            "metrics": {name: band_of(values) for name, values in _columns(map(_metrics, entries))},
-            "margins": {name: band_of(values, least=0.0) for name, values in _columns(map(_margins, entries))},
+            "metrics": {name: band_of(values) for name, values in metrics.items()},
+            "margins": {name: band_of(values, least=0.0) for name, values in margins.items()},
             "usual": {
-                "metrics": {name: usual(values) for name, values in _columns(map(_metrics, entries))},
-                "margins": {name: usual(values) for name, values in _columns(map(_margins, entries))},
+                "metrics": {name: usual(values) for name, values in metrics.items()},
+                "margins": {name: usual(values) for name, values in margins.items()},
             },
         }
     return dict(bands)

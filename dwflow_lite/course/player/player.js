@@ -133,19 +133,21 @@ function hold(event) {
   [held, began] = [event.pointerId, null];
   chart.setPointerCapture(event.pointerId);
   pause();
+  timeUnder(event);
+}
+
+function goesSideways(event) {
+  const [across, down] = [Math.abs(event.clientX - began[0]), Math.abs(event.clientY - began[1])];
+  return across > 8 && across > down;
 }
 
 chart.addEventListener("pointerdown", (event) => {
   if (event.pointerType === "mouse") hold(event);
   else began = [event.clientX, event.clientY];
-  if (held !== null) timeUnder(event);
 });
 chart.addEventListener("pointermove", (event) => {
-  if (began) {
-    const [across, down] = [Math.abs(event.clientX - began[0]), Math.abs(event.clientY - began[1])];
-    if (across > 8 && across > down) hold(event);
-  }
   if (held === event.pointerId) timeUnder(event);
+  else if (began && goesSideways(event)) hold(event);
 });
 for (const end of ["pointerup", "pointercancel"]) chart.addEventListener(end, () => { [held, began] = [null, null]; });
 chart.addEventListener("click", (event) => { pause(); timeUnder(event); });

@@ -172,7 +172,7 @@ def _section(section: Any) -> str:
     if kind == "text":
         return _text(section.value)
     if kind == "examples":
-        return "".join(_text(text) if part.value == "text" else _console(text) for part, text in section.value)
+        return "".join(_text(text) for _, text in section.value)
     if kind == "admonition":
         return f"<p><b>{html.escape(section.title or '')}</b></p>{_text(section.value.description)}"
     rows = "".join(_definition(element) for element in section.value)
