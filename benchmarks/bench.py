@@ -54,9 +54,10 @@ def processor() -> str:
 
 
 def surroundings() -> dict[str, Any]:
-    """Machine, threads and versions."""
+    """Card, if there is one, machine, threads and versions."""
     libraries = {name: version(name) for name in ("numpy", "scipy")}
-    return {
+    card = {"card": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
+    return card | {
         "processor": processor(),
         "system": f"{platform.system()} {platform.machine()}",
         "cores": os.cpu_count(),
@@ -80,6 +81,11 @@ def code_digest(stage: str) -> str:
 def all_stages() -> list[str]:
     """Names of the files in benchmarks/stages."""
     return sorted(path.stem for path in STAGES.glob("*.py") if path.stem != "__init__")
+
+
+def default_stages() -> list[str]:
+    """All of them; without a card, those that need none."""
+    return [stage for stage in all_stages() if stage != "card" or torch.cuda.is_available()]
 
 
 def rows_of(stage: str) -> Rows:
@@ -198,8 +204,9 @@ def page(result: Mapping[str, Any]) -> str:
         keys.setdefault(json.dumps({k: v for k, v in row["key"].items() if k != "code"}, sort_keys=True), row["key"])
     for key in keys.values():
         libraries = ", ".join(f"{name} {number_}" for name, number_ in key["versions"].items())
+        machine = ", ".join(key[name] for name in ("card", "processor") if name in key)
         lines.append(
-            f"- {key['processor']} ({key['system']}), {key['cores']} cores, {key['threads']} threads; {libraries}"
+            f"- {machine} ({key['system']}), {key['cores']} cores, {key['threads']} threads; {libraries}"
             f"{'; toy sizes, whose seconds say nothing' if key['toy'] else ''}"
         )
     for stage in dict.fromkeys(row["stage"] for row in result["rows"].values()):
@@ -236,7 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"no stage {', '.join(unknown)}: choose from {', '.join(all_stages())}")
     if given.out.suffix != ".json":
         parser.error(f"--out names a JSON file, such as {given.out.name}.json")
-    stages = given.stages or all_stages()
+    stages = given.stages or default_stages()
     command = "python -m benchmarks.bench" + (f" --stages {' '.join(stages)}" if given.stages else "")
     rows = run(stages, given.out, given.again, given.toy, command + (" --toy" if given.toy else ""))
     bad = [name for name, row in rows.items() if not is_good(row)]

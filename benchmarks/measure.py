@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import TypeVar
 
+import torch
+
 Result = TypeVar("Result")
 
 
@@ -30,6 +32,14 @@ class Measured:
     holds: dict[str, bool] = field(default_factory=dict)
 
 
+def finished(call: Callable[[], Result]) -> Result:
+    """The result of a call, once a card has done what it was told: it works on while Python goes on."""
+    result = call()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return result
+
+
 def timed(call: Callable[[], Result], repeats: int = 3, warm: int = 1) -> tuple[float, float, Result]:
     """Run a call several times.
 
@@ -42,12 +52,12 @@ def timed(call: Callable[[], Result], repeats: int = 3, warm: int = 1) -> tuple[
         The median in seconds, the longest over the shortest, and the last result.
     """
     for _ in range(warm):
-        call()
+        finished(call)
     seconds = []
     for _ in range(repeats):
         result = None  # before the next is made: two may not fit into memory
         start = time.perf_counter()
-        result = call()
+        result = finished(call)
         seconds.append(time.perf_counter() - start)
     return median(seconds), max(seconds) / max(min(seconds), 1e-9), result
 
@@ -69,7 +79,7 @@ def side_by_side(
     for turn in range(warm + repeats):
         for name, call in calls.items():
             start = time.perf_counter()
-            call()
+            finished(call)
             if turn >= warm:
                 seconds[name].append(time.perf_counter() - start)
     return {name: (median(all_), max(all_) / max(min(all_), 1e-9)) for name, all_ in seconds.items()}

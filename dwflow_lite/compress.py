@@ -172,7 +172,7 @@ class DualPCA(BaseEstimator):
         components carry over to networks that the fit has not seen.
         """
         codes, squares = self._project(x)
-        return codes.double().square().cumsum(-1) / squares[..., None].clamp_min(1e-300)
+        return codes.double().square().cumsum(-1) / squares.to(codes.device)[..., None].clamp_min(1e-300)
 
     def basis(self, others: int = 0) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Chunk after chunk of columns: which, mean (c,) and components (k, c); one pass over rows that are on disk.
