@@ -1,9 +1,13 @@
 """The order of the tests; and what those in a browser share: Chromium, windows, pictures of those that failed."""
 
 import re
+import sys
 
 import pytest
 from browsing import CHROMIUM, NO_PLAYWRIGHT
+
+# As the command line does: without a kind of address whose grammar jsonschema would build for seconds.
+sys.modules.setdefault("rfc3987_syntax", None)
 
 WINDOWS = pytest.StashKey()  # the pages that a test has opened
 

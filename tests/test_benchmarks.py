@@ -24,6 +24,7 @@ from benchmarks import (
     ensembles,
     ensembles_page,
     new_and_accurate,
+    precision,
     recipes,
     two_modes,
     why_width,
@@ -347,6 +348,20 @@ def test_deep_networks_at_toy_size(monkeypatch, tmp_path):
             continue
         is_shared = bool((tensor == tensor[0]).all())
         assert is_shared == name.startswith(("stem", "stages.0")), name  # the control is in it: others differ
+
+
+def test_each_precision_and_layout_at_toy_size(monkeypatch, tmp_path):
+    ways = {(case.network, case.precision, case.channels_last, case.members > 0): case for case in precision.CASES}
+    monkeypatch.setattr(precision, "CASES", [replace(case, batch=2) for case in ways.values()])
+    monkeypatch.setattr(precision, "STEPS", 1)
+    precision.main(["--toy", "--out", str(tmp_path / "found.json")])
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert len(found["cases"]) == len(ways) and all(case["images a second"] > 0 for case in found["cases"])
+    kept = json.loads(precision.OUT.read_text())
+    assert set(kept["cases"][0]) == set(found["cases"][0]) and "H200" in kept["machine"]["card"]
+    monkeypatch.setattr(precision, "step_of", lambda *given: lambda: torch.tensor(math.nan))
+    with pytest.raises(ValueError, match="the loss is nan"):  # control
+        precision.images_a_second(precision.CASES[0], torch.device("cpu"), toy=True)
 
 
 def test_runs_of_claims_carry_over_an_edit_that_changes_no_claim(monkeypatch):
