@@ -66,7 +66,7 @@ def lines(starts: Tensor, ends: Tensor, zoo: Zoo, task: Task) -> dict[str, float
 
 def one_seed(seed: int, toy: bool) -> dict:
     """Lines of every kind of network of one seed."""
-    regime = replace(REGIME, members=6, held_out=3, epochs=2) if toy else REGIME
+    regime = replace(REGIME, hidden=(16,), members=6, held_out=3, epochs=2) if toy else REGIME
     samples, turns, flow = (4, 1, FlowSettings(hidden=16, steps=20)) if toy else (40, 5, None)
     task = load_task(regime.task, seed=seed)
     trained = regime.zoo(task, seed)

@@ -333,6 +333,7 @@ def test_deep_networks_at_toy_size(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     bisect = deep_networks.least_width
     monkeypatch.setattr(deep_networks, "least_width", lambda *given: bisect(*given[:-1], 1))  # one turn is enough
+    monkeypatch.setattr(deep_networks, "SAMPLES", 4)
     small = ResNet((4, 8), 1, channels=1, norm="batch")
     setup = deep_networks.Setup(small, Recipe(1))
     monkeypatch.setitem(deep_networks.SETUPS, "small", setup)
