@@ -1,6 +1,6 @@
-"""Puts the pretended card into kernels of Jupyter, and into nothing else: with tests/card on PYTHONPATH, as in
+"""Puts the pretended card into kernels of Jupyter, and into nothing else. With the whole path on PYTHONPATH, as in
 
-PYTHONPATH=tests/card python -m dwflow_lite run --profile smoke -p device cuda --out build/card
+PYTHONPATH=$PWD/tests/card python -m dwflow_lite run --profile smoke -p device cuda --out build/card
 """
 
 import sys
