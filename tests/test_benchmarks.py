@@ -131,6 +131,13 @@ def test_a_stage_that_cannot_be_read_is_named(monkeypatch, tmp_path, capsys):
     assert "no stage nowhere: choose from gone, made_up" in capsys.readouterr().err
 
 
+def test_the_card_is_measured_where_there_is_one(monkeypatch):
+    for there in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        assert ("card" in bench.default_stages()) is there
+    assert set(bench.all_stages()) - set(bench.default_stages()) == {"card"}
+
+
 def test_what_a_result_depends_on_names_code_and_machine_but_no_host(monkeypatch):
     digests = [bench.code_digest(stage) for stage in bench.all_stages()]
     assert len(set(digests)) == len(digests) and digests[0] == bench.code_digest(bench.all_stages()[0])
