@@ -98,22 +98,13 @@ def test_what_a_card_allows_is_allowed(card):
 # -- the package -------------------------------------------------------------------------------------------------------
 
 
-def digits(card, images=False):
-    task = load_task("digits").to(card)
-    if not images:
-        return task
-    for split in task.splits.values():
-        object.__setattr__(split, "x", split.x.view(-1, 1, 8, 8))
-    return task
-
-
 def small_zoo(task, card, network=None, **options):
     network = MLP([64, 6, 6, 10]) if network is None else network
     return train_zoo(task, network, members=5, held_out=2, recipe=SHORT, device=card, **options)
 
 
 def test_a_zoo_is_the_one_of_the_cpu(card, tmp_path):
-    task = digits(card)
+    task = load_task("digits").to(card)
     zoo = small_zoo(task, card, checkpoint=tmp_path)
     assert zoo.device == card and small_zoo(task, card, checkpoint=tmp_path).device == card
     assert torch.equal(zoo.weights.cpu(), small_zoo(load_task("digits"), "cpu").weights)  # numbers are the CPU's
@@ -125,7 +116,7 @@ def test_a_zoo_is_the_one_of_the_cpu(card, tmp_path):
 
 
 def test_from_alignment_to_audit(card, tmp_path):
-    task = digits(card)
+    task = load_task("digits").to(card)
     zoo = small_zoo(task, card)
     aligned = canonicalise(zoo, rounds=2, restarts=2)
     spec = PermutationSpec.of(zoo.network)
@@ -159,7 +150,7 @@ def test_every_question_to_a_pca(card, components):
 
 
 def test_residual_networks_and_transformers(card):
-    task = digits(card, images=True)
+    task = load_task("digits").to(card)
     zoo = small_zoo(task, card, ResNet((4, 4), 1, channels=1))
     aligned = canonicalise(zoo)
     assert recalibrate(aligned, task).device == card
@@ -172,7 +163,7 @@ def test_residual_networks_and_transformers(card):
 def test_conditions_and_mixtures(card):
     zoos = {}
     for seed in (0, 1):
-        zoos[f"seed {seed}"] = small_zoo(digits(card), card, seed=seed)
+        zoos[f"seed {seed}"] = small_zoo(load_task("digits").to(card), card, seed=seed)
     aligned = align_together(zoos)
     model = ConditionalDeepWeightFlow(align=None, flow=FLOW).fit(aligned)
     assert model.sample(2, condition="seed 1", seed=0).device == card

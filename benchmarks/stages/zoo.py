@@ -29,7 +29,7 @@ SHORT = Recipe(epochs=1)
 
 
 def digits(size: int | None = None) -> Task:
-    """Handwritten digits as vectors: of 8 x 8 pixels, or enlarged to ``size`` x ``size`` (MNIST's 28)."""
+    """Handwritten digits (n, 1, 8, 8); or as vectors, enlarged to ``size`` x ``size`` pixels (MNIST's 28)."""
     task = load_task("digits")
     if size is None:
         return task
@@ -37,16 +37,14 @@ def digits(size: int | None = None) -> Task:
 
 
 def enlarged(x: Tensor, size: int) -> Tensor:
-    """Images (n, 1, size, size) of vectors (n, 64)."""
-    return F.interpolate(x.reshape(-1, 1, 8, 8), size=size, mode="bilinear")
+    """Images (n, 1, size, size) of small ones (n, 1, 8, 8)."""
+    return F.interpolate(x, size=size, mode="bilinear")
 
 
-def images() -> Task:
-    """Handwritten digits as images (n, 1, 8, 8)."""
-    task = load_task("digits")
-    return replace(
-        task, splits={name: replace(s, x=s.x.reshape(-1, 1, 8, 8)) for name, s in task.splits.items()}
-    )  # fmt: skip
+def some_of(task: Task, examples: int) -> Task:
+    """So many examples of each split."""
+    few = {name: replace(split, x=split.x[:examples], y=split.y[:examples]) for name, split in task.splits.items()}
+    return replace(task, splits=few, indices={name: at[:examples] for name, at in task.indices.items()})
 
 
 # -- where the time goes ---------------------------------------------------------------------------------------------
@@ -133,8 +131,7 @@ def zoo_of(
     task = make_task()
     if toy:
         members, loop_members, epochs = 2, 2, 1
-        few = {name: replace(split, x=split.x[:64], y=split.y[:64]) for name, split in task.splits.items()}
-        task = replace(task, splits=few, indices={name: at[:64] for name, at in task.indices.items()})
+        task = some_of(task, 64)
     recipe = Recipe(epochs=epochs)
     short = train_zoo(task, network, members=loop_members, recipe=SHORT)
     alone = train_zoo(task, network, members=loop_members, recipe=SHORT, method="loop")
@@ -165,8 +162,8 @@ ROWS: dict[str, Callable[[bool], Measured]] = {
     "100 MLPs 784-32-32-10 on enlarged digits": partial(
         zoo_of, partial(digits, 28), MLP([784, 32, 32, 10]), 100, 10, 6, 3.0
     ),
-    "20 ResNet-8 on digits": partial(zoo_of, images, ResNet((4, 8, 16), 1, channels=1), 20, 4, 3, 0.0),
+    "20 ResNet-8 on digits": partial(zoo_of, digits, ResNet((4, 8, 16), 1, channels=1), 20, 4, 3, 0.0),
     "20 small vision transformers on digits": partial(
-        zoo_of, images, ViT(8, 2, 32, 2, 4, channels=1), 20, 4, 3, 0.0
+        zoo_of, digits, ViT(8, 2, 32, 2, 4, channels=1), 20, 4, 3, 0.0
     ),
 }  # fmt: skip
