@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from dwflow_lite.support.paths import written_whole
+
 Runs = dict[str, dict]
 
 ZOOS = Path("build/artefacts")  # where zoos are kept, for all who ask about the same one
@@ -18,7 +20,7 @@ ZOOS = Path("build/artefacts")  # where zoos are kept, for all who ask about the
 def run_missing(
     out: Path, command: str, jobs: Mapping[str, Callable[[], dict]], page: Callable[[Runs], str] | None = None
 ) -> None:  # fmt: skip
-    """Run the jobs that a file does not hold, and write it after each of them.
+    """Run the jobs that a file does not hold, and write it after each of them; several processes may share a file.
 
     Args:
         out: the JSON file, which holds ``runs``: what each job gave, by its name; with command, date and machine.
@@ -26,14 +28,21 @@ def run_missing(
         jobs: name -> what is run.
         page: writes all runs as Markdown, beside the file.
     """
-    stored = json.loads(out.read_text()) if out.exists() else {"runs": {}}
     for name, job in jobs.items():
-        if name in stored["runs"]:
+        if name in _stored(out)["runs"]:
             continue
-        stored["runs"][name] = job()
+        found = job()
+        stored = _stored(out)  # read again: another process may have added to it meanwhile
+        stored["runs"][name] = found
         stored |= {"command": command, "date": date.today().isoformat()}
         stored |= {"machine": {"cpu": platform.machine(), "torch": torch.__version__}}
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(stored, indent=1) + "\n")
+        with written_whole(out) as partial:
+            partial.write_text(json.dumps(stored, indent=1) + "\n")
         if page is not None:
             out.with_suffix(".md").write_text(page(stored["runs"]))
+
+
+def _stored(out: Path) -> dict:
+    """What the file holds."""
+    return json.loads(out.read_text()) if out.exists() else {"runs": {}}

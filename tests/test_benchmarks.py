@@ -9,6 +9,7 @@ import subprocess
 import sys
 import types
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -23,6 +24,7 @@ from benchmarks import (
     deep_networks,
     ensembles,
     ensembles_page,
+    kept,
     new_and_accurate,
     precision,
     recipes,
@@ -262,6 +264,24 @@ def test_ensembles_at_toy_size():
     assert cost == 5.25 and other is trained["5"]
 
 
+def test_what_is_kept_is_not_run_again_and_processes_may_share_a_file(tmp_path):
+    out, ran = tmp_path / "runs.json", []
+
+    def job(name: str, *meanwhile: str) -> dict:
+        ran.append(name)
+        for other in meanwhile:  # as another process would, while this one works
+            kept.run_missing(out, "python", {other: partial(job, other)})
+        return {"value": name}
+
+    jobs = {"first": partial(job, "first", "other"), "second": partial(job, "second"), "other": partial(job, "other")}
+    kept.run_missing(out, "python", jobs, page=lambda runs: ", ".join(sorted(runs)))
+    assert json.loads(out.read_text())["runs"] == {name: {"value": name} for name in jobs}  # none is lost
+    assert ran == ["first", "other", "second"]  # each once
+    assert out.with_suffix(".md").read_text() == "first, other, second"
+    kept.run_missing(out, "python", {"third": partial(job, "third")})  # control: what is missing is run
+    assert ran[-1] == "third"
+
+
 TINY = new_and_accurate.Regime("digits", (8,), "fast1", epochs=2, members=6, held_out=3)
 
 
@@ -365,8 +385,8 @@ def test_each_precision_and_layout_at_toy_size(monkeypatch, tmp_path):
     precision.main(["--toy", "--out", str(tmp_path / "found.json")])
     found = json.loads((tmp_path / "found.json").read_text())
     assert len(found["cases"]) == len(ways) and all(case["images a second"] > 0 for case in found["cases"])
-    kept = json.loads(precision.OUT.read_text())
-    assert set(kept["cases"][0]) == set(found["cases"][0]) and "H200" in kept["machine"]["card"]
+    committed = json.loads(precision.OUT.read_text())
+    assert set(committed["cases"][0]) == set(found["cases"][0]) and "H200" in committed["machine"]["card"]
     monkeypatch.setattr(precision, "step_of", lambda *given: lambda: torch.tensor(math.nan))
     with pytest.raises(ValueError, match="the loss is nan"):  # control
         precision.images_a_second(precision.CASES[0], torch.device("cpu"), toy=True)
