@@ -1,0 +1,106 @@
+"""What notebook 09 shows of ``benchmarks/results/new_and_accurate.json``: every zoo of which the test split was read.
+
+Nothing here computes a result: ``benchmarks/new_and_accurate.py`` wrote them, and ``benchmarks/recipes.py`` what other
+recipes reach at the same width.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from statistics import mean
+from typing import Any
+
+from dwflow_lite.course.notebook import markdown_table
+from dwflow_lite.course.paths import repository
+
+Runs = list[dict[str, Any]]
+
+# Zoo -> how it stands in the table, and which of the recipes at its width is its own, where they were compared.
+ZOOS = {
+    "digits-128-adam": ("digits, 128 units, no decay, 60 epochs", None),
+    "digits-128-fast1": ("digits, 128 units, decay 1, 60 epochs", None),
+    "digits-160-fast1": ("digits, 160 units, decay 1, 60 epochs", "width 160; adamw 0.003, decay 1, 60 epochs"),
+    "digits-256-long0.3": ("digits, 256 units, decay 0.3, 120 epochs", "width 256; adamw 0.003, decay 0.3, 120 epochs"),
+    "digits-384-long0.3": ("digits, 384 units, decay 0.3, 120 epochs", "width 384; adamw 0.003, decay 0.3, 120 epochs"),
+    "mnist-512-large1-N50": ("MNIST, 512 units, decay 1, 5 epochs", None),
+    "mnist-1024-large1-N50": ("MNIST, 1,024 units, decay 1, 5 epochs", None),
+}
+
+
+def accuracy_table() -> str:
+    """What the zoos read, how far that is from the best recipe of their width, and what generated networks lose."""
+    lines = []
+    for name, runs in _by_zoo().items():
+        words, recipe = ZOOS[name]
+        zoo, below = mean(_scores(runs, "zoo")), below_the_best(recipe) if recipe else None
+        made = [f"{zoo - mean(_scores(runs, kind)):.1f}" for kind in ("mixture of all", "Gaussian on codes, wider")]
+        lines.append([words, len(runs), f"{zoo:.1f} %", "–" if below is None else f"{below:.1f}", *made])
+    best = "below the best recipe (points, validation)"
+    return markdown_table(
+        ["zoo", "seeds", "accuracy (test)", best, "lost by mixtures (points)", "by the Gaussian"], lines
+    )
+
+
+def share_table() -> str:
+    """Of each kind of network the share over both bars, in percent: a number for each seed."""
+    kinds = {
+        "held-out": "held-out networks",
+        "mixtures of all": "mixture of all",
+        "Gaussian about the mean": "Gaussian on codes, wider",
+        "member + noise": "zoo + noise",
+        "Gaussian on weights": "Gaussian on weights",
+    }
+    lines = []
+    for name, runs in _by_zoo().items():
+        shares = [_percent(_shares(runs, kind)) for kind in kinds.values()]
+        apart = _percent(_shares(runs, "mixture of all", "not aligned"))
+        lines.append([ZOOS[name][0], *shares, apart, _percent([best_without_alignment(run) for run in runs])])
+    return markdown_table(["zoo", *kinds, "mixtures, not aligned", "best of all, not aligned"], lines)
+
+
+def best_without_alignment(run: dict[str, Any]) -> float:
+    """With hindsight: the largest share over both bars of all generators but noise about members, not aligned."""
+    trained = ("zoo", "held-out networks", "zoo + noise")
+    return max(row["accurate_and_new"] for row in run["not aligned"] if row["name"] not in trained)
+
+
+def below_the_best(recipe: str) -> float:
+    """Points that a recipe, by width and name, lies below the best of its width: validation, mean over seeds."""
+    width = recipe.partition("; ")[0]
+    found = defaultdict(list)
+    for key, run in _stored("recipes").items():
+        at, name, _ = key.split("; ")
+        if at.partition(",")[0] == width:
+            found[f"{width}; {name}"].append(mean(run["accuracy"]))
+    return 100 * (max(map(mean, found.values())) - mean(found[recipe]))
+
+
+def _by_zoo() -> dict[str, Runs]:
+    """The runs of each zoo, a seed each, in the order of ``ZOOS``."""
+    found: dict[str, Runs] = {name: [] for name in ZOOS}
+    for key, run in _stored("new_and_accurate").items():
+        found[key.partition(",")[0]].append(run)
+    return found
+
+
+def _stored(name: str) -> dict[str, dict[str, Any]]:
+    path = repository() / "benchmarks" / "results" / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8"))["runs"]
+
+
+def _rows(runs: Runs, kind: str, basis: str = "universe") -> list[dict[str, Any]]:
+    return [row for run in runs for row in run[basis] if row["name"] == kind]
+
+
+def _scores(runs: Runs, kind: str) -> list[float]:
+    return [100 * row["score"] for row in _rows(runs, kind)]
+
+
+def _shares(runs: Runs, kind: str, basis: str = "universe") -> list[float]:
+    return [row["accurate_and_new"] for row in _rows(runs, kind, basis)]
+
+
+def _percent(shares: Sequence[float]) -> str:
+    return ", ".join(f"{100 * share:.0f}" for share in shares)

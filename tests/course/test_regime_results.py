@@ -1,0 +1,69 @@
+"""What notebook 09 shows of the zoos whose test split was read: in words that fit them, and numbers of the files."""
+
+import copy
+from statistics import mean
+
+import pytest
+
+from benchmarks import new_and_accurate, recipes
+from dwflow_lite.course import regime_results
+from dwflow_lite.course.regime_results import ZOOS, accuracy_table, below_the_best, share_table
+
+from .test_large_results import rows_of
+
+
+def test_each_zoo_is_described_as_it_was_trained():
+    for name, (words, recipe) in ZOOS.items():
+        regime = new_and_accurate.REGIMES[name]
+        own = new_and_accurate.RECIPES[regime.recipe]
+        decay = f"decay {own.weight_decay:g}" if own.weight_decay else "no decay"
+        units = f"{regime.hidden[0]:,} units"
+        assert (
+            words == f"{regime.task if regime.task == 'digits' else 'MNIST'}, {units}, {decay}, {regime.epochs} epochs"
+        )
+        assert len(regime.hidden) == 1
+        if recipe is not None:
+            width, _, compared = recipe.partition("; ")
+            known = recipes.RECIPES[compared]
+            assert width == f"width {regime.hidden[0]}" and known.epochs == regime.epochs
+            assert (known.optimizer, known.lr, known.weight_decay) == (own.optimizer, own.lr, own.weight_decay)
+
+
+def test_tables_have_a_line_for_every_zoo_and_a_number_for_every_seed():
+    seeds = [int(row[1]) for row in rows_of(accuracy_table())[2:]]
+    shares = rows_of(share_table())[2:]
+    assert [row[0] for row in shares] == [words for words, _ in ZOOS.values()] and len(seeds) == len(ZOOS)
+    for count, row in zip(seeds, shares, strict=True):
+        assert all(len(cell.split(", ")) == count for cell in row[1:])
+        assert all(0 <= int(number) <= 100 for cell in row[1:] for number in cell.split(", "))
+
+
+def test_numbers_are_those_of_the_file(monkeypatch):
+    stored = {name: regime_results._stored(name) for name in ("new_and_accurate", "recipes")}
+    for run in stored["new_and_accurate"].values():
+        apart = {row["name"]: row["accurate_and_new"] for row in run["not aligned"]}
+        best = regime_results.best_without_alignment(run)
+        assert best == new_and_accurate.luckiest(run["not aligned"])["accurate_and_new"]
+        assert best >= apart["mixture of all"]
+    changed = copy.deepcopy(stored)
+    for run in changed["new_and_accurate"].values():
+        for row in run["universe"]:
+            row["accurate_and_new"] = 0.5 * (row["name"] == "mixture of all")
+    monkeypatch.setattr(regime_results, "_stored", changed.__getitem__)
+    for row in rows_of(share_table())[2:]:  # control: it is read from the file
+        assert set(row[2].split(", ")) == {"50"} and set(row[1].split(", ") + row[4].split(", ")) == {"0"}
+    monkeypatch.setattr(regime_results, "_stored", lambda name: stored[name] | {"digits-8-new, seed 0": {}})
+    with pytest.raises(KeyError, match="digits-8-new"):  # a zoo without words is not left out
+        share_table()
+
+
+def test_the_best_recipe_of_a_width_is_the_best_mean_over_seeds():
+    own = "width 256; adamw 0.003, decay 0.3, 120 epochs"
+    at_256 = {key: run for key, run in regime_results._stored("recipes").items() if key.startswith("width 256,")}
+    of_each: dict[str, list[float]] = {}
+    for key, run in at_256.items():
+        of_each.setdefault(key.split("; ")[1], []).append(mean(run["accuracy"]))
+    means = {name: mean(scores) for name, scores in of_each.items()}
+    assert below_the_best(own) == pytest.approx(100 * (max(means.values()) - means[own.split("; ")[1]]))
+    best = max(means, key=means.get)
+    assert below_the_best(f"width 256; {best}") == 0 < below_the_best("width 256; adamw 0.003, decay 3, 60 epochs")
