@@ -19,13 +19,13 @@ Runs = list[dict[str, Any]]
 
 # Zoo -> how it stands in the tables, its epochs, and its own of the recipes tried at its width, if any were.
 ZOOS = {
-    "digits-128-adam": ("digits, 128 units, no decay", 60, None),
-    "digits-128-fast1": ("digits, 128 units, decay 1", 60, None),
-    "digits-160-fast1": ("digits, 160 units, decay 1", 60, "width 160; adamw 0.003, decay 1, 60 epochs"),
-    "digits-256-long0.3": ("digits, 256 units, decay 0.3", 120, "width 256; adamw 0.003, decay 0.3, 120 epochs"),
-    "digits-384-long0.3": ("digits, 384 units, decay 0.3", 120, "width 384; adamw 0.003, decay 0.3, 120 epochs"),
-    "mnist-512-large1-N50": ("MNIST, 512 units, decay 1", 5, None),
-    "mnist-1024-large1-N50": ("MNIST, 1,024 units, decay 1", 5, None),
+    "digits-128-adam": ("digits 128, no decay", 60, None),
+    "digits-128-fast1": ("digits 128, decay 1", 60, None),
+    "digits-160-fast1": ("digits 160, decay 1", 60, "width 160; adamw 0.003, decay 1, 60 epochs"),
+    "digits-256-long0.3": ("digits 256, decay 0.3", 120, "width 256; adamw 0.003, decay 0.3, 120 epochs"),
+    "digits-384-long0.3": ("digits 384, decay 0.3", 120, "width 384; adamw 0.003, decay 0.3, 120 epochs"),
+    "mnist-512-large1-N50": ("MNIST 512, decay 1", 5, None),
+    "mnist-1024-large1-N50": ("MNIST 1,024, decay 1", 5, None),
 }
 
 
@@ -38,7 +38,7 @@ def accuracy_table() -> str:
         made = [f"{zoo - mean(_scores(runs, kind)):.1f}" for kind in ("mixture of all", "Gaussian on codes, wider")]
         lines.append([words, epochs, len(runs), f"{zoo:.1f} %", "–" if below is None else f"{below:.1f}", *made])
     best = "below the best recipe (validation)"
-    heading = ["zoo", "epochs", "seeds", "accuracy (test)", best, "lost by mixtures", "lost by the Gaussian"]
+    heading = ["zoo, units", "epochs", "seeds", "accuracy (test)", best, "lost by mixtures", "lost by the Gaussian"]
     return markdown_table(heading, lines)
 
 
@@ -56,7 +56,7 @@ def share_table() -> str:
         shares = [_percent(_shares(runs, kind)) for kind in kinds.values()]
         apart = _percent(_shares(runs, "mixture of all", "not aligned"))
         lines.append([ZOOS[name][0], *shares, apart, _percent([best_without_alignment(run) for run in runs])])
-    return markdown_table(["zoo", *kinds, "mixtures, not aligned", "best of all, not aligned"], lines)
+    return markdown_table(["zoo, units", *kinds, "mixtures, not aligned", "best of all, not aligned"], lines)
 
 
 def best_without_alignment(run: dict[str, Any]) -> float:

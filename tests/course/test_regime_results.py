@@ -17,8 +17,8 @@ def test_each_zoo_is_described_as_it_was_trained():
         regime = new_and_accurate.REGIMES[name]
         own = new_and_accurate.RECIPES[regime.recipe]
         decay = f"decay {own.weight_decay:g}" if own.weight_decay else "no decay"
-        units = f"{regime.hidden[0]:,} units"
-        assert words == f"{regime.task if regime.task == 'digits' else 'MNIST'}, {units}, {decay}"
+        units = f"{regime.hidden[0]:,}"
+        assert words == f"{regime.task if regime.task == 'digits' else 'MNIST'} {units}, {decay}"
         assert len(regime.hidden) == 1 and epochs == regime.epochs
         if recipe is not None:
             width, _, compared = recipe.partition("; ")
