@@ -20,7 +20,10 @@ ZOOS = Path("build/artefacts")  # where zoos are kept, for all who ask about the
 def run_missing(
     out: Path, command: str, jobs: Mapping[str, Callable[[], dict]], page: Callable[[Runs], str] | None = None
 ) -> None:  # fmt: skip
-    """Run the jobs that a file does not hold, and write it after each of them; several processes may share a file.
+    """Run the jobs that a file does not hold, and write it after each of them.
+
+    Several processes may share a file, each with jobs of its own: what another has added meanwhile is kept. (It is not
+    locked: two that end within the same moment may lose a run, which is then missing and run again.)
 
     Args:
         out: the JSON file, which holds ``runs``: what each job gave, by its name; with command, date and machine.

@@ -34,9 +34,10 @@ def accuracy_table() -> str:
     lines = []
     for name, runs in _by_zoo().items():
         words, epochs, recipe = ZOOS[name]
-        zoo, below = mean(_scores(runs, "zoo")), below_the_best(recipe) if recipe else None
-        made = [f"{zoo - mean(_scores(runs, kind)):.1f}" for kind in ("mixture of all", "Gaussian on codes, wider")]
-        lines.append([words, epochs, len(runs), f"{zoo:.1f} %", "–" if below is None else f"{below:.1f}", *made])
+        zoo = mean(_scores(runs, "zoo"))
+        below = f"{below_the_best(recipe):.1f}" if recipe else "–"
+        lost = [f"{zoo - mean(_scores(runs, kind)):.1f}" for kind in ("mixture of all", "Gaussian on codes, wider")]
+        lines.append([words, epochs, len(runs), f"{zoo:.1f} %", below, *lost])
     best = "below the best recipe (validation)"
     heading = ["zoo, units", "epochs", "seeds", "accuracy (test)", best, "lost by mixtures", "lost by the Gaussian"]
     return markdown_table(heading, lines)
