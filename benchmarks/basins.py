@@ -8,7 +8,7 @@ a barrier; the lowest score on the line, whether one stays among good networks. 
 was trained (not aligned), where as they stand there must be a barrier; and a good network whose units were shuffled,
 which has one until it is matched.
 
-The regime is that of ``new_and_accurate`` at which three quarters of the mixtures pass both bars; widths of generators
+The regime is that of ``new_and_accurate`` at which most of the mixtures pass both bars; widths of generators
 are set as there, by distance. Test split.
 """
 

@@ -17,6 +17,7 @@ import importlib
 import json
 import os
 import platform
+import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -34,7 +35,7 @@ from dwflow_lite.support.versions import versions
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = ROOT / "benchmarks" / "stages"
-RESULT = ROOT / "benchmarks" / "results" / "bench-cpu.json"
+RESULTS = ROOT / "benchmarks" / "results"
 
 Rows = Mapping[str, Callable[[bool], Measured]]
 
@@ -64,6 +65,14 @@ def surroundings() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "versions": versions() | libraries,
     }
+
+
+def result_here() -> Path:
+    """Where results of this machine go: a file of the card's name, or ``bench-cpu.json`` without one."""
+    if not torch.cuda.is_available():
+        return RESULTS / "bench-cpu.json"
+    words = re.findall("[a-z0-9]+", torch.cuda.get_device_name().casefold())
+    return RESULTS / f"bench-{'-'.join(word for word in words if word != 'nvidia')}.json"
 
 
 def code_digest(stage: str) -> str:
@@ -234,7 +243,9 @@ def line_of(name: str, row: Mapping[str, Any]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stages", nargs="*", default=[], help=f"some of {', '.join(all_stages())} (all)")
-    parser.add_argument("--out", type=Path, default=RESULT, help="the JSON file; the page lies beside it, as .md")
+    parser.add_argument(
+        "--out", type=Path, default=result_here(), help="the JSON file; the page lies beside it, as .md"
+    )
     parser.add_argument("--again", action="store_true", help="measure rows that are known, too")
     parser.add_argument("--toy", action="store_true", help="tiny sizes: whether it runs, and is right")
     given = parser.parse_args(arguments)

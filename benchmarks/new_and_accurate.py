@@ -42,6 +42,7 @@ from dwflow_lite.auditing.streams import Rows
 from dwflow_lite.flow import FlowSettings
 from dwflow_lite.generate import (
     AffineMixture,
+    ClosedFormFlow,
     GaussianCodes,
     GaussianWeights,
     Generator,
@@ -128,6 +129,7 @@ FEW = (
     "Gaussian on codes, wider",
     "Gaussian on codes",
     "zoo + noise",
+    "Gaussian on weights, narrower",
     "Gaussian on weights",
     "affine mixture of 5",
 )
@@ -182,11 +184,13 @@ def generators(zoo: Zoo, seed: int, flows: bool, few: bool = False) -> dict[str,
     new_at = partial(as_new, zoo=zoo, reading=reading_of(zoo), high=1.6)
     rivals: dict[str, Generator] = {
         "retrieval": Retrieval(),
+        "closed form": ClosedFormFlow(),
         "mixture of all": signs(factor=new_at(lambda f: signs(factor=f), low=0.4)),
         "mixture of all, factor 1": signs(),
         "Gaussian on codes, wider": GaussianCodes(factor=new_at(lambda f: GaussianCodes(factor=f), low=0.4)),
         "Gaussian on codes": GaussianCodes(),
         "zoo + noise": MemberNoise(new_at(MemberNoise, low=0.0)),
+        "Gaussian on weights, narrower": GaussianWeights(new_at(GaussianWeights, low=0.4)),
         "Gaussian on weights": GaussianWeights(),
         "affine mixture of 5": AffineMixture(5),
         "pair interpolation": PairInterpolation(),
@@ -202,7 +206,8 @@ def generators(zoo: Zoo, seed: int, flows: bool, few: bool = False) -> dict[str,
         rivals["flow, matched source, best held-out"] = DeepWeightFlow(
             align=None, source="matched", flow=matched, seed=seed
         )
-        rivals["flow on 2 codes, others drawn"] = LeadingFlow(2, factor=1.2, seed=seed)
+        leading = partial(LeadingFlow, 2, seed=seed)
+        rivals["flow on 2 codes, others drawn"] = leading(factor=new_at(lambda f: leading(factor=f), low=0.4))
     return rivals
 
 

@@ -320,6 +320,8 @@ def test_a_page_has_every_network_and_fetches_nothing(found, tmp_path):
     for row in found.rows:
         for part in (page[: page.index("<svg")], frontier, distances, curves):
             assert f">{row.name}<" in part
+    for column in ("kappa", "NLL", "ECE", "Z_U", "effective rank", "flags"):
+        assert f'<th scope="col">{column}</th>' in page
     assert '<td class="flag">noise</td>' in page and [p.name for p in (tmp_path / "deep").iterdir()] == ["audit.html"]
 
 

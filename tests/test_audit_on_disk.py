@@ -59,14 +59,33 @@ def few_bytes(zoo, rows):
     return BESIDE * 4 * zoo.layout.size * rows
 
 
-@pytest.mark.parametrize("rows", [1, 2, 100])
-def test_a_zoo_on_disk_is_measured_as_in_memory(both, task, rows):
+@pytest.fixture(scope="module")
+def streamed(both, task):
+    """Audits of the zoo on disk, in memory for few rows and for many; and the bytes of the largest block each read."""
+    zoo, on_disk = both
+    read, largest, found = Shards._read, [], {}
+
+    def watched(self, rows, columns, dtype=torch.float32):
+        block = read(self, rows, columns, dtype)
+        largest.append(block.numel() * 4)
+        return block
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Shards, "_read", watched)
+        for rows in (1, 2, 100):
+            largest.clear()
+            result = audit(kinds(zoo), on_disk, task, controls={}, memory=few_bytes(zoo, rows))
+            found[rows] = result, max(largest)
+    return found
+
+
+def test_a_zoo_on_disk_is_measured_as_in_memory(both, streamed, task):
     zoo, on_disk = both
     assert isinstance(on_disk.weights, Shards) and isinstance(zoo.weights, torch.Tensor)
     expected = audit(kinds(zoo), zoo, task, controls={})
-    found = audit(kinds(zoo), on_disk, task, controls={}, memory=few_bytes(zoo, rows))
-    assert_alike(found, expected)
-    assert found["moved"].rematched < 1e-3 < 0.1 < found["moved"].nearest and found.flags("moved") == ("copy",)
+    for found, _ in streamed.values():
+        assert_alike(found, expected)
+        assert found["moved"].rematched < 1e-3 < 0.1 < found["moved"].nearest and found.flags("moved") == ("copy",)
     other = audit(kinds(zoo), zoo.take(range(MEMBERS - 1)), task, controls={})
     assert other["noise"].nearest != pytest.approx(expected["noise"].nearest, rel=1e-5)  # control
 
@@ -80,22 +99,11 @@ def test_generated_networks_may_lie_on_disk_too(both, task):
     assert found["generated"].nearest == 0 != found["held-out networks"].nearest  # control
 
 
-def test_no_more_is_read_at_a_time_than_memory_allows(both, task, monkeypatch):
-    zoo, on_disk = both
-    read, largest = Shards._read, []
-
-    def watched(self, rows, columns, dtype=torch.float32):
-        block = read(self, rows, columns, dtype)
-        largest.append(block.numel() * 4)
-        return block
-
-    monkeypatch.setattr(Shards, "_read", watched)
-    sizes = {}
-    for rows in (1, 2, 100):
-        largest.clear()
-        audit(kinds(zoo), on_disk, task, controls={}, memory=few_bytes(zoo, rows))
-        sizes[rows] = max(largest)
-        assert sizes[rows] <= few_bytes(zoo, rows) / BESIDE * 3  # whole rows, or columns of all of them
+def test_no_more_is_read_at_a_time_than_memory_allows(both, streamed):
+    zoo, _ = both
+    sizes = {rows: largest for rows, (_, largest) in streamed.items()}
+    for rows, largest in sizes.items():
+        assert largest <= few_bytes(zoo, rows) / BESIDE * 3  # whole rows, or columns of all of them
     row = 4 * zoo.layout.size
     assert sizes[1] < MEMBERS * row and sizes[1] <= sizes[2] < sizes[100]
     assert sizes[100] == MEMBERS * row  # control: what would be read at once

@@ -26,6 +26,7 @@ from dwflow_lite.generate import (
     ConditionalRetrieval,
     DropoutMasks,
     GaussianCodes,
+    GaussianWeights,
     Generator,
     LeadingFlow,
     MemberNoise,
@@ -703,6 +704,7 @@ def test_arguments_are_checked_by_fit_and_changed_by_set_params(zoo):
         (ClosedFormFlow(steps=0), "steps must be a whole number >= 1"),
         (GaussianCodes(12), "N-1 = 11"),
         (GaussianCodes(factor=-1), "factor must be a number >= 0"),
+        (GaussianWeights(factor=float("nan")), "factor must be a number >= 0"),
         (AffineMixture(0), "size must be None or a whole number >= 1"),
         (AffineMixture(coefficients="sings"), "coefficients must be one of sphere, signs"),
         (AffineMixture(factor=-1), "factor must be a number >= 0"),
@@ -1127,10 +1129,11 @@ def test_a_flow_on_all_codes_of_a_few_members_draws_no_others_and_does_not_warn(
     assert LeadingFlow(1, flow=FlowSettings(hidden=8, steps=5)).fit(zoo).std_.shape == (1,)  # control
 
 
-def test_a_wider_gaussian_is_the_same_draw_farther_out(zoo):
-    mean = GaussianCodes(factor=0).fit(zoo).sample(4, seed=0).weights
+@pytest.mark.parametrize("gaussian", [GaussianCodes, GaussianWeights])
+def test_a_wider_gaussian_is_the_same_draw_farther_out(zoo, gaussian):
+    mean = gaussian(factor=0).fit(zoo).sample(4, seed=0).weights
     torch.testing.assert_close(mean, zoo.fitted.weights.mean(0).expand(4, -1), atol=1e-4, rtol=1e-4)
-    narrow, wide = (GaussianCodes(factor=f).fit(zoo).sample(4, seed=0).weights - mean for f in (1.0, 1.3))
+    narrow, wide = (gaussian(factor=f).fit(zoo).sample(4, seed=0).weights - mean for f in (1.0, 1.3))
     torch.testing.assert_close(wide, 1.3 * narrow, atol=1e-3, rtol=1e-3)
     assert narrow.norm() > 1  # control: there is something to widen
 

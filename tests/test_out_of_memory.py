@@ -17,6 +17,7 @@ from dwflow_lite.flow.field import make_field
 from dwflow_lite.flow.path import GaussianSource
 from dwflow_lite.generate import DeepWeightFlow, deepweightflow, fit_together, mixtures, simple
 from dwflow_lite.networks import MLP
+from dwflow_lite.support.devices import is_out_of_memory
 from dwflow_lite.symmetry import (
     PermutationSpec,
     canonical,
@@ -30,7 +31,7 @@ from dwflow_lite.symmetry import (
 from dwflow_lite.tasks import load_task
 from dwflow_lite.training import Recipe, train_zoo
 from dwflow_lite.use import ensemble, uncertainty
-from dwflow_lite.zoo import forward
+from dwflow_lite.zoo import batching, forward
 
 auditing = import_module("dwflow_lite.auditing.audit")  # the package has a function of this name
 TASK = load_task("iris")
@@ -112,6 +113,35 @@ def check_door(monkeypatch, module, function, says, call):
 @pytest.mark.parametrize("door", DOORS)
 def test_a_door_says_which_number_to_lower(monkeypatch, door):
     check_door(monkeypatch, *DOORS[door])
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes",
+        "CUDA error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "MPS backend out of memory (MPS allocated: 9.00 GB, other allocations: 1.00 GB, max allowed: 9.07 GB)",
+    ],
+)
+def test_each_device_has_its_own_words_for_it(says):
+    assert is_out_of_memory(RuntimeError(says))
+    assert not is_out_of_memory(ValueError(says)) and not is_out_of_memory(
+        RuntimeError("shapes do not fit")
+    )  # controls
+
+
+def test_no_memory_for_two_at_once_does_not_make_a_loop_of_it(monkeypatch):
+    network, state = MLP([4, 3, 2]), {n: torch.stack([t, t]) for n, t in MLP([4, 3, 2]).state_dict().items()}
+    with monkeypatch.context() as patched:
+        patched.setattr(batching.Attempt, "together", failing(torch.OutOfMemoryError()))
+        with pytest.raises(torch.OutOfMemoryError):
+            batching.runs_batched(network, state, torch.zeros(2, 4))
+    with monkeypatch.context() as patched, pytest.warns(UserWarning):  # control: it cannot be done at once
+        patched.setattr(batching.Attempt, "together", failing(RuntimeError("no batching rule")))
+        patched.setattr(batching, "_noted", set())
+        assert not batching.runs_batched(network, state, torch.zeros(2, 4))
 
 
 GENERATORS = [

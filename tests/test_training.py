@@ -10,6 +10,7 @@ import warnings
 import weakref
 from copy import deepcopy
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -917,12 +918,20 @@ class LoopInterrupter:
         return self.plain(*key)
 
 
+def in_a_loop(optimizer):
+    return FAST | {"recipe": replace(QUICK, optimizer=optimizer, epochs=3), "method": "loop"}
+
+
+@cache
+def not_interrupted(network, optimizer):
+    return train_zoo(TASK, network(), **in_a_loop(optimizer))
+
+
 @pytest.mark.parametrize("network", [mlp, dropout, Tied, batchnorm])
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 @pytest.mark.parametrize("step", [4, 5, 9, 10, 14])  # nine steps a member, three an epoch
 def test_an_interrupted_loop_goes_on_to_the_same_zoo(tmp_path, monkeypatch, network, optimizer, step):
-    options = FAST | {"recipe": replace(QUICK, optimizer=optimizer, epochs=3), "method": "loop"}
-    whole = train_zoo(TASK, network(), **options)
+    options, whole = in_a_loop(optimizer), not_interrupted(network, optimizer)
     monkeypatch.setattr("dwflow_lite.support.checkpoints.SAVE_EVERY_SECONDS", -1.0)
     with monkeypatch.context() as patch:
         LoopInterrupter(patch, step)

@@ -215,11 +215,10 @@ class Audit:
             "How far from the nearest member": histograms_of(self.rows, self.bars, noise),
             "How many are accurate and at least that far": curves_of(curves, areas, THRESHOLDS, self.bars),
         }
-        table = self.cells(("kappa", "NLL", "Z_U", FLAGS) if self._has_kappa() else ("NLL", "Z_U", FLAGS))
-        return write_page(path, page_of(table, pictures, self.bars, self.symmetries))
-
-    def _has_kappa(self) -> bool:
-        return any(row.kappa is not None for row in self.rows)
+        measured = [
+            name for name, of in EXTRA_COLUMNS.items() if any(getattr(row, of) is not None for row in self.rows)
+        ]
+        return write_page(path, page_of(self.cells((*measured, FLAGS)), pictures, self.bars, self.symmetries))
 
     def __str__(self) -> str:
         return aligned(self.cells())

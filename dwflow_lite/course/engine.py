@@ -21,7 +21,7 @@ class InMemory(NBClientEngine):
     ) -> NotebookNode:
         """Run the notebook; before that, append it to `keep`."""
         keep.append(nb_man.nb)
-        waits = {"iopub_timeout": WAIT_FOR_OUTPUTS, "skip_cells_with_tag": NO_TAG}
+        waits = {"iopub_timeout": WAIT_FOR_OUTPUTS, "shell_timeout_interval": 1, "skip_cells_with_tag": NO_TAG}
         return super().execute_managed_notebook(nb_man, kernel_name, **waits, **kwargs)
 
 

@@ -230,14 +230,27 @@ class GaussianCodes(BaseEstimator):
 
 
 class GaussianWeights(BaseEstimator):
-    """Gaussian noise with the mean and standard deviation of every single weight over the fitted members."""
+    """Gaussian noise with the mean and standard deviation of every single weight over the fitted members.
+
+    Args:
+        factor: by which the noise is made wider (above 1) or narrower than the weights are.
+    """
+
+    def __init__(self, factor: float = 1.0) -> None:
+        self.factor = factor
 
     @out_of_memory_as(FIT_FEWER)
     def fit(self, zoo: Zoo) -> GaussianWeights:
-        """Measure every weight over the fitted members, at least two."""
+        """Measure every weight over the fitted members, at least two.
+
+        Raises:
+            ValueError: a factor that is no number >= 0, fewer than two members, or a zoo on disk.
+        """
+        if not is_number(self.factor, 0):
+            raise ValueError(f"factor must be a number >= 0, got {self.factor!r}")
         members = fitted_members(self, zoo, at_least=2)
         mean = measured(lambda weights: weights.mean(0), members.weights)  # (d,)
-        std = measured(lambda weights: weights.std(0), members.weights)  # (d,)
+        std = float(self.factor) * measured(lambda weights: weights.std(0), members.weights)  # (d,)
         self.members_, self.mean_, self.std_ = members, mean, std
         return self
 

@@ -11,7 +11,8 @@ import torch
 from dwflow_lite.support.checks import whole_seed
 
 AUTO = ("cuda", "mps", "cpu")  # tried in turn
-OUT_OF_MEMORY = ("not enough memory", "can't allocate memory")  # what the allocator of the CPU says
+# What the allocator of the CPU says, what other devices do (CUDA, Apple's), and libraries on a card (cuBLAS, cuDNN).
+OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "alloc_failed")
 
 
 # -- which device ------------------------------------------------------------------------------------------------------
@@ -144,7 +145,7 @@ def is_out_of_memory(error: Exception) -> bool:
     """Whether an error says that memory ran out, be it the GPU's or the CPU's."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
+    return isinstance(error, RuntimeError) and any(words in str(error).casefold() for words in OUT_OF_MEMORY)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from dwflow_lite.support.devices import seeded
+from dwflow_lite.support.devices import is_out_of_memory, seeded
 
 State = Mapping[str, Tensor]  # tensor name -> tensors (N, *shape) of N networks
 Loss = Callable[[Tensor], Tensor]  # outputs (N, n, outputs) -> losses (N,)
@@ -118,6 +118,7 @@ def runs_batched(
         wraps: the network that ``network`` wraps, for the warning.
 
     Raises:
+        RuntimeError: memory ran out.
         Exception: of the network itself, where it does not run alone.
     """
     attempt = Attempt(network, first_and_last(state), x, loss)
@@ -130,6 +131,8 @@ def runs_batched(
             alone, together = attempt.alone(seed=0), attempt.together()
         reason = None if alike(alone, together) else "at once they give other numbers than one by one"
     except Exception as error:  # whatever torch, or a reader's own code, raises: alone they do run
+        if is_out_of_memory(error):
+            raise
         reason = error
     if reason:
         note_one_by_one(wraps or network, reason)

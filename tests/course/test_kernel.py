@@ -187,6 +187,7 @@ def test_one_lost_answer_is_mended_by_a_second_run(tmp_path, monkeypatch, hurrie
 
 def test_answers_that_are_always_lost_fail_with_the_true_reason(tmp_path, monkeypatch, hurried):
     drop(monkeypatch, "execute_reply", times=99)
+    before = set(psutil.Process().children(recursive=True))
     write_notebook(tmp_path / "nb", "01_one", RECORD)
     start = time.monotonic()
     ran = Ran(tmp_path / "nb", tmp_path / "out", cell_timeout=200, notebook_timeout=200)
@@ -194,6 +195,8 @@ def test_answers_that_are_always_lost_fail_with_the_true_reason(tmp_path, monkey
     error = ran.error("01_one")
     assert error["ename"] == "AnswerLost" and ANSWER_LOST in error["evalue"] and error["cell"] == 2
     assert ran.entries["01_one"]["attempts"] == 2 and (ran.out / "failed/01_one.ipynb").exists()
+    left = set(psutil.Process().children(recursive=True)) - before
+    assert [p for p in left if p.status() != psutil.STATUS_ZOMBIE] == []
 
 
 def test_control_without_the_watch_the_time_of_the_cell_runs_out(tmp_path, monkeypatch):
@@ -303,12 +306,3 @@ def test_a_progress_stream_that_raises_in_the_watch(tmp_path):
     write_notebook(tmp_path / "nb", "01_slow", RECORD, "import time\ntime.sleep(60)")
     ran = Ran(tmp_path / "nb", tmp_path / "out", stream=Terminal(), notebook_timeout=6)
     assert ran.error("01_slow")["ename"] == "NotebookTimeout" and ran.entries["01_slow"]["peak_mb"] > 20
-
-
-def test_no_process_is_left_after_a_loss(tmp_path, monkeypatch, hurried):
-    drop(monkeypatch, "execute_reply", times=99)
-    before = set(psutil.Process().children(recursive=True))
-    write_notebook(tmp_path / "nb", "01_one", RECORD)
-    Ran(tmp_path / "nb", tmp_path / "out")
-    left = set(psutil.Process().children(recursive=True)) - before
-    assert [p for p in left if p.status() != psutil.STATUS_ZOMBIE] == []

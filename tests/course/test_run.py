@@ -5,10 +5,12 @@ import io
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from copy import copy
 from itertools import count, pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -153,14 +155,29 @@ def test_half_written_things_do_not_count(tmp_path):
     assert ran.status() == {"01_one": "passed"} and not (out / ".partial").exists()
 
 
-@pytest.fixture
-def kept(tmp_path, monkeypatch):
-    """Two good notebooks that have passed, and a package that does not change meanwhile."""
-    monkeypatch.setattr("dwflow_lite.course.lessons.code_digest", lambda: "this package")
-    write_notebook(tmp_path / "nb", "01_one", RECORD)
-    write_notebook(tmp_path / "nb", "02_two", RECORD)
-    ran = Ran(tmp_path / "nb", tmp_path / "out")
+CODE_DIGEST = "dwflow_lite.course.lessons.code_digest"
+
+
+@pytest.fixture(scope="module")
+def run_once(tmp_path_factory):
+    """Two good notebooks that have passed."""
+    home = tmp_path_factory.mktemp("kept")
+    write_notebook(home / "nb", "01_one", RECORD)
+    write_notebook(home / "nb", "02_two", RECORD)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CODE_DIGEST, lambda: "this package")
+        ran = Ran(home / "nb", home / "out")
     assert ran.code == 0
+    return ran
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch, run_once):
+    """A copy of them, and a package that does not change meanwhile."""
+    monkeypatch.setattr(CODE_DIGEST, lambda: "this package")
+    shutil.copytree(run_once.out.parent, tmp_path, dirs_exist_ok=True)
+    ran = copy(run_once)
+    ran.out = tmp_path / "out"
     return ran
 
 
