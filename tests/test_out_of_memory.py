@@ -29,7 +29,7 @@ from dwflow_lite.symmetry import (
     weight_matching,
 )
 from dwflow_lite.tasks import load_task
-from dwflow_lite.training import Recipe, train_zoo
+from dwflow_lite.training import Recipe, loop, plan, train_zoo
 from dwflow_lite.use import ensemble, uncertainty
 from dwflow_lite.zoo import batching, forward
 
@@ -80,6 +80,10 @@ DOORS = {
     "ensemble: sums": (torch, "logaddexp", "smaller members_at_once", lambda: ensemble(ZOO, TASK)),
     "doubt": (forward, "forward_all", "smaller members_at_once", lambda: uncertainty(ZOO, TASK.test.x)),
     "doubt: sums": (torch, "logaddexp", "smaller members_at_once", lambda: uncertainty(ZOO, TASK.test.x)),
+    "training: examples": (plan, "moved", 'device="cpu"', lambda: train_zoo(TASK, MLP([4, 3, 3]), members=2)),
+    "training: one by one": (
+        loop, "step_noise", "smaller batch_size", lambda: train_zoo(TASK, MLP([4, 3, 3]), members=2, method="loop")
+    ),
     "straight through": (
         straight_through, "functional_call", "smaller batch_size",
         lambda: straight_through_matching(*WEIGHTS[:2], SPEC, ZOO.network, TASK, steps=1),
@@ -133,11 +137,15 @@ def test_each_device_has_its_own_words_for_it(says):
 
 
 def test_no_memory_for_two_at_once_does_not_make_a_loop_of_it(monkeypatch):
-    network, state = MLP([4, 3, 2]), {n: torch.stack([t, t]) for n, t in MLP([4, 3, 2]).state_dict().items()}
+    network, state = MLP([4, 3, 3]), {n: torch.stack([t, t]) for n, t in MLP([4, 3, 3]).state_dict().items()}
     with monkeypatch.context() as patched:
         patched.setattr(batching.Attempt, "together", failing(torch.OutOfMemoryError()))
         with pytest.raises(torch.OutOfMemoryError):
             batching.runs_batched(network, state, torch.zeros(2, 4))
+    with monkeypatch.context() as patched:
+        patched.setattr(batching.Attempt, "together", failing(torch.OutOfMemoryError()))
+        with pytest.raises(MemoryError, match="2 members at once: pass a smaller members_at_once"):
+            train_zoo(TASK, network, members=3)
     with monkeypatch.context() as patched, pytest.warns(UserWarning):  # control: it cannot be done at once
         patched.setattr(batching.Attempt, "together", failing(RuntimeError("no batching rule")))
         patched.setattr(batching, "_noted", set())

@@ -129,6 +129,7 @@ def test_from_alignment_to_audit(card, tmp_path):
     made = model.sample(4, seed=1)
     again = DeepWeightFlow.load(model.save(tmp_path / "flow.safetensors"), device=card).sample(4, seed=1)
     assert made.device == again.device == card and torch.equal(made.weights, again.weights)
+    assert model.sample(4, seed=1, folder=tmp_path / "made").in_memory().device == card
     assert model.trajectory(3, seed=0, steps=2).end.device == card
     together = fit_together({h: (DeepWeightFlow(align=None, flow=FLOW), aligned) for h in (1, 2)})
     made_by = {f"flow {h}": flow.sample(3, seed=0) for h, flow in together.items()}

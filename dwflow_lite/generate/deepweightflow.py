@@ -387,7 +387,8 @@ class DeepWeightFlow(BaseEstimator):
         rows = self.pca_.rows_
         storage = rows.storage if isinstance(rows, Shards) else "float32"
         blocks = self.pca_.blocks(codes)  # of columns, one after the other
-        return write_zoo(folder, blocks, self.layout_, self.network_, record, (False,) * len(codes), storage)
+        written = write_zoo(folder, blocks, self.layout_, self.network_, record, (False,) * len(codes), storage)
+        return written.to(codes.device)
 
 
 def _check_members(zoo: Zoo, flow: FlowSettings) -> None:

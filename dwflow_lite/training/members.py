@@ -18,7 +18,7 @@ from dwflow_lite.support.devices import one_thread, out_of_memory_as
 from dwflow_lite.tasks.task import Task
 from dwflow_lite.training.batched import train_batched
 from dwflow_lite.training.loop import train_loop
-from dwflow_lite.training.plan import Plan, no_memory_for
+from dwflow_lite.training.plan import NO_MEMORY_FOR_ONE, Plan, no_memory_for
 from dwflow_lite.training.trainable import keeps_state
 from dwflow_lite.zoo.forward import Evaluation, evaluate, together
 from dwflow_lite.zoo.layout import Layout
@@ -88,7 +88,7 @@ def _trained_parameters(
         plan = replace(plan, keeps_state=keeps_state(plan.network, plan.task.train.x[:2]))
     if plan.method == "batched":
         return train_batched(plan, members, members_at_once=members_at_once, checkpoint=checkpoint, progress=progress)
-    with one_thread(small):
+    with one_thread(small), out_of_memory_as(NO_MEMORY_FOR_ONE):
         return train_loop(plan, members, checkpoint=checkpoint, progress=progress)
 
 

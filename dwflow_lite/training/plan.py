@@ -12,12 +12,15 @@ from torch import Tensor, nn
 from dwflow_lite.batchnorm import without_statistics
 from dwflow_lite.networks import initialise
 from dwflow_lite.networks.constants import moved
+from dwflow_lite.support.devices import out_of_memory_as
 from dwflow_lite.tasks.task import Task
 from dwflow_lite.training.randomness import member_seed
 from dwflow_lite.training.recipe import Recipe
 from dwflow_lite.training.starting import parameters_of
 from dwflow_lite.zoo.zoo import Zoo
 
+NO_MEMORY_FOR_EXAMPLES = 'no memory for the examples of the task there: pass a task of fewer, or device="cpu"'
+NO_MEMORY_FOR_ONE = "no memory for one member: pass a recipe of a smaller batch_size, or a smaller network"
 SCORED_SPLITS = ("train", "validation", "test")
 
 
@@ -81,8 +84,9 @@ class Plan:
 
         BatchNorm normalises by the batch at hand and keeps no running statistics; they are measured after training.
         """
-        network = moved(without_statistics(self.network), self.device).train()
-        return replace(self, task=self.task.to(self.device), network=network)
+        with out_of_memory_as(NO_MEMORY_FOR_EXAMPLES):
+            network = moved(without_statistics(self.network), self.device).train()
+            return replace(self, task=self.task.to(self.device), network=network)
 
 
 def no_memory_for(members: int) -> str:

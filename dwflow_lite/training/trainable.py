@@ -15,8 +15,9 @@ from dwflow_lite.networks.constants import moved
 from dwflow_lite.networks.tensors import require_usual_tensors
 from dwflow_lite.networks.wishes import what_it_takes
 from dwflow_lite.support.checks import failing_as
+from dwflow_lite.support.devices import out_of_memory_as
 from dwflow_lite.tasks.task import Task
-from dwflow_lite.training.plan import Plan
+from dwflow_lite.training.plan import Plan, no_memory_for
 from dwflow_lite.training.randomness import step_noise
 from dwflow_lite.zoo.batching import outputs_of, runs_batched
 from dwflow_lite.zoo.layout import require_module
@@ -122,6 +123,9 @@ def with_working_method(plan: Plan, members_at_once: int) -> Plan:
     Args:
         plan: what to train.
         members_at_once: how many would train in one computation.
+
+    Raises:
+        MemoryError: no memory for the examples, or for two members; it says what to lower.
     """
     if plan.method == "loop":
         return plan
@@ -130,7 +134,8 @@ def with_working_method(plan: Plan, members_at_once: int) -> Plan:
     first, last = 0, min(members_at_once, plan.total) - 1
     starts = [ready.start(member) for member in sorted({first, last})]
     state = {name: torch.stack([start[name] for start in starts]).to(plan.device) for name in starts[0]}  # (2, *shape)
-    at_once = runs_batched(ready.network, state, x, loss=lambda outputs: plan.task.training_loss(outputs, y))
+    with out_of_memory_as(no_memory_for(len(starts))):
+        at_once = runs_batched(ready.network, state, x, loss=lambda outputs: plan.task.training_loss(outputs, y))
     return plan if at_once else replace(plan, method="loop")
 
 
