@@ -25,9 +25,11 @@ from dwflow_lite.auditing.measures import nearest_distance, rematched_distance, 
 from dwflow_lite.batchnorm import measure_statistics, recalibrate
 from dwflow_lite.figures.style import on_cpu
 from dwflow_lite.flow import FlowSettings, solver, train
+from dwflow_lite.flow.conditional import ConditionalField, guided
 from dwflow_lite.flow.field import make_field
 from dwflow_lite.flow.path import GaussianSource, StraightPath
-from dwflow_lite.generate import simple
+from dwflow_lite.generate import AffineMixture, LeadingFlow, mixtures, simple
+from dwflow_lite.generate.mixtures import COEFFICIENTS
 from dwflow_lite.networks import BERT, MLP, ResNet, ViT
 from dwflow_lite.support.products import combined, gram_of, projected
 from dwflow_lite.symmetry import activations, gauge, matching, repairing, scales
@@ -91,7 +93,8 @@ def fake(monkeypatch):
         monkeypatch.setattr(Zoo, "_check_finite", lambda zoo: None)
         for module in (forward, batchnorm, repairing):
             monkeypatch.setattr(module, "runs_batched", lambda *arguments, **named: True)
-        monkeypatch.setattr(simple, "measured", lambda measure, tensor: measure(tensor))
+        for module in (simple, mixtures):
+            monkeypatch.setattr(module, "measured", lambda measure, tensor: measure(tensor))
         monkeypatch.setattr(solver, "_check_finite", lambda *arguments: None)
         monkeypatch.setattr(measures, "in_range", lambda weights, zoo: (weights, zoo, 1.0))
         yield mode
@@ -358,6 +361,39 @@ def test_simple_generators(fake, name):
     assert is_there(generated.weights) and len(generated) == 4
 
 
+@pytest.mark.parametrize("coefficients", COEFFICIENTS)
+def test_mixtures(fake, coefficients):
+    generator = AffineMixture(None, coefficients).fit(zoo_on("cuda:0", "MLP"))
+    assert is_there(generator.sample(4, seed=0).weights)
+    generator.mean_ = generator.mean_.cpu()
+    with elsewhere:
+        generator.sample(4, seed=0)
+
+
+@pytest.mark.parametrize("neighbours", [None, 2])
+def test_codes_that_are_drawn_beside_those_of_a_flow(fake, neighbours):
+    model = LeadingFlow(2)
+    model.leading_, model.rest_, model.std_ = (torch.rand(*size, device="cuda:0") for size in ((N, 2), (N, 4), (4,)))
+    model.factor_, model.neighbours_ = 1.2, neighbours
+    x1 = torch.rand(5, 2, device="cuda:0")
+    assert is_there(model._others(x1, torch.Generator()))
+    if neighbours:
+        with elsewhere:
+            model._others(x1.cpu(), torch.Generator())
+
+
+def test_a_flow_that_is_told_a_condition(fake, monkeypatch):
+    codes, conditions = torch.rand(N, 5, device="cuda:0"), torch.rand(N, 2, device="cuda:0")
+    settings = FlowSettings(hidden=8)
+    field = ConditionalField(5, 2, settings.hidden, label_dropout=0.5).to("cuda:0")
+    assert is_there(flow_step(monkeypatch, field, codes, settings, conditions))
+    x0 = torch.rand(N, 5, device="cuda:0")
+    for guidance in (0.0, 1.0, 2.0):
+        assert is_there(solver.integrate(guided(field.eval(), conditions, guidance), x0, steps=2).end)
+    with elsewhere:
+        solver.integrate(guided(field, conditions.cpu(), 2.0), x0, steps=2)
+
+
 def test_figures_draw_what_is_on_the_cpu(fake):
     there = torch.ones(2, device="cuda:0")
     drawn = on_cpu({"a": (there, [there]), "b": 1.0})
@@ -408,11 +444,11 @@ def similarities(spec, reference, weights):
             yield products_at(place.rows(a, 0), place.rows(b, 1), spec.groups[group], place.others, None, orders)
 
 
-def flow_step(monkeypatch, field, codes, settings):
+def flow_step(monkeypatch, field, codes, settings, conditions=None):
     """One step of training, as train_flow takes it; gives the loss."""
     monkeypatch.setattr(torch.Tensor, "backward", lambda loss: no_gradients(loss, field.parameters()))
     generator = torch.Generator()
-    batches = train.Batches(codes, 8, generator)
+    batches = train.Batches(codes, 8, generator, conditions)
     optimizer, _ = train.make_optimizer(field, settings)
     source = GaussianSource(codes.shape[1])
     return train.take_step(field, StraightPath(0.001), source, batches, optimizer, "independent", generator)
