@@ -20,11 +20,11 @@ CSS = """
   .mark { fill:color-mix(in srgb, var(--c) 60%, white); } .line { stroke:color-mix(in srgb, var(--c) 60%, white); }
   .ring { fill:var(--paper); stroke:color-mix(in srgb, var(--c) 60%, white); }
 }
-body { margin:0 auto; max-width:62rem; padding:1.5rem; background:var(--paper); color:var(--ink);
+body { margin:0 auto; max-width:66rem; padding:1.5rem; background:var(--paper); color:var(--ink);
   font:16px/1.55 system-ui, -apple-system, "Segoe UI", sans-serif; }
 h1 { font-size:1.7rem; margin:.4rem 0; } h2 { font-size:1.2rem; margin:2.2rem 0 .3rem; } p { max-width:75ch; }
 .wide { overflow-x:auto; } table { border-collapse:collapse; font-size:.82rem; line-height:1.4; }
-th, td { padding:.3rem .55rem; border-bottom:1px solid var(--line); text-align:right; vertical-align:bottom; }
+th, td { padding:.3rem .45rem; border-bottom:1px solid var(--line); text-align:right; vertical-align:bottom; }
 th { font-weight:600; color:var(--soft); } td { white-space:nowrap; font-variant-numeric:tabular-nums; }
 :is(th, td):first-child { text-align:left; } .flag { color:var(--bad); }
 svg { width:100%; height:auto; font:13px system-ui, -apple-system, "Segoe UI", sans-serif; }
@@ -40,16 +40,16 @@ def page_of(cells: Sequence[Sequence[str]], pictures: Mapping[str, str], bars: B
     """The page as HTML.
 
     Args:
-        cells: of the table, its heading first; the last column holds flags.
+        cells: of the table, its heading first; one column is that of the flags.
         pictures: title -> SVG.
         bars: of the audit.
         symmetries: up to which distances are measured.
     """
     heading, *rows = cells
     lines = ["".join(f'<th scope="col">{escape(cell)}</th>' for cell in heading)]
+    classes = [' class="flag"' if name == "flags" else "" for name in heading]
     for row in rows:
-        *numbers, flags = (escape(cell) for cell in row)
-        lines.append("".join(f"<td>{cell}</td>" for cell in numbers) + f'<td class="flag">{flags}</td>')
+        lines.append("".join(f"<td{of}>{escape(cell)}</td>" for of, cell in zip(classes, row, strict=True)))
     table = "\n".join(f"<tr>{line}</tr>" for line in lines)
     figures = "\n".join(f"<h2>{escape(title)}</h2>\n{svg}" for title, svg in pictures.items())
     seen_through = f"up to {', '.join(symmetries)}" if symmetries else "as the weights stand"

@@ -218,7 +218,7 @@ class Audit:
         measured = [
             name for name, of in EXTRA_COLUMNS.items() if any(getattr(row, of) is not None for row in self.rows)
         ]
-        return write_page(path, page_of(self.cells((*measured, FLAGS)), pictures, self.bars, self.symmetries))
+        return write_page(path, page_of(self.cells((FLAGS, *measured)), pictures, self.bars, self.symmetries))
 
     def __str__(self) -> str:
         return aligned(self.cells())
