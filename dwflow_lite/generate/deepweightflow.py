@@ -384,11 +384,10 @@ class DeepWeightFlow(BaseEstimator):
         codes = codes.to(self._precision()) * self.scale_
         if folder is None:
             return Zoo(self.pca_.inverse_transform(codes), self.layout_, self.network_, record)
-        rows = self.pca_.rows_
+        rows, held_out = self.pca_.rows_, (False,) * len(codes)
         storage = rows.storage if isinstance(rows, Shards) else "float32"
         blocks = self.pca_.blocks(codes)  # of columns, one after the other
-        written = write_zoo(folder, blocks, self.layout_, self.network_, record, (False,) * len(codes), storage)
-        return written.to(codes.device)
+        return write_zoo(folder, blocks, self.layout_, self.network_, record, held_out, storage).to(codes.device)
 
 
 def _check_members(zoo: Zoo, flow: FlowSettings) -> None:
