@@ -38,7 +38,7 @@ def accuracy_table() -> str:
         zoo = mean(_scores(runs, "zoo"))
         below = f"{below_the_best(recipe):.1f}" if recipe else "–"
         lost = [f"{zoo - mean(_scores(runs, kind)):.1f}" for kind in ("mixture of all", "Gaussian on codes, wider")]
-        lines.append([words, epochs, len(runs), f"{zoo:.1f} %", below, *lost])
+        lines.append([_in_two_lines(words), epochs, len(runs), f"{zoo:.1f} %", below, *lost])
     best = "below the best recipe (validation)"
     heading = ["zoo, units", "epochs", "seeds", "accuracy (test)", best, "lost by mixtures", "lost by the Gaussian"]
     return markdown_table(heading, lines)
