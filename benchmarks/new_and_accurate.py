@@ -66,8 +66,7 @@ RECIPES = {
     "long0.3": Recipe(optimizer="adamw", lr=3e-3, weight_decay=0.3),
     # Weight decay acts within 1 / (lr · decay) steps: with a larger rate it is done within the training.
     **{f"fast{decay:g}": Recipe(optimizer="adamw", lr=3e-3, weight_decay=decay) for decay in (0, 0.1, 0.3, 1, 3, 10)},
-    "large1": Recipe(optimizer="adamw", lr=3e-3, weight_decay=1.0, batch_size=512),
-    "large0.3": Recipe(optimizer="adamw", lr=3e-3, weight_decay=0.3, batch_size=512),
+    **{f"large{d:g}": Recipe(optimizer="adamw", lr=3e-3, weight_decay=d, batch_size=512) for d in (1.0, 0.3)},
     "half1": Recipe(optimizer="adamw", lr=3e-3, weight_decay=1.0, batch_size=512, precision="bfloat16"),
 }
 

@@ -45,9 +45,7 @@ MNIST |= {
 RECIPES = {"digits": ADAM | ADAMW | SGD, "mnist": MNIST}
 
 
-def one_recipe(
-    task_name: str, name: str, width: int, seed: int, members: int, toy: bool = False
-) -> dict:  # fmt: skip
+def one_recipe(task_name: str, name: str, width: int, seed: int, members: int, toy: bool = False) -> dict:
     """Scores on the validation split of a small zoo of one recipe."""
     task = load_task(task_name, seed=seed)
     recipe = Recipe(epochs=2) if toy else RECIPES[task_name][name]

@@ -52,12 +52,8 @@ class LeadingRetrieval(LeadingFlow):
         untrained = FlowSettings(hidden=2, time_dim=2, steps=1, dropout=0.0)  # it is not asked
         super().__init__(components, untrained, factor, neighbours)
 
-    def sample(self, n: int, *, seed: int) -> Zoo:
-        generator = torch.Generator().manual_seed(seed)
-        theirs = self.leading_[torch.randint(len(self.leading_), (n,), generator=generator)]  # (n, components)
-        others = self._others(theirs, generator)  # (n, others)
-        weights = self.pca_.inverse_transform(torch.cat([theirs.to(others), others], 1))  # (n, d)
-        return Zoo(weights, self.members_.layout, self.members_.network)
+    def _leading(self, n: int, generator: torch.Generator) -> Tensor:
+        return self.leading_[torch.randint(len(self.leading_), (n,), generator=generator)]
 
 
 class GaussianOfHalves:

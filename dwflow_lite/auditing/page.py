@@ -9,6 +9,7 @@ from pathlib import Path
 from dwflow_lite.auditing.rows import Bars
 from dwflow_lite.support.paths import as_path, check_writable, written_whole
 
+FLAGS = "flags"  # the heading of a column
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 CSS = """
@@ -47,7 +48,7 @@ def page_of(cells: Sequence[Sequence[str]], pictures: Mapping[str, str], bars: B
     """
     heading, *rows = cells
     lines = ["".join(f'<th scope="col">{escape(cell)}</th>' for cell in heading)]
-    classes = [' class="flag"' if name == "flags" else "" for name in heading]
+    classes = [' class="flag"' if name == FLAGS else "" for name in heading]
     for row in rows:
         lines.append("".join(f"<td{of}>{escape(cell)}</td>" for of, cell in zip(classes, row, strict=True)))
     table = "\n".join(f"<tr>{line}</tr>" for line in lines)

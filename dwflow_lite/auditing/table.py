@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dwflow_lite.auditing.drawing import curves_of, frontier_of, histograms_of
-from dwflow_lite.auditing.page import page_of, write_page
+from dwflow_lite.auditing.page import FLAGS, page_of, write_page
 from dwflow_lite.auditing.rows import Bars, Row, Values
 from dwflow_lite.support.cells import aligned, markdown_of
 
@@ -18,7 +18,6 @@ LOST_SPREAD = 0.5  # of the zoo's dispersion: below, most of its variance is los
 LOST_DIRECTIONS = 0.25  # of the zoo's effective rank
 
 EXTRA_COLUMNS = {"kappa": "kappa", "NLL": "nll", "ECE": "ece", "Z_U": "z_u", "effective rank": "effective_rank"}
-FLAGS = "flags"  # a column too
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,8 @@ def accuracy_table() -> str:
 def share_table() -> str:
     """Of each kind of network the share over both bars, in percent: a number for each seed.
 
-    Rivals count at the better of two widths, that which was set by distance and that of the members.
+    Gaussians on weights, and mixtures that are not aligned, count at the better of two widths: that which was set by
+    distance, and that of the members.
     """
     weights = ["Gaussian on weights, narrower", "Gaussian on weights"]
     columns = {  # heading -> names of rows, and the basis

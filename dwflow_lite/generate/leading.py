@@ -105,15 +105,18 @@ class LeadingFlow(BaseEstimator):
     def sample(self, n: int, *, seed: int) -> Zoo:
         """``n`` networks: leading codes that the flow has carried, and others that are drawn."""
         generator = start(self, n, seed)
-        if self.field_ is None:
-            x1 = self.leading_.new_empty(n, 0)
-        else:
-            x0 = self.source_.sample(n, generator).to(self.field_.head.weight)  # (n, components)
-            x1 = integrate(self.field_, x0, steps=self.flow_.solver_steps, solver=self.flow_.solver, keep=False).end
-            x1 = x1 * self.scale_
+        x1 = self._leading(n, generator)  # (n, components)
         others = self._others(x1, generator)  # (n, others)
         weights = self.pca_.inverse_transform(torch.cat([x1.to(others), others], 1))  # (n, d)
         return as_zoo(weights, self.members_, "flow on leading codes")
+
+    def _leading(self, n: int, generator: torch.Generator) -> Tensor:
+        """Leading codes (n, components), where the flow takes noise."""
+        if self.field_ is None:
+            return self.leading_.new_empty(n, 0)
+        x0 = self.source_.sample(n, generator).to(self.field_.head.weight)  # (n, components)
+        x1 = integrate(self.field_, x0, steps=self.flow_.solver_steps, solver=self.flow_.solver, keep=False).end
+        return x1 * self.scale_
 
     def _others(self, x1: Tensor, generator: torch.Generator) -> Tensor:
         """Draw the codes (n, others) that go with leading codes (n, components)."""
