@@ -193,7 +193,7 @@ def test_the_question_why_width_helps_is_asked_as_it_says():
     assert (why_width.points_of_sphere(50, 30, "signs", generator) * c).sum(
         1
     ).abs().max() > 0.1  # control: not by itself
-    run = why_width.one_run("8x8", 0, toy=True)
+    run = why_width.one_run("digits", "8x8", 0, toy=True)
     by_itself = {"each unit by itself", "each weight by itself"}
     for basis in ("aligned", "not aligned"):
         assert set(run[basis]) >= {"mean", "overlap -1", "overlap 1", "linearised", *by_itself}
