@@ -114,6 +114,7 @@ DIGITS += [Regime("digits", hidden, "fast1", epochs=60, members=50) for hidden i
 MNIST = [Regime("mnist", (w,), recipe, epochs=5, members=50) for w in (512, 1024) for recipe in ("large1", "half1")]
 # Within half a point of the best recipe, at 512 units.
 MNIST += [Regime("mnist", (w,), "large0.3", epochs=20, members=30) for w in (512, 1024)]
+MNIST += [Regime("mnist", (768,), "large0.3", epochs=20, members=30, held_out=10)]
 REGIMES = {regime.name: regime for regime in DIGITS + MNIST}
 
 
@@ -134,6 +135,8 @@ FEW = (
     "Gaussian on weights, narrower",
     "Gaussian on weights",
     "affine mixture of 5",
+    "unit crossover of all",
+    "unit crossover of all, wider",
 )
 
 
@@ -183,6 +186,7 @@ def least_width(
 def generators(zoo: Zoo, seed: int, flows: bool, few: bool = False) -> dict[str, Generator]:
     """All rivals, unfitted, by names that do not hang on what was measured; or a few of them."""
     signs = partial(AffineMixture, None, "signs")
+    children = partial(UnitCrossover, len(zoo.fitted))
     new_at = partial(as_new, zoo=zoo, reading=reading_of(zoo), high=1.6)
     rivals: dict[str, Generator] = {
         "retrieval": Retrieval(),
@@ -199,6 +203,7 @@ def generators(zoo: Zoo, seed: int, flows: bool, few: bool = False) -> dict[str,
         "soup of 10": Soup(10),
         "unit crossover of 2": UnitCrossover(2),
         "unit crossover of all": UnitCrossover(len(zoo.fitted)),
+        "unit crossover of all, wider": children(factor=new_at(lambda f: children(factor=f), low=0.4)),
     }
     if few:
         return {name: rivals[name] for name in FEW}

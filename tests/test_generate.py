@@ -712,6 +712,8 @@ def test_arguments_are_checked_by_fit_and_changed_by_set_params(zoo):
         (LeadingFlow(neighbours=1), "neighbours must be None or a whole number >= 2"),
         (LeadingFlow(factor=-1), "factor must be a number >= 0"),
         (UnitCrossover(1), "parents must be a whole number >= 2"),
+        (UnitCrossover(factor=-1.0), "factor must be a number >= 0"),
+        (UnitCrossover(factor="wide"), "factor must be a number >= 0"),
     ):
         with pytest.raises(ValueError, match=message):
             generator.fit(zoo)
@@ -1154,6 +1156,17 @@ def test_children_take_whole_units_from_their_parents():
         assert len(child.unique()) <= 3
     assert max(len(child.unique()) for child in children.weights) == 3  # control: units do come from all parents
     assert {len(child.unique()) for child in UnitCrossover().fit(zoo).sample(200, seed=0).weights} == {2}
+
+
+def test_children_are_moved_away_from_the_mean_of_all_members(zoo):
+    mean = zoo.fitted.weights.mean(0)
+    plain, wide, none = (
+        UnitCrossover(3, factor=factor).fit(zoo).sample(5, seed=0).weights for factor in (1.0, 1.3, 0.0)
+    )
+    torch.testing.assert_close(wide - mean, 1.3 * (plain - mean), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(none, mean.expand_as(none))
+    assert torch.equal(plain, UnitCrossover(3).fit(zoo).sample(5, seed=0).weights)
+    assert (wide - plain).norm(dim=1).min() > 0.1 * (plain - mean).norm(dim=1).max()  # control: they did move
 
 
 def test_heads_are_handed_down_whole():

@@ -24,6 +24,7 @@ from dwflow_lite.auditing.checks import (
     check_task,
     check_zoo,
 )
+from dwflow_lite.auditing.lines import barrier_to_nearest
 from dwflow_lite.auditing.measures import (
     in_range,
     match_to_first,
@@ -63,6 +64,7 @@ def audit(  # noqa: PLR0913 - a public door
     spec: PermutationSpec | None = None,
     rematch: bool = True,
     gauge: bool = True,
+    barrier: bool = False,
     seed: int = 0,
     memory: int = 1 << 28,
 ) -> Audit:
@@ -88,6 +90,8 @@ def audit(  # noqa: PLR0913 - a public door
             weights stand.
         gauge: see through scales, signs and bases too, not only through the order of units. (Networks are compared as
             they are in eval mode. What is not known: how a stream of units may be rotated.)
+        barrier: measure whether networks lie in the basin of their nearest member, too: nine networks on each line
+            between the two, which takes about ten times as long as scoring does.
         seed: of the controls.
         memory: bytes that networks on disk may take as they are measured, but at least one network is held at a time.
             (Generators that are fitted as controls have bounds of their own.) What is kept of all of them is small: a
@@ -120,7 +124,7 @@ def audit(  # noqa: PLR0913 - a public door
     for name, networks in kinds.items():
         check_kind(name, networks, zoo)
     check_task(zoo, task, split)
-    check_symmetries(zoo, spec, {"rematch": rematch, "gauge": gauge})
+    check_symmetries(zoo, spec, {"rematch": rematch, "gauge": gauge, "barrier": barrier})
     zoo = as_numbers(zoo)
 
     # Units of distance, and the two bars of "accurate and new", from the fitted members themselves.
@@ -131,7 +135,7 @@ def audit(  # noqa: PLR0913 - a public door
         if spec is not None:
             check_symmetry(fitted, spec, x)
         symmetries = Symmetries.of(fitted.network, spec, x, gauge)
-    yardstick = Yardstick.of(fitted, task, split, symmetries, seed, memory)
+    yardstick = Yardstick.of(fitted, task, split, symmetries, barrier, seed, memory)
 
     # One row for each kind of network.
     rows = [yardstick.row_of_zoo()]
@@ -183,6 +187,7 @@ class Yardstick:
         zoo: the fitted members.
         task, split: on which networks are scored.
         symmetries: up to which distances are measured; None: as the weights stand.
+        barrier: whether straight lines to members are measured.
         seed: of the matching.
         memory: bytes that networks on disk may take.
         evaluation: scores and mistakes of the members.
@@ -196,6 +201,7 @@ class Yardstick:
     task: Task
     split: str
     symmetries: Symmetries | None
+    barrier: bool
     seed: int
     memory: int
     evaluation: Evaluation
@@ -205,7 +211,9 @@ class Yardstick:
     moments: Moments
 
     @classmethod
-    def of(cls, zoo: Zoo, task: Task, split: str, symmetries: Symmetries | None, seed: int, memory: int) -> Yardstick:
+    def of(
+        cls, zoo: Zoo, task: Task, split: str, symmetries: Symmetries | None, barrier: bool, seed: int, memory: int
+    ) -> Yardstick:
         """Measure the fitted members themselves.
 
         Raises:
@@ -224,7 +232,8 @@ class Yardstick:
         evaluation = _evaluated(zoo, task, split, at_once)
         factor = in_range(zoo.weights[:1], zoo.weights)[2] if isinstance(zoo.weights, Tensor) else 1.0
         moments = Moments.of(zoo.weights, memory, factor)
-        return cls(zoo, task, split, symmetries, seed, memory, evaluation, nearest, readings, factor, moments)
+        measured = evaluation, nearest, readings, factor, moments
+        return cls(zoo, task, split, symmetries, barrier, seed, memory, *measured)
 
     @property
     def at_once(self) -> int:
@@ -264,6 +273,14 @@ class Yardstick:
                 distances.append(reading.distance_of(rows, self.symmetries.spec, self.seed))
         by_reading = [d / r.distance.median() for d, r in zip(distances, self.readings, strict=True)]
         return torch.stack(by_reading).amin(0)
+
+    def _barrier(self, networks: Zoo, itself: bool) -> float | None:
+        """Mean fall of the score on the way to the nearest member."""
+        if not self.barrier:
+            return None
+        spec = None if self.symmetries is None else self.symmetries.spec
+        asked = {"at_once": self.at_once, "skip_self": itself, "seed": self.seed}
+        return float(barrier_to_nearest(networks, self.zoo, self.task, self.split, spec, **asked).mean())
 
     def row_of_zoo(self) -> Row:
         """The fitted members, each beside all others."""
@@ -318,6 +335,7 @@ class Yardstick:
             ece=_mean(evaluation.ece),
             kappa=_mean(kappa),
             effective_rank=self._directions(moments),
+            barrier=self._barrier(networks, itself),
             values=values,
         )
 

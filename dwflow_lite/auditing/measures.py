@@ -31,6 +31,11 @@ def nearest_distance(weights: Tensor | Rows, zoo: Tensor | Rows, *, skip_self: b
     return _distances(Rows.of(weights), Rows.of(zoo), skip_self).min(1).values
 
 
+def nearest_member(weights: Rows, zoo: Rows, *, skip_self: bool = False) -> Tensor:
+    """Which row of ``zoo`` (N, d) is nearest to each of ``weights`` (n, d), as they stand: its position, (n,)."""
+    return _distances(weights, zoo, skip_self).argmin(1)
+
+
 def _distances(weights: Rows, zoo: Rows, skip_self: bool) -> Tensor:
     """All distances (n, N), block by block."""
     if skip_self and (weights.weights.shape != zoo.weights.shape or len(zoo) < 2):

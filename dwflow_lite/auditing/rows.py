@@ -72,6 +72,8 @@ class Row:
         z_u: :func:`copying_statistic` beside held-out networks; None without any.
         effective_rank: directions in which they spread (:func:`effective_rank`), over those of as many fitted members
             (1: as the zoo); None for a single network.
+        barrier: mean fall of the score on straight lines to the nearest member, its units matched: about zero where
+            both lie in one basin; None where it was not measured.
         values: of each network, for curves and histograms; None in rows of older versions.
     """
 
@@ -89,6 +91,7 @@ class Row:
     kappa: float | None = None
     z_u: float | None = field(default=None, compare=False)  # held-out networks change no other row, but for this
     effective_rank: float | None = None
+    barrier: float | None = None
     values: Values | None = field(default=None, repr=False, compare=False)  # rows are equal by their numbers
 
     def __post_init__(self) -> None:

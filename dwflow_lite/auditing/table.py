@@ -17,7 +17,14 @@ COPY = 0.5  # distance, in units of the zoo, below which most networks are copie
 LOST_SPREAD = 0.5  # of the zoo's dispersion: below, most of its variance is lost
 LOST_DIRECTIONS = 0.25  # of the zoo's effective rank
 
-EXTRA_COLUMNS = {"kappa": "kappa", "NLL": "nll", "ECE": "ece", "Z_U": "z_u", "effective rank": "effective_rank"}
+EXTRA_COLUMNS = {
+    "kappa": "kappa",
+    "NLL": "nll",
+    "ECE": "ece",
+    "Z_U": "z_u",
+    "effective rank": "effective_rank",
+    "barrier": "barrier",
+}
 
 
 @dataclass(frozen=True)
@@ -144,8 +151,8 @@ class Audit:
         """The table as text, cell by cell, its heading first.
 
         Args:
-            columns: what is added to it, of ``"kappa"``, ``"NLL"``, ``"ECE"``, ``"Z_U"``, ``"effective rank"`` and
-                ``"flags"``.
+            columns: what is added to it, of ``"kappa"``, ``"NLL"``, ``"ECE"``, ``"Z_U"``, ``"effective rank"``,
+                ``"barrier"`` (of an accuracy in points) and ``"flags"``.
 
         Raises:
             ValueError: a column that there is none of.
@@ -162,7 +169,7 @@ class Audit:
             "dispersion",
             self._heading_of_new(),
         ]
-        headings = {"NLL": "NLL" if self.score_name == "accuracy" else "loss"}
+        headings = {"barrier": "barrier (points)"} if self.score_name == "accuracy" else {"NLL": "loss"}
         heading += [headings.get(column, column) for column in columns]
         return [heading] + [self._cells_of(row, columns) for row in self.rows]
 
@@ -182,7 +189,9 @@ class Audit:
             if column == FLAGS:
                 extra.append(", ".join(self.flags(row.name)) or "–")
             else:
-                extra.append(_two_places(getattr(row, EXTRA_COLUMNS[column])))
+                value = getattr(row, EXTRA_COLUMNS[column])
+                in_points = column == "barrier" and value is not None and self.score_name == "accuracy"
+                extra.append(_two_places(100 * value if in_points else value))
         return [row.name.replace("|", "/"), score, *numbers, f"{100 * row.accurate_and_new:.0f} %", *extra]
 
     def markdown(self, columns: Sequence[str] = ()) -> str:

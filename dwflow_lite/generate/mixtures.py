@@ -64,8 +64,7 @@ class AffineMixture(BaseEstimator):
             raise ValueError(f"size must be None or a whole number >= 1, got {self.size!r}")
         if not is_choice(self.coefficients, COEFFICIENTS):
             raise ValueError(f"coefficients must be one of {', '.join(COEFFICIENTS)}, got {self.coefficients!r}")
-        if not is_number(self.factor, 0):
-            raise ValueError(f"factor must be a number >= 0, got {self.factor!r}")
+        _check_factor(self.factor)
         members = fitted_members(self, zoo, at_least=2)
         mean = measured(lambda weights: weights.mean(0), members.weights)  # (d,)
         size = len(members) if self.size is None else min(int(self.size), len(members))
@@ -87,6 +86,11 @@ class AffineMixture(BaseEstimator):
         return as_zoo(mixed, self.members_, f"affine mixture of {self.size_}")
 
 
+def _check_factor(factor: object) -> None:
+    if not is_number(factor, 0):
+        raise ValueError(f"factor must be a number >= 0, got {factor!r}")
+
+
 def points_of_sphere(n: int, size: int, coefficients: str, generator: torch.Generator) -> Tensor:
     """Random points (n, size) of the unit sphere: any (``"sphere"``), or with coordinates of one size (``"signs"``)."""
     drawn = torch.randn(n, size, generator=generator)
@@ -102,22 +106,26 @@ class UnitCrossover(BaseEstimator):
     Args:
         parents: how many different members a child has; all where there are fewer.
         spec: of a reader's own network; those of the course have theirs.
+        factor: by how much children are moved away from the mean of all members. At 1 each unit is a member's own, and
+            a child of many lies a little nearer to its parents than they do to each other.
     """
 
-    def __init__(self, parents: int = 2, spec: PermutationSpec | None = None) -> None:
+    def __init__(self, parents: int = 2, spec: PermutationSpec | None = None, factor: float = 1.0) -> None:
         self.parents = parents
         self.spec = spec
+        self.factor = factor
 
     @out_of_memory_as(FIT_FEWER)
     def fit(self, zoo: Zoo) -> UnitCrossover:
-        """Remember the fitted members, at least two, and which weight belongs to which unit.
+        """Remember the fitted members, at least two, their mean, and which weight belongs to which unit.
 
         Raises:
-            ValueError: parents that are no whole number >= 2, fewer than two members, a zoo on disk, a network without
-                a spec, or a spec of another layout.
+            ValueError: parents that are no whole number >= 2, a factor below 0, fewer than two members, a zoo on disk,
+                a network without a spec, or a spec of another layout.
         """
         if not is_whole(self.parents, 2):
             raise ValueError(f"parents must be a whole number >= 2, got {self.parents!r}")
+        _check_factor(self.factor)
         require_spec(self.spec)
         require_zoo(zoo)
         spec = PermutationSpec.of(zoo.network) if self.spec is None else self.spec
@@ -125,8 +133,10 @@ class UnitCrossover(BaseEstimator):
             raise ValueError("the spec belongs to another layout than the zoo's: make it from zoo.network")
         members = fitted_members(self, zoo, at_least=2)
         unit_of = owners(spec)  # (d,)
+        mean = measured(lambda weights: weights.mean(0), members.weights)  # (d,)
         parents = min(int(self.parents), len(members))
-        self.members_, self.owners_, self.parents_ = members, unit_of, parents
+        self.members_, self.mean_, self.owners_, self.parents_ = members, mean, unit_of, parents
+        self.factor_ = float(self.factor)
         return self
 
     @out_of_memory_as(SAMPLE_FEWER)
@@ -140,6 +150,8 @@ class UnitCrossover(BaseEstimator):
         of_unit = torch.cat([of_unit, torch.zeros(n, 1, dtype=torch.long)], 1)  # the last: of what no unit owns
         member = parents.gather(1, of_unit[:, self.owners_])  # (n, d): whose weight each one is
         children = weights.gather(0, member.to(weights.device))  # (n, d)
+        if self.factor_ != 1:
+            children = torch.lerp(self.mean_, children, self.factor_)  # mean + factor · (children - mean)
         return as_zoo(children, self.members_, f"unit crossover of {self.parents_}")
 
 
