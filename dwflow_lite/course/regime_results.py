@@ -1,7 +1,7 @@
 """What notebook 09 shows of ``benchmarks/results/new_and_accurate.json``: every zoo of which the test split was read.
 
-Nothing here computes a result: ``benchmarks/new_and_accurate.py`` wrote them, and ``benchmarks/recipes.py`` what other
-recipes reach at the same width.
+Nothing here computes a result: ``benchmarks/new_and_accurate.py`` wrote them, ``benchmarks/recipes.py`` what other
+recipes reach at the same width, and ``benchmarks/why_width.py`` what 09b shows of many widths.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from dwflow_lite.course.notebook import markdown_table
 from dwflow_lite.course.paths import repository
 
 Runs = list[dict[str, Any]]
+
+LEAST_LOST = 0.01  # points: about one image in ten thousand
 
 # Zoo -> how it stands in the tables, its epochs, and its own of the recipes tried at its width, if any were.
 ZOOS = {
@@ -66,6 +68,27 @@ def share_table() -> str:
         best = _percent([best_without_alignment(run) for run in runs])
         lines.append([_in_two_lines(ZOOS[name][0]), *cells, best])
     return markdown_table(["zoo, units", *columns, "best of all, not aligned"], lines)
+
+
+def points_lost(task: str, way: str, basis: str = "aligned") -> tuple[list[int], list[float]]:
+    """What a way to mix members loses against its zoo, by width: networks of one hidden layer.
+
+    Args:
+        task: ``"digits"`` or ``"mnist"``.
+        way: of ``benchmarks/why_width.py``, such as ``"overlap 1"``.
+        basis: ``"aligned"`` or ``"not aligned"``.
+
+    Returns:
+        Widths, and points of accuracy lost, means over seeds. For a logarithmic axis: less than ``LEAST_LOST``, also
+        nothing and gains, reads as that.
+    """
+    lost = defaultdict(list)
+    for key, run in _stored("why_width" if task == "digits" else f"why_width_{task}").items():
+        shape = key.partition(", ")[0]
+        if shape.isdecimal():  # one hidden layer
+            lost[int(shape)].append(100 * (run["zoo"] - run[basis][way]))
+    widths = sorted(lost)
+    return widths, [max(mean(lost[width]), LEAST_LOST) for width in widths]
 
 
 def best_without_alignment(run: dict[str, Any]) -> float:

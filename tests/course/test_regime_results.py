@@ -7,7 +7,14 @@ import pytest
 
 from benchmarks import new_and_accurate, recipes
 from dwflow_lite.course import regime_results
-from dwflow_lite.course.regime_results import ZOOS, accuracy_table, below_the_best, share_table
+from dwflow_lite.course.regime_results import (
+    LEAST_LOST,
+    ZOOS,
+    accuracy_table,
+    below_the_best,
+    points_lost,
+    share_table,
+)
 
 from .test_large_results import rows_of
 
@@ -69,3 +76,16 @@ def test_the_best_recipe_of_a_width_is_the_best_mean_over_seeds():
     assert below_the_best(own) == pytest.approx(100 * (max(means.values()) - means[own.split("; ")[1]]))
     best = max(means, key=means.get)
     assert below_the_best(f"width 256; {best}") == 0 < below_the_best("width 256; adamw 0.003, decay 3, 60 epochs")
+
+
+@pytest.mark.parametrize("task, file", [("digits", "why_width"), ("mnist", "why_width_mnist")])
+def test_what_is_lost_by_width_is_that_of_the_file(task, file, monkeypatch):
+    runs = regime_results._stored(file)
+    widths, points = points_lost(task, "overlap 0")
+    assert widths == sorted({int(key.split(",")[0]) for key in runs if "x" not in key})
+    of_first = [run for key, run in runs.items() if key.startswith(f"{widths[0]},")]
+    assert points[0] == pytest.approx(mean(100 * (run["zoo"] - run["aligned"]["overlap 0"]) for run in of_first))
+    assert points != points_lost(task, "overlap 1")[1] != points_lost(task, "overlap 1", "not aligned")[1]
+    better = {key: run | {"aligned": {"overlap 0": 1.0}} for key, run in runs.items()}
+    monkeypatch.setattr(regime_results, "_stored", {file: better}.__getitem__)
+    assert set(points_lost(task, "overlap 0")[1]) == {LEAST_LOST}  # control: gains, which no logarithm has
