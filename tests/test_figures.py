@@ -455,6 +455,19 @@ def test_a_frontier_shows_every_network_inside_its_axes_with_both_bars():
             figures.draw_frontier({"a": without})
 
 
+def test_shares_fall_from_the_accurate_to_those_that_are_new_under_every_bar():
+    near = Values((0.9, 0.2, 0.9, 0.9), (1.0, 1.4, 0.5, 0.1), (1.0,) * 4, None, (True, False, True, True))
+    rows = (Row("zoo", 4, 0.7, 0.1, 1.0, None, None, 1.0, 0.25, values=near),)
+    result = Audit(rows, "accuracy", "test", bars=Bars(0.8, 0.7, 0.1))
+    (ax,) = figures.draw_shares({"a": result}).axes
+    curve, bar = ax.lines
+    shares = dict(zip(curve.get_xdata().round(2), curve.get_ydata(), strict=True))
+    assert [shares[at] for at in (0.0, 0.1, 0.2, 0.5, 0.6, 1.0, 1.1, 1.5)] == [75, 75, 50, 50, 25, 25, 0, 0]
+    assert bar.get_xdata()[0] == 0.7 and shares[0.7] == 100 * rows[0].accurate_and_new
+    with pytest.raises(ValueError, match="'a' holds averages alone"):
+        figures.draw_shares({"a": replace(result, bars=None)})
+
+
 # -- the scoreboard ------------------------------------------------------------------------------------------------
 
 

@@ -70,6 +70,22 @@ def share_table() -> str:
     return markdown_table(["zoo, units", *columns, "best of all, not aligned"], lines)
 
 
+def lost_by_width() -> dict[str, dict[str, tuple[list[int], list[float]]]]:
+    """What four ways to mix members lose by width, in words: title -> name of a line -> widths, points."""
+    ways = {
+        "one coin for each member": "overlap 1",
+        "one for each of its layers": "overlap 0",
+        "one for each of its units": "each unit by itself",
+        "each weight by itself": "each weight by itself",
+    }
+    found = {}
+    for task, words in {"digits": "digits, decay 1", "mnist": "MNIST, decay 0.3"}.items():
+        lines = {name: points_lost(task, way) for name, way in ways.items()}
+        lines["one coin, not aligned"] = points_lost(task, "overlap 1", "not aligned")
+        found[f"{words} ({LEAST_LOST}: that, nothing, or a gain)"] = lines
+    return found
+
+
 def points_lost(task: str, way: str, basis: str = "aligned") -> tuple[list[int], list[float]]:
     """What a way to mix members loses against its zoo, by width: networks of one hidden layer.
 

@@ -1,6 +1,6 @@
 """Figures of the course: each function takes what it draws and returns a Figure, and changes nothing else."""
 
-from dwflow_lite.figures.audits import draw_accuracy_dispersion, draw_audit, draw_frontier
+from dwflow_lite.figures.audits import draw_accuracy_dispersion, draw_audit, draw_frontier, draw_shares
 from dwflow_lite.figures.conditions import draw_confusion, draw_control, draw_labelled
 from dwflow_lite.figures.flows import draw_clouds, draw_flow, draw_training, draw_trajectories
 from dwflow_lite.figures.general import draw_distances, draw_images, draw_lines, draw_matrices, draw_scores
@@ -54,6 +54,7 @@ __all__ = [
     "draw_reported",
     "draw_rounds",
     "draw_scores",
+    "draw_shares",
     "draw_spectra",
     "draw_sphere",
     "draw_strengths",

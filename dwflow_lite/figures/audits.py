@@ -10,7 +10,7 @@ from matplotlib.patches import Rectangle
 
 from dwflow_lite.auditing.drawing import score_range
 from dwflow_lite.auditing.rows import Row
-from dwflow_lite.auditing.table import Audit
+from dwflow_lite.auditing.table import FARTHEST, Audit
 from dwflow_lite.figures.naming import name_points
 from dwflow_lite.figures.style import colour, finite_range, new_figure, require, require_named, score_axis
 from dwflow_lite.support.colours import COLOURS
@@ -73,8 +73,7 @@ def draw_frontier(audits: Mapping[str, Audit]) -> Figure:
     figure, panels = new_figure(len(audits), width=7.6 if len(audits) == 1 else 5.2, height=4.6)
     have_same_names = len({tuple(result.names) for result in audits.values()}) == 1
     for ax, (title, result) in zip(panels, audits.items(), strict=True):
-        if result.bars is None or any(row.values is None for row in result.rows):
-            raise ValueError(f"the audit {title!r} holds averages alone, not the values of each network: audit anew")
+        _require_values(title, result)
         unit = score_axis(result.score_name)[1]
         seen = [row for row in result.rows if "noise" not in result.flags(row.name)]
         low, high = (unit * score for score in score_range(seen, result.bars))
@@ -97,6 +96,39 @@ def draw_frontier(audits: Mapping[str, Audit]) -> Figure:
         if ax is panels[-1] or not have_same_names:
             ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
+
+
+def draw_shares(audits: Mapping[str, Audit]) -> Figure:
+    """The share of networks that are accurate and lie at least so far from their nearest member, for every such bar.
+
+    The dashed line is the bar that was set: there a curve has what the audit calls accurate and new.
+
+    Args:
+        audits: title -> audit, one panel each; of rows with the values of each network, and with bars.
+
+    Raises:
+        ValueError: an audit of an older version, without them.
+    """
+    _rows(audits)  # there are some
+    figure, panels = new_figure(len(audits), width=6.6 if len(audits) == 1 else 4.6, height=3.8)
+    thresholds = np.linspace(0, FARTHEST, 151)
+    have_same_names = len({tuple(result.names) for result in audits.values()}) == 1
+    for ax, (title, result) in zip(panels, audits.items(), strict=True):
+        _require_values(title, result)
+        for i, row in enumerate(result.rows):
+            shares = 100 * np.array(result.curve(row.name, thresholds))
+            ax.plot(thresholds, shares, color=colour(row.name, i), label=row.name)
+        ax.axvline(result.bars.distance, color="black", ls="--", lw=1)
+        ax.set(xlabel="new from this distance on (zoo's own = 1)", ylabel="accurate, and that far (%)", title=title)
+        ax.set(xlim=(0, FARTHEST), ylim=(-2, 102))
+        if ax is panels[-1] or not have_same_names:
+            ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return figure
+
+
+def _require_values(title: str, result: Audit) -> None:
+    if result.bars is None or any(row.values is None for row in result.rows):
+        raise ValueError(f"the audit {title!r} holds averages alone, not the values of each network: audit anew")
 
 
 def draw_accuracy_dispersion(audits: Mapping[str, Audit], flows: str = "h=") -> Figure:
