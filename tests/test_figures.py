@@ -464,6 +464,11 @@ def test_shares_fall_from_the_accurate_to_those_that_are_new_under_every_bar():
     shares = dict(zip(curve.get_xdata().round(2), curve.get_ydata(), strict=True))
     assert [shares[at] for at in (0.0, 0.1, 0.2, 0.5, 0.6, 1.0, 1.1, 1.5)] == [75, 75, 50, 50, 25, 25, 0, 0]
     assert bar.get_xdata()[0] == 0.7 and shares[0.7] == 100 * rows[0].accurate_and_new
+    other = replace(result, rows=(replace(rows[0], name="mine"), *rows))
+    first, second = figures.draw_shares({"a": result, "b": other}).axes
+    assert first.get_legend() is None
+    assert [text.get_text() for text in second.get_legend().get_texts()] == ["zoo", "mine"]
+    assert first.lines[0].get_color() == second.lines[1].get_color() != second.lines[0].get_color()
     with pytest.raises(ValueError, match="'a' holds averages alone"):
         figures.draw_shares({"a": replace(result, bars=None)})
 

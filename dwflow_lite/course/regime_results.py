@@ -28,6 +28,7 @@ ZOOS = {
     "digits-256-long0.3": ("digits 256, decay 0.3", 120, "width 256; adamw 0.003, decay 0.3, 120 epochs"),
     "digits-384-long0.3": ("digits 384, decay 0.3", 120, "width 384; adamw 0.003, decay 0.3, 120 epochs"),
     "mnist-512-large1-N50": ("MNIST 512, decay 1", 5, "mnist, width 512; adamw 0.003, decay 1, 5 epochs"),
+    "mnist-768-large0.3-N30": ("MNIST 768, decay 0.3", 20, "mnist, width 768; adamw 0.003, decay 0.3, 20 epochs"),
     "mnist-1024-large1-N50": ("MNIST 1,024, decay 1", 5, None),
 }
 
@@ -49,14 +50,16 @@ def accuracy_table() -> str:
 def share_table() -> str:
     """Of each kind of network the share over both bars, in percent: a number for each seed.
 
-    Gaussians on weights, and mixtures that are not aligned, count at the better of two widths: that which was set by
-    distance, and that of the members.
+    Gaussians on weights, units of all members, and mixtures that are not aligned, count at the better of two widths:
+    that which was set by distance, and that of the members.
     """
+    units = ["unit crossover of all, wider", "unit crossover of all"]
     weights = ["Gaussian on weights, narrower", "Gaussian on weights"]
     columns = {  # heading -> names of rows, and the basis
         "held-out": (["held-out networks"], "universe"),
         "mixtures of all": (["mixture of all"], "universe"),
         "the same, not aligned": (["mixture of all", "mixture of all, factor 1"], "not aligned"),
+        "units of all members": (units, "universe"),
         "Gaussian about the mean": (["Gaussian on codes, wider"], "universe"),
         "flow on 2 codes": (["flow on 2 codes, others drawn"], "universe"),
         "noise": (["zoo + noise"], "universe"),

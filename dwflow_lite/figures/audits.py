@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from dwflow_lite.auditing.drawing import score_range
@@ -101,7 +102,8 @@ def draw_frontier(audits: Mapping[str, Audit]) -> Figure:
 def draw_shares(audits: Mapping[str, Audit]) -> Figure:
     """The share of networks that are accurate and lie at least so far from their nearest member, for every such bar.
 
-    The dashed line is the bar that was set: there a curve has what the audit calls accurate and new.
+    The dashed line is the bar that was set: there a curve has what the audit calls accurate and new. Panels have one
+    legend, and a kind has one colour in all of them.
 
     Args:
         audits: title -> audit, one panel each; of rows with the values of each network, and with bars.
@@ -109,20 +111,19 @@ def draw_shares(audits: Mapping[str, Audit]) -> Figure:
     Raises:
         ValueError: an audit of an older version, without them.
     """
-    _rows(audits)  # there are some
-    figure, panels = new_figure(len(audits), width=6.6 if len(audits) == 1 else 4.6, height=3.8)
+    rows = _rows(audits)
+    figure, panels = new_figure(len(audits), width=6.6 if len(audits) == 1 else 3.8, height=3.8)
     thresholds = np.linspace(0, FARTHEST, 151)
-    have_same_names = len({tuple(result.names) for result in audits.values()}) == 1
+    shades = {name: colour(name, i) for i, name in enumerate(dict.fromkeys(row.name for row in rows))}
     for ax, (title, result) in zip(panels, audits.items(), strict=True):
         _require_values(title, result)
-        for i, row in enumerate(result.rows):
-            shares = 100 * np.array(result.curve(row.name, thresholds))
-            ax.plot(thresholds, shares, color=colour(row.name, i), label=row.name)
+        for name in result.names:
+            ax.plot(thresholds, 100 * np.array(result.curve(name, thresholds)), color=shades[name])
         ax.axvline(result.bars.distance, color="black", ls="--", lw=1)
-        ax.set(xlabel="new from this distance on (zoo's own = 1)", ylabel="accurate, and that far (%)", title=title)
+        ax.set(xlabel="new from this distance on", ylabel="accurate, and that far (%)", title=title)
         ax.set(xlim=(0, FARTHEST), ylim=(-2, 102))
-        if ax is panels[-1] or not have_same_names:
-            ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    lines = [Line2D([], [], color=shade, label=name) for name, shade in shades.items()]
+    panels[-1].legend(handles=lines, frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 

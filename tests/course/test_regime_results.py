@@ -60,7 +60,7 @@ def test_numbers_are_those_of_the_file(monkeypatch):
             row["accurate_and_new"] = 0.5 * (row["name"] == "mixture of all")
     monkeypatch.setattr(regime_results, "_stored", changed.__getitem__)
     for row in rows_of(share_table())[2:]:  # control: it is read from the file
-        assert set(row[2].split("/")) == {"50"} and set(row[1].split("/") + row[6].split("/")) == {"0"}
+        assert set(row[2].split("/")) == {"50"} and set(row[1].split("/") + row[7].split("/")) == {"0"}
     monkeypatch.setattr(regime_results, "_stored", lambda name: stored[name] | {"digits-8-new, seed 0": {}})
     with pytest.raises(KeyError, match="digits-8-new"):  # a zoo without words is not left out
         share_table()
