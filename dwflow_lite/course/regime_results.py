@@ -51,7 +51,7 @@ def share_table() -> str:
     """Of each kind of network the share over both bars, in percent: a number for each seed.
 
     Gaussians on weights, units of all members, and mixtures that are not aligned, count at the better of two widths:
-    that which was set by distance, and that of the members.
+    that which was set by distance, and that of the members. (Older runs have units of all members at the latter alone.)
     """
     units = ["unit crossover of all, wider", "unit crossover of all"]
     weights = ["Gaussian on weights, narrower", "Gaussian on weights"]
