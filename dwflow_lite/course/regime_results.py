@@ -57,9 +57,9 @@ def share_table() -> str:
     weights = ["Gaussian on weights, narrower", "Gaussian on weights"]
     columns = {  # heading -> names of rows, and the basis
         "held-out": (["held-out networks"], "universe"),
-        "mixtures of all": (["mixture of all"], "universe"),
+        "mix of all": (["mixture of all"], "universe"),
         "the same, not aligned": (["mixture of all", "mixture of all, factor 1"], "not aligned"),
-        "units of all members": (units, "universe"),
+        "units of all": (units, "universe"),
         "Gaussian about the mean": (["Gaussian on codes, wider"], "universe"),
         "flow on 2 codes": (["flow on 2 codes, others drawn"], "universe"),
         "noise": (["zoo + noise"], "universe"),
@@ -69,7 +69,7 @@ def share_table() -> str:
     for name, runs in _by_zoo().items():
         cells = [_percent(_shares(runs, rows, basis)) for rows, basis in columns.values()]
         best = _percent([best_without_alignment(run) for run in runs])
-        lines.append([_in_two_lines(ZOOS[name][0]), *cells, best])
+        lines.append([ZOOS[name][0], *cells, best])
     return markdown_table(["zoo, units", *columns, "best of all, not aligned"], lines)
 
 
