@@ -25,9 +25,10 @@ from torch import Tensor
 from benchmarks.kept import run_missing
 from benchmarks.new_and_accurate import REGIMES, as_new, generators, reading_of
 from dwflow_lite import PermutationSpec, Task, Zoo, canonicalise, load_task
+from dwflow_lite.auditing.lines import matched_each
 from dwflow_lite.flow import FlowSettings
 from dwflow_lite.generate import LeadingFlow
-from dwflow_lite.symmetry import linear_barrier, match_all, permute_all
+from dwflow_lite.symmetry import linear_barrier
 
 REGIME = REGIMES["digits-160-fast1"]
 KINDS = ("mixture of all", "Gaussian on codes, wider", "zoo + noise", "Gaussian on weights", "unit crossover of 2")
@@ -37,15 +38,6 @@ POINTS = 11  # networks on a line, both ends included
 def nearest_member(networks: Tensor, members: Tensor) -> Tensor:
     """For each network (n, d) the nearest of the members (N, d), as they stand: (n, d)."""
     return members[torch.cdist(networks, members).argmin(1)]
-
-
-def matched_to(networks: Tensor, members: Tensor, spec: PermutationSpec) -> Tensor:
-    """Members (n, d), the units of each permuted to agree with the network (n, d) of the same position."""
-    rows = []
-    for network, member in zip(networks, members, strict=True):
-        matchings = match_all(network, member[None], spec)
-        rows.append(permute_all(matchings, spec, member[None]))
-    return torch.cat(rows)
 
 
 def lines(starts: Tensor, ends: Tensor, zoo: Zoo, task: Task) -> dict[str, float]:
@@ -92,7 +84,7 @@ def one_seed(seed: int, toy: bool) -> dict:
         mean = of_zoo.mean(0).expand_as(networks)
         found[name] = {
             "as they stand": lines(networks, nearest, zoo, task),
-            "matched": lines(networks, matched_to(networks, nearest, spec), zoo, task),
+            "matched": lines(networks, matched_each(networks, nearest, spec), zoo, task),
             "to the mean": lines(networks, mean, zoo, task),
         }
         print(f"seed {seed}, {name}: {found[name]}", flush=True)

@@ -202,7 +202,7 @@ def generators(zoo: Zoo, seed: int, flows: bool, few: bool = False) -> dict[str,
         "pair interpolation": PairInterpolation(),
         "soup of 10": Soup(10),
         "unit crossover of 2": UnitCrossover(2),
-        "unit crossover of all": UnitCrossover(len(zoo.fitted)),
+        "unit crossover of all": children(),
         "unit crossover of all, wider": children(factor=new_at(lambda f: children(factor=f), low=0.4)),
     }
     if few:

@@ -362,7 +362,7 @@ def test_basins_are_told_by_lines_that_see_through_the_order_of_units(monkeypatc
     zoo = TINY.zoo(task, 0)
     spec = PermutationSpec.of(zoo.network)
     moved = torch.stack([spec.apply(spec.random(torch.Generator().manual_seed(1)), row) for row in zoo.weights])
-    torch.testing.assert_close(basins.matched_to(zoo.weights, moved, spec), zoo.weights)
+    torch.testing.assert_close(basins.matched_each(zoo.weights, moved, spec), zoo.weights)
     assert (moved - zoo.weights).abs().max() > 0.1  # control
     torch.testing.assert_close(basins.nearest_member(zoo.weights[[2]] + 1e-3, zoo.weights), zoo.weights[[2]])
 

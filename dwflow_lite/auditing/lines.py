@@ -56,7 +56,7 @@ def barrier_to_nearest(  # noqa: PLR0913 - one caller
         starts = rows[positions]  # (m, d)
         ends = others[nearest[start : start + step]].to(starts)  # (m, d)
         if spec is not None:
-            ends = _matched(starts, ends, spec, seed)
+            ends = matched_each(starts, ends, spec, seed)
         both = Zoo(torch.cat([starts, ends]), networks.layout, networks.network)
         pairs = [(pair, len(positions) + pair) for pair in range(len(positions))]
         curve = linear_barrier(both, pairs, task, split=split, points=POINTS, repaired=has_statistics)
@@ -64,7 +64,7 @@ def barrier_to_nearest(  # noqa: PLR0913 - one caller
     return torch.cat(falls)
 
 
-def _matched(networks: Tensor, members: Tensor, spec: PermutationSpec, seed: int) -> Tensor:
+def matched_each(networks: Tensor, members: Tensor, spec: PermutationSpec, seed: int = 0) -> Tensor:
     """Members (m, d), the units of each permuted to agree with the network (m, d) of the same position."""
     rows = []
     for network, member in zip(networks.split(1), members.split(1), strict=True):

@@ -20,9 +20,9 @@ from dwflow_lite.flow.train import train_flow
 from dwflow_lite.generate.conditions import Asked, Conditions, Numbers, Zoos, pool_of
 from dwflow_lite.generate.deepweightflow import DeepWeightFlow
 from dwflow_lite.generate.generator import FIT_FEWER, SAMPLE_FEWER
-from dwflow_lite.generate.simple import as_zoo, compressed, computable, start
+from dwflow_lite.generate.simple import as_zoo, check_factor, compressed, computable, start
 from dwflow_lite.generate.sources import make_source
-from dwflow_lite.support.checks import is_number, is_whole
+from dwflow_lite.support.checks import is_whole
 from dwflow_lite.support.devices import out_of_memory_as
 from dwflow_lite.zoo.zoo import Zoo
 
@@ -103,8 +103,7 @@ class ConditionalGaussian(BaseEstimator):
         """
         if self.neighbours is not None and not is_whole(self.neighbours, 2):
             raise ValueError(f"neighbours must be None or a whole number >= 2, got {self.neighbours!r}")
-        if not is_number(self.factor, 0):
-            raise ValueError(f"factor must be a number >= 0, got {self.factor!r}")
+        check_factor(self.factor)
         pool = pool_of(zoos, numbers, same_basis=True)
         members, pca, codes = compressed(pool.zoo)  # codes (N, k)
         vectors = pool.fitted()  # (N, c)

@@ -18,8 +18,8 @@ from dwflow_lite.flow.settings import FlowSettings, require_settings
 from dwflow_lite.flow.solver import integrate
 from dwflow_lite.flow.train import train_flow
 from dwflow_lite.generate.generator import FIT_FEWER, SAMPLE_FEWER
-from dwflow_lite.generate.simple import as_zoo, compressed, measured, start
-from dwflow_lite.support.checks import is_number, is_whole, whole_seed
+from dwflow_lite.generate.simple import as_zoo, check_factor, compressed, measured, start
+from dwflow_lite.support.checks import is_whole, whole_seed
 from dwflow_lite.support.devices import out_of_memory_as
 from dwflow_lite.zoo.zoo import Zoo
 
@@ -71,8 +71,7 @@ class LeadingFlow(BaseEstimator):
         """
         flow = SETTINGS if self.flow is None else self.flow
         require_settings(flow)
-        if not is_number(self.factor, 0):
-            raise ValueError(f"factor must be a number >= 0, got {self.factor!r}")
+        check_factor(self.factor)
         if self.neighbours is not None and not is_whole(self.neighbours, 2):
             raise ValueError(f"neighbours must be None or a whole number >= 2, got {self.neighbours!r}")
         seed = whole_seed(self.seed)

@@ -12,8 +12,8 @@ from sklearn.base import BaseEstimator
 from torch import Tensor
 
 from dwflow_lite.generate.generator import FIT_FEWER, SAMPLE_FEWER, require_zoo
-from dwflow_lite.generate.simple import as_zoo, different_rows, fitted_members, measured, start
-from dwflow_lite.support.checks import is_choice, is_number, is_whole
+from dwflow_lite.generate.simple import as_zoo, check_factor, different_rows, fitted_members, measured, start
+from dwflow_lite.support.checks import is_choice, is_whole
 from dwflow_lite.support.devices import out_of_memory_as
 from dwflow_lite.symmetry.axes import Axis, stretches
 from dwflow_lite.symmetry.spec import PermutationSpec, require_spec
@@ -64,7 +64,7 @@ class AffineMixture(BaseEstimator):
             raise ValueError(f"size must be None or a whole number >= 1, got {self.size!r}")
         if not is_choice(self.coefficients, COEFFICIENTS):
             raise ValueError(f"coefficients must be one of {', '.join(COEFFICIENTS)}, got {self.coefficients!r}")
-        _check_factor(self.factor)
+        check_factor(self.factor)
         members = fitted_members(self, zoo, at_least=2)
         mean = measured(lambda weights: weights.mean(0), members.weights)  # (d,)
         size = len(members) if self.size is None else min(int(self.size), len(members))
@@ -84,11 +84,6 @@ class AffineMixture(BaseEstimator):
         # Σ cᵢ (wᵢ - mean), without a copy of the centred members.
         mixed = shares @ weights + (1 - shares.sum(1, keepdim=True)) * self.mean_  # (n, d)
         return as_zoo(mixed, self.members_, f"affine mixture of {self.size_}")
-
-
-def _check_factor(factor: object) -> None:
-    if not is_number(factor, 0):
-        raise ValueError(f"factor must be a number >= 0, got {factor!r}")
 
 
 def points_of_sphere(n: int, size: int, coefficients: str, generator: torch.Generator) -> Tensor:
@@ -125,7 +120,7 @@ class UnitCrossover(BaseEstimator):
         """
         if not is_whole(self.parents, 2):
             raise ValueError(f"parents must be a whole number >= 2, got {self.parents!r}")
-        _check_factor(self.factor)
+        check_factor(self.factor)
         require_spec(self.spec)
         require_zoo(zoo)
         spec = PermutationSpec.of(zoo.network) if self.spec is None else self.spec

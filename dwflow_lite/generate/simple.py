@@ -213,8 +213,7 @@ class GaussianCodes(BaseEstimator):
         Raises:
             ValueError: a factor that is no number >= 0, or components that the PCA cannot have.
         """
-        if not is_number(self.factor, 0):
-            raise ValueError(f"factor must be a number >= 0, got {self.factor!r}")
+        check_factor(self.factor)
         members, pca, codes = compressed(zoo, self.components)
         std = float(self.factor) * measured(lambda c: c.std(0), codes)  # (k,)
         self.members_, self.pca_, self.std_ = members, pca, std
@@ -246,8 +245,7 @@ class GaussianWeights(BaseEstimator):
         Raises:
             ValueError: a factor that is no number >= 0, fewer than two members, or a zoo on disk.
         """
-        if not is_number(self.factor, 0):
-            raise ValueError(f"factor must be a number >= 0, got {self.factor!r}")
+        check_factor(self.factor)
         members = fitted_members(self, zoo, at_least=2)
         mean = measured(lambda weights: weights.mean(0), members.weights)  # (d,)
         std = float(self.factor) * measured(lambda weights: weights.std(0), members.weights)  # (d,)
@@ -342,6 +340,12 @@ def computable(zoo: Zoo) -> Zoo:
     """A zoo in a precision that generators compute in: half precision and whole numbers become float32."""
     is_computable = isinstance(zoo.weights, Shards) or zoo.weights.dtype in PRECISIONS
     return zoo if is_computable else replace(zoo, weights=zoo.weights.float())
+
+
+def check_factor(factor: object) -> None:
+    """``ValueError`` unless it is a number by which a spread may be multiplied."""
+    if not is_number(factor, 0):
+        raise ValueError(f"factor must be a number >= 0, got {factor!r}")
 
 
 def start(generator: Generator, n: int, seed: int) -> torch.Generator:
