@@ -20,9 +20,11 @@ from dwflow_lite.auditing.checks import (
     check_kinds,
     check_names,
     check_order,
+    check_scores,
     check_symmetries,
     check_task,
     check_zoo,
+    listed,
 )
 from dwflow_lite.auditing.lines import barrier_to_nearest
 from dwflow_lite.auditing.measures import (
@@ -38,7 +40,7 @@ from dwflow_lite.auditing.symmetries import Symmetries, check_symmetry
 from dwflow_lite.auditing.table import Audit
 from dwflow_lite.generate.generator import Generator
 from dwflow_lite.generate.simple import simple_generators
-from dwflow_lite.support.checks import whole
+from dwflow_lite.support.checks import whole, whole_seed
 from dwflow_lite.support.devices import out_of_memory_as
 from dwflow_lite.symmetry.spec import PermutationSpec
 from dwflow_lite.tasks.task import Task
@@ -76,8 +78,8 @@ def audit(  # noqa: PLR0913 - a public door
 
     Args:
         generated: networks in the same basis as ``zoo`` (for an aligning model, audit against ``model.zoo_``); several
-            kinds may be given by name. Another basis is refused, whatever ``rematch`` says: plain distances and
-            dispersion would mean nothing.
+            kinds may be given by name. Networks whose record names another basis are refused, whatever ``rematch``
+            says: plain distances and dispersion would mean nothing.
         zoo: what the generator was fitted on, in memory or on disk.
         task: gives the score.
         controls: unfitted generators by name, by default all of ``TRIVIAL``, and of a zoo on disk those that read it
@@ -91,7 +93,8 @@ def audit(  # noqa: PLR0913 - a public door
         gauge: see through scales, signs and bases too, not only through the order of units. (Networks are compared as
             they are in eval mode. What is not known: how a stream of units may be rotated.)
         barrier: measure whether networks lie in the basin of their nearest member, too: nine networks on each line
-            between the two, which takes about ten times as long as scoring does.
+            between the two, which takes about ten times as long as scoring does. (BatchNorm's statistics are measured
+            afresh on the line, not for the score.)
         seed: of the controls.
         memory: bytes that networks on disk may take as they are measured, but at least one network is held at a time.
             (Generators that are fitted as controls have bounds of their own.) What is kept of all of them is small: a
@@ -102,7 +105,8 @@ def audit(  # noqa: PLR0913 - a public door
 
     Raises:
         ValueError: networks, zoo and task that cannot be compared, or the first two of them in each other's place; two
-            rows of one name, a spec that is no symmetry, or ``memory`` that is no whole number of bytes.
+            rows of one name, members without a score, a spec that is no symmetry, a seed that is none, or ``memory``
+            that is no whole number of bytes.
         TypeError: a control that is no generator, or makes no zoo; a zoo or a task that is none.
         MemoryError: too many generated networks.
 
@@ -114,7 +118,7 @@ def audit(  # noqa: PLR0913 - a public door
     check_kinds(kinds)
     check_zoo(zoo)
     check_order(kinds, zoo)
-    memory = whole(memory, "memory", 1)
+    memory, seed = whole(memory, "memory", 1), whole_seed(seed)
     if controls is None:
         controls = simple_generators(len(zoo.fitted))
         if isinstance(zoo.weights, Shards):
@@ -217,7 +221,8 @@ class Yardstick:
         """Measure the fitted members themselves.
 
         Raises:
-            ValueError: half of them are copies of others, so that the unit of distance would be zero.
+            ValueError: half of them are copies of others, so that the unit of distance would be zero; or some have no
+                score, so that there would be no bar.
         """
         at_once = rows_at_once(memory, zoo.layout.size)
         rows = Rows(zoo.weights, at_once)
@@ -230,6 +235,7 @@ class Yardstick:
         if min(float(distance.median()) for distance in distances) == 0:
             raise ValueError("half of the zoo are exact copies of each other; there is no distance to measure by")
         evaluation = _evaluated(zoo, task, split, at_once)
+        check_scores(evaluation.score)
         factor = in_range(zoo.weights[:1], zoo.weights)[2] if isinstance(zoo.weights, Tensor) else 1.0
         moments = Moments.of(zoo.weights, memory, factor)
         measured = evaluation, nearest, readings, factor, moments
@@ -252,13 +258,14 @@ class Yardstick:
         return (nearest, self.nearest) if rematched is None else (rematched, self._rematched(None))
 
     def _directions(self, moments: Moments) -> float | None:
-        """Effective rank of networks, over that of as many members; None of a single one."""
+        """Effective rank of networks, over that of as many members; None of one, or beside members that are copies."""
         n = len(moments.gram)
         if n < 2:
             return None
         order = torch.randperm(len(self.moments.gram), generator=torch.Generator().manual_seed(self.seed))
         some = order[:n].sort().values  # a few networks have few directions, members too
-        return effective_rank(moments.gram) / effective_rank(self.moments.gram[some][:, some])
+        of_members = effective_rank(self.moments.gram[some][:, some])
+        return effective_rank(moments.gram) / of_members if of_members else None
 
     def _rematched(self, networks: Zoo | None) -> Tensor | None:
         """Distance up to symmetries (n,), in units of each reading, the least of them; None: of the members (N,)."""
@@ -312,7 +319,7 @@ class Yardstick:
         moments = self.moments if itself else Moments.of(networks.weights, self.memory, self.factor)
         centre = self.moments.mean
         distance = in_units(*self._deciding(nearest, rematched))  # (n,)
-        is_accurate = score >= self.bars.score
+        is_accurate = (score >= self.bars.score) & evaluation.loss.cpu().isfinite()
         is_new = distance >= self.bars.distance
         values = Values(
             score=tuple(score.tolist()),
@@ -370,11 +377,11 @@ def _evaluated(networks: Zoo, task: Task, split: str, at_once: int) -> Evaluatio
 
 def _warn_of_diverged(name: str, evaluation: Evaluation) -> None:
     """Say which networks return no numbers: their scores, and the mean over all of them, mean nothing."""
-    positions = (~evaluation.loss.isfinite()).nonzero().flatten().tolist()
-    if positions:
+    without = ~evaluation.loss.isfinite()
+    if without.any():
         warnings.warn(
-            f"{len(positions)} of {len(evaluation.loss)} networks of {name!r} have no finite loss (positions "
-            f"{positions[:10]}{', …' if len(positions) > 10 else ''}): their scores mean nothing",
+            f"{int(without.sum())} of {len(without)} networks of {name!r} have no finite loss (positions "
+            f"{listed(without)}): their scores mean nothing",
             RuntimeWarning,
             stacklevel=6,
         )

@@ -60,6 +60,22 @@ def check_zoo(zoo: Zoo) -> None:
         raise ValueError("an audit needs at least two fitted members and some generated networks")
 
 
+def check_scores(score: torch.Tensor) -> None:
+    """``ValueError`` unless every fitted member has a score (N,): of others there is no bar."""
+    without = ~score.isfinite()
+    if without.any():
+        raise ValueError(
+            f"{int(without.sum())} of {len(score)} fitted members have no finite score (positions {listed(without)} of "
+            "zoo.fitted), and what is accurate is judged by theirs: leave them out (zoo.take), or train them again"
+        )
+
+
+def listed(which: torch.Tensor) -> str:
+    """The first ten positions at which a mask (n,) is True, as an error or a warning lists them."""
+    positions = which.nonzero().flatten().tolist()
+    return f"{positions[:10]}{', …' if len(positions) > 10 else ''}"
+
+
 def check_symmetries(zoo: Zoo, spec: PermutationSpec | None, switches: Mapping[str, bool]) -> None:
     """``ValueError`` unless a spec is one of this zoo's networks, and switches are True or False."""
     for name, value in switches.items():

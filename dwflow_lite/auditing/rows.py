@@ -16,7 +16,8 @@ class Values:
         distance: to its nearest member, up to symmetries where any are known: the one that decides what is new.
         nearest: the plain one.
         overlap: :func:`wrong_set_overlap` with its most similar member; None for regression.
-        accurate: whether it scores at least as well as all but the lowest twentieth of the fitted members.
+        accurate: whether it scores at least as well as all but the lowest twentieth of the fitted members; no network
+            without a finite loss does.
     """
 
     score: tuple[float, ...]
@@ -71,7 +72,7 @@ class Row:
         kappa: mean :func:`error_consistency` with the most similar member; None for regression.
         z_u: :func:`copying_statistic` beside held-out networks; None without any.
         effective_rank: directions in which they spread (:func:`effective_rank`), over those of as many fitted members
-            (1: as the zoo); None for a single network.
+            (1: as the zoo); None for a single network, and beside members that are copies of each other.
         barrier: mean fall of the score on straight lines to the nearest member, its units matched: about zero where
             both lie in one basin; None where it was not measured.
         values: of each network, for curves and histograms; None in rows of older versions.

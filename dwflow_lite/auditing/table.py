@@ -192,7 +192,13 @@ class Audit:
                 value = getattr(row, EXTRA_COLUMNS[column])
                 in_points = column == "barrier" and value is not None and self.score_name == "accuracy"
                 extra.append(_two_places(100 * value if in_points else value))
-        return [row.name.replace("|", "/"), score, *numbers, f"{100 * row.accurate_and_new:.0f} %", *extra]
+        return [
+            " ".join(row.name.replace("|", "/").split()),
+            score,
+            *numbers,
+            f"{100 * row.accurate_and_new:.0f} %",
+            *extra,
+        ]
 
     def markdown(self, columns: Sequence[str] = ()) -> str:
         """The table in Markdown, with more columns if they are asked for, as of :meth:`cells`."""

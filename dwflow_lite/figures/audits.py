@@ -13,7 +13,7 @@ from dwflow_lite.auditing.drawing import score_range
 from dwflow_lite.auditing.rows import Row
 from dwflow_lite.auditing.table import FARTHEST, Audit
 from dwflow_lite.figures.naming import name_points
-from dwflow_lite.figures.style import colour, finite_range, new_figure, require, require_named, score_axis
+from dwflow_lite.figures.style import as_text, colour, finite_range, new_figure, require, require_named, score_axis
 from dwflow_lite.support.colours import COLOURS
 
 
@@ -53,7 +53,7 @@ def draw_audit(audits: Mapping[str, Audit]) -> Figure:
         ax.axvline(1, color="gray", ls=":", lw=1)
         ax.set(xlabel="distance to nearest member (zoo's own = 1)", ylabel=_score_label(result), title=title)
         ax.set(ylim=(lowest - 0.06 * unit, 1.04 * unit), xlim=(-0.05, 1.4 * max(farthest, 0.1)))
-        name_points(ax, [(row.name, row.nearest, unit * row.score) for row in result.rows])
+        name_points(ax, [(as_text(row.name), row.nearest, unit * row.score) for row in result.rows])
     return figure
 
 
@@ -88,14 +88,15 @@ def draw_frontier(audits: Mapping[str, Audit]) -> Figure:
             ax.scatter(x, y, s=13, alpha=0.5, color=shade, lw=0, clip_on=False)
             x, y = np.clip(row.distance, *xlim), np.clip(unit * row.score, *ylim)
             ring = {"mfc": "white", "mec": shade, "mew": 2.2, "zorder": 4, "clip_on": False}
-            ax.plot(x, y, "o", ms=8, label=row.name, **ring)
+            ax.plot(x, y, "o", ms=8, label=as_text(row.name), **ring)
         ax.axvline(result.bars.distance, color="black", ls="--", lw=1)
         ax.axhline(unit * result.bars.score, color="black", ls="--", lw=1)
         corner = (result.bars.distance, unit * result.bars.score)
         beyond = {"width": xlim[1] - corner[0], "height": ylim[1] - corner[1]}
         ax.add_patch(Rectangle(corner, **beyond, color=COLOURS["soup of 10"], alpha=0.12, lw=0, zorder=0))
         if ax is panels[-1] or not have_same_names:
-            ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+            rings = [line for line in ax.lines if line.get_marker() == "o"]
+            ax.legend(handles=rings, frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 
@@ -122,7 +123,7 @@ def draw_shares(audits: Mapping[str, Audit]) -> Figure:
         ax.axvline(result.bars.distance, color="black", ls="--", lw=1)
         ax.set(xlabel="new from this distance on", ylabel="accurate, and that far (%)", title=title)
         ax.set(xlim=(0, FARTHEST), ylim=(-2, 102))
-    lines = [Line2D([], [], color=shade, label=name) for name, shade in shades.items()]
+    lines = [Line2D([], [], color=shade, label=as_text(name)) for name, shade in shades.items()]
     panels[-1].legend(handles=lines, frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
@@ -149,8 +150,9 @@ def draw_accuracy_dispersion(audits: Mapping[str, Audit], flows: str = "h=") -> 
             lowest = 0
         on_line = [row for row in result.rows if row.name.startswith(flows)]
         beside = [row for row in result.rows if not row.name.startswith(flows)]
+        handles = []
         if on_line:
-            ax.plot(
+            handles += ax.plot(
                 [row.dispersion for row in on_line],
                 [unit * row.score for row in on_line],
                 color=COLOURS["generated"],
@@ -158,12 +160,12 @@ def draw_accuracy_dispersion(audits: Mapping[str, Audit], flows: str = "h=") -> 
                 label="flows, by width h",
             )
         for i, row in enumerate(beside):
-            shade = colour(row.name, i)
-            ax.scatter(row.dispersion, unit * row.score, color=shade, marker="D", s=34, label=row.name, zorder=3)
+            look = {"color": colour(row.name, i), "marker": "D", "s": 34, "zorder": 3}
+            handles.append(ax.scatter(row.dispersion, unit * row.score, label=as_text(row.name), **look))
         ax.set(xlabel="dispersion ratio (0: all at the mean, 1: as the zoo)", ylabel=_score_label(result), title=title)
         ax.set(ylim=(lowest - 0.04 * unit, 1.06 * unit), xlim=(0, max(1.55, 1.05 * widest)))
-        name_points(ax, [(row.name, row.dispersion, unit * row.score) for row in on_line], side=-1)
-    panels[-1].legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        name_points(ax, [(as_text(row.name), row.dispersion, unit * row.score) for row in on_line], side=-1)
+    panels[-1].legend(handles=handles, frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 

@@ -20,6 +20,16 @@ def colour(name: str, position: int = 0) -> str:
     return COLOURS.get(name, f"C{position}")
 
 
+def as_text(name: str) -> str:
+    """A reader's name as a figure shows it: letter by letter, no formula.
+
+    Example:
+        >>> print(as_text("worth $5 or $6"))
+        worth \\$5 or \\$6
+    """
+    return name.replace("$", r"\$")
+
+
 def on_cpu(value: Any) -> Any:
     """A tensor on the CPU, whose numbers Matplotlib draws; so those in mappings, lists and tuples; all else as it is.
 

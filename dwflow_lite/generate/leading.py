@@ -71,6 +71,10 @@ class LeadingFlow(BaseEstimator):
         """
         flow = SETTINGS if self.flow is None else self.flow
         require_settings(flow)
+        if flow.patience is not None or flow.keep == "best":
+            raise ValueError(
+                "a LeadingFlow watches no held-out members: patience=None and keep='last' are its settings"
+            )
         check_factor(self.factor)
         if self.neighbours is not None and not is_whole(self.neighbours, 2):
             raise ValueError(f"neighbours must be None or a whole number >= 2, got {self.neighbours!r}")

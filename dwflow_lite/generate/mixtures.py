@@ -146,7 +146,7 @@ class UnitCrossover(BaseEstimator):
         member = parents.gather(1, of_unit[:, self.owners_])  # (n, d): whose weight each one is
         children = weights.gather(0, member.to(weights.device))  # (n, d)
         if self.factor_ != 1:
-            children = torch.lerp(self.mean_, children, self.factor_)  # mean + factor · (children - mean)
+            children = self.mean_ + self.factor_ * (children - self.mean_)
         return as_zoo(children, self.members_, f"unit crossover of {self.parents_}")
 
 

@@ -65,6 +65,7 @@ class Zoo:
             raise ValueError(f"held_out has {len(held_out)} entries for {len(self)} members")
         object.__setattr__(self, "held_out", tuple(bool(held) for held in held_out))
         if isinstance(self.weights, Tensor):  # rows on disk were checked when they were written
+            object.__setattr__(self, "weights", self.weights.detach())  # numbers, whatever they were computed from
             self._check_finite()
 
     def _check_finite(self) -> None:
@@ -72,9 +73,10 @@ class Zoo:
         suspects = (~self.weights.sum(1).isfinite()).nonzero().flatten().tolist()
         members = [member for member in suspects if not self.weights[member].isfinite().all()]
         if members:
-            raise ValueError(
-                f"members {members} hold NaN or infinite weights; leave them out (zoo.take) or retrain them"
-            )
+            remedy = "leave them out (zoo.take) or retrain them"
+            if "generated" in self.record:
+                remedy = "as they were generated, they overflow: a smaller factor or level, or weights in float64"
+            raise ValueError(f"members {members} hold NaN or infinite weights; {remedy}")
 
     @classmethod
     def from_modules(
