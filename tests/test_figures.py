@@ -449,6 +449,11 @@ def test_a_frontier_shows_every_network_inside_its_axes_with_both_bars():
     drawn = [(line.get_xdata()[0], line.get_ydata()[0]) for line in ax.lines if line.get_linestyle() == "--"]
     assert drawn[0][0] == 0.7 and drawn[1][1] == 80
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["zoo", "mine"]
+    lower = replace(result, bars=Bars(0.4, 0.7, 0.1))
+    first, second = figures.draw_frontier({"a": result, "b": lower}).axes[:2]
+    assert first.get_ylim() == second.get_ylim() and first.get_xlim() == second.get_xlim()
+    first, second = figures.draw_frontier({"a": result, "b": replace(lower, score_name="Spearman")}).axes[:2]
+    assert first.get_ylim() != second.get_ylim()  # control: of other scores
     older = Audit((replace(rows[0], values=None),), "accuracy", "test", bars=result.bars)
     for without in (older, replace(result, bars=None)):
         with pytest.raises(ValueError, match="'a' holds averages alone"):

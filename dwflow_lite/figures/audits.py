@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -61,8 +61,8 @@ def draw_frontier(audits: Mapping[str, Audit]) -> Figure:
     """Score against the distance that decides what is new: a point for each network, a ring at each mean, both bars.
 
     Accurate *and* new is what lies right of the one bar and above the other, in the shaded corner. Scores far below do
-    not stretch the axis, nor do distances of noise: what lies beyond an edge is drawn on it. Panels that show the same
-    kinds have one legend.
+    not stretch the axis, nor do distances of noise: what lies beyond an edge is drawn on it. Panels of one score
+    have one pair of axes; those that show the same kinds have one legend.
 
     Args:
         audits: title -> audit, one panel each; of rows with the values of each network, and with bars.
@@ -73,13 +73,11 @@ def draw_frontier(audits: Mapping[str, Audit]) -> Figure:
     _rows(audits)  # there are some
     figure, panels = new_figure(len(audits), width=7.6 if len(audits) == 1 else 5.2, height=4.6)
     have_same_names = len({tuple(result.names) for result in audits.values()}) == 1
-    for ax, (title, result) in zip(panels, audits.items(), strict=True):
+    for title, result in audits.items():
         _require_values(title, result)
+    for ax, (title, result) in zip(panels, audits.items(), strict=True):
         unit = score_axis(result.score_name)[1]
-        seen = [row for row in result.rows if "noise" not in result.flags(row.name)]
-        low, high = (unit * score for score in score_range(seen, result.bars))
-        _, farthest = finite_range(np.concatenate([[1.5], *(np.array(row.values.distance) for row in seen)]))
-        xlim, ylim = (-0.03, 1.04 * farthest), (low, high)
+        xlim, ylim = _frontier_axes([other for other in audits.values() if other.score_name == result.score_name])
         ax.set(xlabel="distance to nearest member (zoo's own = 1)", ylabel=_score_label(result), title=title)
         ax.set(xlim=xlim, ylim=ylim)
         for i, row in enumerate(result.rows):
@@ -98,6 +96,16 @@ def draw_frontier(audits: Mapping[str, Audit]) -> Figure:
             rings = [line for line in ax.lines if line.get_marker() == "o"]
             ax.legend(handles=rings, frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
+
+
+def _frontier_axes(audits: Sequence[Audit]) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Limits of distance and of score, which audits of one score have in common: near all bars, without noise."""
+    unit = score_axis(audits[0].score_name)[1]
+    seen = [[row for row in result.rows if "noise" not in result.flags(row.name)] for result in audits]
+    ranges = [score_range(rows, result.bars) for rows, result in zip(seen, audits, strict=True)]
+    distances = [np.array(row.values.distance) for rows in seen for row in rows]
+    _, farthest = finite_range(np.concatenate([[1.5], *distances]))
+    return (-0.03, 1.04 * farthest), (unit * min(low for low, _ in ranges), unit * max(high for _, high in ranges))
 
 
 def draw_shares(audits: Mapping[str, Audit]) -> Figure:

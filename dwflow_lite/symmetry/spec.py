@@ -64,8 +64,8 @@ class PermutationSpec:
         known = known_axes(network)
         if known is None:
             raise ValueError(
-                f"no permutation spec is known for {type(network).__name__}: pass spec=, derived (derive_spec(network, "
-                "x)) or written by hand (PermutationSpec(layout, axes)); DeepWeightFlow(align=None) goes without"
+                f"no permutation spec is known for {type(network).__name__}; derive one (derive_spec(network, x)), "
+                "write one (PermutationSpec(layout, axes)), or go on without alignment (align=None)"
             )
         axes, heads = known
         spec = cls(Layout.of(network), axes, heads)
