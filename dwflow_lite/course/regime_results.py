@@ -85,7 +85,7 @@ def lost_by_width() -> dict[str, dict[str, tuple[list[int], list[float]]]]:
     for task, words in {"digits": "digits, decay 1", "mnist": "MNIST, decay 0.3"}.items():
         lines = {name: points_lost(task, way) for name, way in ways.items()}
         lines["one coin, not aligned"] = points_lost(task, "overlap 1", "not aligned")
-        found[f"{words} ({LEAST_LOST}: that, nothing, or a gain)"] = lines
+        found[f"{words} (losses below {LEAST_LOST} stand at it)"] = lines
     return found
 
 
