@@ -24,6 +24,12 @@ def zoo(task):
     return train_zoo(task, MLP([4, 8, 3]), members=6, held_out=2, recipe=Recipe(epochs=8, batch_size=16))
 
 
+def untrained(network, n):
+    """So many networks of random weights, the same in every run."""
+    layout = Layout.of(network)
+    return Zoo(torch.randn(n, layout.size, generator=torch.Generator().manual_seed(0)), layout, network)
+
+
 def test_a_seed_may_be_numpys_and_one_that_is_none_is_refused_at_once(zoo, task):
     plain = audit(zoo.take([0, 1, 2]), zoo, task, seed=3)
     for seed in (np.int64(3), torch.tensor(3)):
@@ -52,8 +58,7 @@ def test_beside_members_that_are_copies_no_rank_is_told(zoo, task):
 
 
 def test_members_without_a_score_are_refused_by_position():
-    members = [MLP([3, 8, 1]) for _ in range(6)]
-    zoo = Zoo.from_modules(members)
+    zoo = untrained(MLP([3, 8, 1]), 6)
     weights = zoo.weights.clone()
     weights[4] *= 1e15
     bad = Zoo(weights, zoo.layout, zoo.network)
@@ -64,7 +69,7 @@ def test_members_without_a_score_are_refused_by_position():
 
 
 def test_a_network_without_a_loss_is_never_accurate(zoo, task):
-    weak = Zoo.from_modules([MLP([4, 8, 3]) for _ in range(6)])
+    weak = untrained(MLP([4, 8, 3]), 6)
     weights = zoo.weights[:2].clone()
     weights[1] *= 1e25
     made = Zoo(weights, zoo.layout, zoo.network)

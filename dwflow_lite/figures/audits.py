@@ -80,20 +80,20 @@ def draw_frontier(audits: Mapping[str, Audit]) -> Figure:
         xlim, ylim = _frontier_axes([other for other in audits.values() if other.score_name == result.score_name])
         ax.set(xlabel="distance to nearest member (zoo's own = 1)", ylabel=_score_label(result), title=title)
         ax.set(xlim=xlim, ylim=ylim)
+        rings = []
         for i, row in enumerate(result.rows):
             shade = colour(row.name, i)
             x, y = np.clip(row.values.distance, *xlim), np.clip(unit * np.array(row.values.score), *ylim)
             ax.scatter(x, y, s=13, alpha=0.5, color=shade, lw=0, clip_on=False)
             x, y = np.clip(row.distance, *xlim), np.clip(unit * row.score, *ylim)
             ring = {"mfc": "white", "mec": shade, "mew": 2.2, "zorder": 4, "clip_on": False}
-            ax.plot(x, y, "o", ms=8, label=as_text(row.name), **ring)
+            rings += ax.plot(x, y, "o", ms=8, label=as_text(row.name), **ring)
         ax.axvline(result.bars.distance, color="black", ls="--", lw=1)
         ax.axhline(unit * result.bars.score, color="black", ls="--", lw=1)
         corner = (result.bars.distance, unit * result.bars.score)
         beyond = {"width": xlim[1] - corner[0], "height": ylim[1] - corner[1]}
         ax.add_patch(Rectangle(corner, **beyond, color=COLOURS["soup of 10"], alpha=0.12, lw=0, zorder=0))
         if ax is panels[-1] or not have_same_names:
-            rings = [line for line in ax.lines if line.get_marker() == "o"]
             ax.legend(handles=rings, frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
