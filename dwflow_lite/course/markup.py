@@ -12,14 +12,19 @@ WORDS = ("alt", "title", "content", "aria-label")  # attributes that are read, n
 RUN_BY_LINK = ("javascript:", "vbscript:", "data:text/html")
 
 
-def external_resources(page: str) -> list[str]:
+def parsed(html: str | BeautifulSoup) -> BeautifulSoup:
+    """HTML as a tree; a tree is taken as it is, so that a page is read once."""
+    return html if isinstance(html, BeautifulSoup) else BeautifulSoup(html, "html.parser")
+
+
+def external_resources(page: str | BeautifulSoup) -> list[str]:
     """Everything the page would load from outside itself, or run. Empty for a self-contained page.
 
     Links may point anywhere. Scripts count as foreign wherever their text stands, and so does what embeds other pages.
     """
     styles = []
     resources = []
-    for tag in BeautifulSoup(page, "html.parser").find_all(True):
+    for tag in parsed(page).find_all(True):
         styles.append(tag.text if tag.name == "style" else _text(tag.get("style", "")))
         if tag.name == "a":
             continue
@@ -38,19 +43,12 @@ def external_resources(page: str) -> list[str]:
     return resources + from_styles
 
 
-def without_handlers(body: str) -> str:
-    """The HTML without attributes that run something: event handlers, and links to `javascript:`.
-
-    HTML that has none comes back as it was, letter for letter.
-    """
-    soup = BeautifulSoup(body, "html.parser")
-    changed = False
+def remove_handlers(soup: BeautifulSoup) -> None:
+    """Take out the attributes that run something: event handlers, and links to `javascript:`."""
     for tag in soup.find_all(True):
         for name, value in list(tag.attrs.items()):
             if name.lower().startswith("on") or (name not in WORDS and _runs(_text(value))):
                 del tag[name]
-                changed = True
-    return str(soup) if changed else body
 
 
 def _runs(link: str) -> bool:

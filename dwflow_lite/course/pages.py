@@ -12,12 +12,13 @@ from typing import Any
 
 import jinja2
 import nbformat
+from bs4 import BeautifulSoup
 from nbconvert.exporters import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbconvert.preprocessors.coalescestreams import CoalesceStreamsPreprocessor
 
 from dwflow_lite.course.lessons import places
-from dwflow_lite.course.markup import external_resources, without_handlers
+from dwflow_lite.course.markup import external_resources, parsed, remove_handlers
 from dwflow_lite.course.outputs import WIDGET_VIEW, shown_model, widgets, widgets_inside
 from dwflow_lite.course.paths import number_of, write_atomic
 from dwflow_lite.course.player import embed
@@ -69,7 +70,7 @@ class _Exporter(HTMLExporter):
 
 
 def notebook_page(nb: nbformat.NotebookNode, entry: Mapping[str, Any], source: Path) -> str:
-    """The page of a notebook; of one that has not run, to see in time whether it can have one.
+    """The page of a notebook.
 
     HTML in what a cell displays as markdown is shown as text; elsewhere event handlers are left out.
 
@@ -81,6 +82,22 @@ def notebook_page(nb: nbformat.NotebookNode, entry: Mapping[str, Any], source: P
     Raises PageError, with the cell's number, for a formula or an output that cannot be shown, for a script, and for
     anything the page would fetch.
     """
+    body = checked_body(nb, entry, source)
+    number = number_of(entry["stem"])
+    dressed, headings = dress(body, number, addresses("../"), names("../"))
+    facts = [cost(entry), f"profile {entry['profile']}", entry["date"][:10]]
+    if "device" in entry:
+        facts.append(f"{entry['device']}, {entry['threads']} thread{'s' if entry['threads'] != 1 else ''}")
+    foot = versions_line(entry["versions"]) if entry.get("versions") else ""
+    title = f"{number} · {entry['title']}"
+    return frame(title, dressed, root="../", contents=headings, facts=[fact for fact in facts if fact], foot=foot)
+
+
+def checked_body(nb: nbformat.NotebookNode, entry: Mapping[str, Any], source: Path) -> BeautifulSoup:
+    """The cells of a notebook as a page has them; of one that has not run, to see in time whether it can have a page.
+
+    Arguments and errors are those of :func:`notebook_page`.
+    """
     nb = copy.deepcopy(nb)
     for cell, (number, heading) in zip(nb.cells, places(nb.cells), strict=True):
         cell.metadata["number"] = number
@@ -91,7 +108,7 @@ def notebook_page(nb: nbformat.NotebookNode, entry: Mapping[str, Any], source: P
                 raise PageError(f"cell {number}: {error}") from None
     nb.metadata.pop("widgets", None)
     try:
-        body = _body(nb, source)
+        body = _body(nb, source, entry["stem"])
     except PageError:
         raise
     except Exception as error:
@@ -99,22 +116,16 @@ def notebook_page(nb: nbformat.NotebookNode, entry: Mapping[str, Any], source: P
     fetched = external_resources(body)
     if fetched:
         raise PageError(f"{_cell_to_blame(nb, source)}the page would fetch or run {', '.join(fetched[:3])}")
-    body = re.sub(r'href="(?:\./)?([\w-]+)\.ipynb(#[^"]*)?"', r'href="\1.html\2"', body)
-    number = number_of(entry["stem"])
-    body = embed.marked(body, entry["stem"])
-    body, headings = dress(body, number, addresses("../"), names("../"))
-    facts = [cost(entry), f"profile {entry['profile']}", entry["date"][:10]]
-    if "device" in entry:
-        facts.append(f"{entry['device']}, {entry['threads']} thread{'s' if entry['threads'] != 1 else ''}")
-    foot = versions_line(entry["versions"]) if entry.get("versions") else ""
-    title = f"{number} · {entry['title']}"
-    return frame(title, body, root="../", contents=headings, facts=[fact for fact in facts if fact], foot=foot)
+    return body
 
 
-def _body(nb: nbformat.NotebookNode, source: Path) -> str:
-    """The cells as HTML."""
+def _body(nb: nbformat.NotebookNode, source: Path, stem: str = "") -> BeautifulSoup:
+    """The cells as HTML, with links to other pages, and a place for the player where this notebook has it."""
     body, _ = _exporter().from_notebook_node(nb, {"metadata": {"path": str(source)}})
-    return without_handlers(body)
+    body = re.sub(r'href="(?:\./)?([\w-]+)\.ipynb(#[^"]*)?"', r'href="\1.html\2"', body)
+    tree = parsed(embed.marked(body, stem))
+    remove_handlers(tree)
+    return tree
 
 
 @cache

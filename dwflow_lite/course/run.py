@@ -24,7 +24,7 @@ import nbformat
 from dwflow_lite.course import lessons
 from dwflow_lite.course.execute import execute
 from dwflow_lite.course.lessons import DEFAULT_PROFILE, Lesson, UsageError
-from dwflow_lite.course.pages import notebook_page
+from dwflow_lite.course.pages import checked_body
 from dwflow_lite.course.paths import notebooks_folder, repository, sweep_drafts
 from dwflow_lite.course.player import embed, making
 from dwflow_lite.course.reading import NotebookError, read_notebook
@@ -289,7 +289,7 @@ class Course:
             nb = read_notebook(lesson.path)
             if lesson.fault:
                 raise NotebookError(lesson.fault)
-            notebook_page(nb, entry, lesson.path.parent)  # what cannot be shown fails before it costs time
+            checked_body(nb, entry, lesson.path.parent)  # what cannot be shown fails before it costs time
             nb, findings = execute(
                 lesson,
                 self.plan.parameters[lesson.stem],

@@ -267,11 +267,11 @@ WRONG = {
         "lambda a, b: __import__('torch').corrcoef(__import__('torch').stack([a, b]).float())[0, 1]",
     ],
     "09b.1": [
-        "lambda r, f, m: r * (1 + f**2) ** 0.5",
-        "lambda r, f, m: r * (1 + f**2 - 2 * f / m) ** 0.5",
-        "lambda r, f, m: r * (1 + f**2 + 2 * f / m**0.5) ** 0.5",
-        "lambda r, f, m: r**2 * (1 + f**2 - 2 * f / m**0.5)",
-        "lambda r, f, m: r * abs(1 - f / m**0.5)",
+        "lambda d, r, m: d / r",
+        "lambda d, r, m: m**-0.5 - (1 / m + (d / r) ** 2 - 1) ** 0.5",
+        "lambda d, r, m: m**-0.5 + (1 / m + d / r - 1) ** 0.5",
+        "lambda d, r, m: 1 / m + (1 / m**2 + (d / r) ** 2 - 1) ** 0.5",
+        "lambda d, r, m: 2 * m**-0.5 + (1 / m + (d / r) ** 2 - 1) ** 0.5",
     ],
     "09b.2": [
         "lambda w, c, s: w[c].mean(0) + s @ (w[c] - w[c].mean(0)) / len(c) ** 0.5",

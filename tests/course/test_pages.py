@@ -51,7 +51,7 @@ def test_formula_that_cannot_be_shown_is_named(tmp_path):
             mathml(formula)
     cells = [nbformat.v4.new_markdown_cell("fine $x$"), nbformat.v4.new_markdown_cell(r"bad $\oops$")]
     with pytest.raises(PageError, match="cell 2"):
-        notebook_page(nbformat.v4.new_notebook(cells=cells), {"title": "T"}, tmp_path)
+        notebook_page(nbformat.v4.new_notebook(cells=cells), {"title": "T", "stem": "01_t"}, tmp_path)
 
 
 def test_a_function_stands_apart_from_its_argument():

@@ -442,7 +442,7 @@ def test_a_picture_that_is_missing_fails_its_notebook_only(tmp_path, cell, numbe
     assert "image.png" in error["evalue"] and ran.report["status"] == "failed"
 
 
-@pytest.mark.parametrize("part", ["execute", "notebook_page"])
+@pytest.mark.parametrize("part", ["execute", "checked_body"])
 def test_an_error_of_the_runner_fails_its_notebook_only(tmp_path, monkeypatch, part):
     original = getattr(run_module, part)
 

@@ -10,17 +10,18 @@ from dwflow_lite.course.exercises import exercise
 
 
 @exercise("09b.1")
-def distance_of_a_mixture(answer: Callable) -> None:
-    """Distance from a mixture with signs to a member that it mixes with a plus."""
-    for radius, factor, m in ((1.0, 1.0, 1), (1.0, 1.0, 4), (2.0, 1.0, 9), (3.0, 1.2, 25), (1.0, 0.0, 5)):
+def factor_of_a_mixture(answer: Callable) -> None:
+    """The factor at which a mixture with signs lies so far from the members that it mixes with a plus."""
+    for distance, radius, m in ((1.0, 1.0, 4), (2.4, 2.0, 9), (4.1, 3.0, 25), (0.5, 1.0, 1), (1.9, 2.0, 5)):
         differences = radius * torch.eye(m, dtype=torch.float64)  # orthogonal, each of this length
-        mixture = factor / m**0.5 * differences.sum(0)
-        expected = float((mixture - differences[0]).norm())
-        got = float(answer(radius, factor, m))
-        assert abs(got - expected) < 1e-6, (
-            f"with radius {radius:g}, factor {factor:g} and m = {m} the distance is {expected:.3f}; got {got:.3f}. The "
-            "member's own difference has the coefficient factor / √m - 1, each of the others factor / √m"
+        factor = float(answer(distance, radius, m))
+        found = float((factor / m**0.5 * differences.sum(0) - differences[0]).norm())
+        asked = f"distance {distance:g}, radius {radius:g} and m = {m}"
+        assert abs(found - distance) < 1e-5, (
+            f"{asked}: with the factor {factor:.3f} the mixture lies {found:.3f} away. Solve the formula above, "
+            "squared, for f"
         )
+        assert factor > 1 / m**0.5, f"{asked}: {factor:.3f} is the smaller of the two factors; return the larger"
 
 
 @exercise("09b.2")

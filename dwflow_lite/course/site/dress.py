@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from bs4 import BeautifulSoup, NavigableString, Tag
 
+from dwflow_lite.course.markup import parsed
 from dwflow_lite.course.site.frame import Heading
 
 NUMBER = re.compile(r"[-+−±~≈<>]?\s*[\d.,  ]*\d[\d.,]*(e[-+]?\d+)?(\s*[±/×x]\s*[\d.,]+)*\s*(%|[a-zµ]{1,3}|[KMG]B)?")
@@ -33,17 +34,20 @@ NO_TERMS = {
 
 
 def dress(
-    body: str, number: str = "", terms: dict[str, str] | None = None, names: dict[str, str] | None = None
+    body: str | BeautifulSoup,
+    number: str = "",
+    terms: dict[str, str] | None = None,
+    names: dict[str, str] | None = None,
 ) -> tuple[str, list[Heading]]:
     """The body as the site shows it, and the headings for its list of contents.
 
     Args:
-        body: HTML that nothing is fetched or run by.
+        body: HTML that nothing is fetched or run by; a tree is changed.
         number: of the notebook, put before its title.
         terms: what to link at its first use in prose -> address.
         names: the same of names of the package, in code within prose.
     """
-    soup = BeautifulSoup(body, "html.parser")
+    soup = parsed(body)
     _fold_plumbing(soup)
     _frame_tables(soup)
     _mark_signature(soup)
