@@ -32,6 +32,8 @@ ZOOS = {
     "mnist-1024-large1-N50": ("MNIST 1,024, decay 1", 5, None),
 }
 
+DECAYS = {0: "digits-128-fast0", 0.3: "digits-128-fast0.3", 1: "digits-128-fast1", 3: "digits-128-fast3"}
+
 
 def accuracy_table() -> str:
     """What zoos read, how far below the best recipe of their width that is, and what generators lose: points."""
@@ -71,6 +73,27 @@ def share_table() -> str:
         best = _percent([best_without_alignment(run) for run in runs])
         lines.append([ZOOS[name][0], *cells, best])
     return markdown_table(["zoo, units", *columns, "best of all, not aligned"], lines)
+
+
+def decay_table() -> str:
+    """What decay does to a zoo of 128 units on digits, and to its rivals: validation, one zoo each, in percent."""
+    columns = {  # heading -> names of rows, and the basis
+        "held-out": (["held-out networks"], "universe"),
+        "mix of all": (["mixture of all"], "universe"),
+        "noise": (["zoo + noise"], "universe"),
+        "Gaussian on weights": (["Gaussian on weights"], "universe"),
+    }
+    stored = _stored("new_and_accurate_few_validation")
+    lines = []
+    for decay, name in DECAYS.items():
+        runs = [run for key, run in stored.items() if key.partition(",")[0] == name]
+        zoo = mean(_scores(runs, "zoo"))
+        lost = zoo - mean(_scores(runs, "mixture of all"))
+        shares = [_percent(_shares(runs, rows, basis)) for rows, basis in columns.values()]
+        best = _percent([best_without_alignment(run) for run in runs])
+        lines.append([f"{decay:g}", f"{zoo:.1f} %", f"{lost:.1f}", *shares, best])
+    heading = ["decay", "zoo, accuracy", "points lost by mixtures", *columns, "best of all, not aligned"]
+    return markdown_table(heading, lines)
 
 
 def lost_by_width() -> dict[str, dict[str, tuple[list[int], list[float]]]]:

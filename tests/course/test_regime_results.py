@@ -8,10 +8,12 @@ import pytest
 from benchmarks import new_and_accurate, recipes
 from dwflow_lite.course import regime_results
 from dwflow_lite.course.regime_results import (
+    DECAYS,
     LEAST_LOST,
     ZOOS,
     accuracy_table,
     below_the_best,
+    decay_table,
     points_lost,
     share_table,
 )
@@ -89,3 +91,22 @@ def test_what_is_lost_by_width_is_that_of_the_file(task, file, monkeypatch):
     better = {key: run | {"aligned": {"overlap 0": 1.0}} for key, run in runs.items()}
     monkeypatch.setattr(regime_results, "_stored", {file: better}.__getitem__)
     assert set(points_lost(task, "overlap 0")[1]) == {LEAST_LOST}  # control: gains, which no logarithm has
+
+
+def test_decay_is_that_of_the_recipe_and_numbers_are_those_of_the_file(monkeypatch):
+    for decay, name in DECAYS.items():
+        regime = new_and_accurate.REGIMES[name]
+        assert new_and_accurate.RECIPES[regime.recipe].weight_decay == decay
+        assert (regime.task, regime.hidden) == ("digits", (128,))
+    rows = rows_of(decay_table())[2:]
+    assert [float(row[0]) for row in rows] == sorted(DECAYS)
+    mixed = [int(row[4]) for row in rows]
+    rivals = [int(row[7]) for row in rows]
+    assert mixed == sorted(mixed) and rivals == sorted(rivals) and mixed[1] > 10 * rivals[1]  # what 09b says
+    assert rivals[-1] > 50
+    stored = copy.deepcopy(regime_results._stored("new_and_accurate_few_validation"))
+    for run in stored.values():
+        for row in run["universe"]:
+            row["accurate_and_new"] = 0.5
+    monkeypatch.setattr(regime_results, "_stored", lambda name: stored)
+    assert all(row[3:7] == ["50"] * 4 for row in rows_of(decay_table())[2:])  # control
