@@ -1200,7 +1200,9 @@ def test_a_reader_gives_a_spec_of_their_own_for_children(task):
             return self.two(self.one(x).relu())
 
     zoo = Zoo.from_modules([Own() for _ in range(3)])
-    with pytest.raises(ValueError, match="no permutation spec is known for Own"):
+    with pytest.raises(
+        ValueError, match=r"of Own networks make up a unit is not known: UnitCrossover\(spec=derive_spec"
+    ):
         UnitCrossover().fit(zoo)
     with pytest.raises(ValueError, match="another layout"):
         UnitCrossover(spec=PermutationSpec.of(MLP([4, 5, 3]))).fit(zoo)

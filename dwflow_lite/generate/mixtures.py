@@ -123,7 +123,7 @@ class UnitCrossover(BaseEstimator):
         check_factor(self.factor)
         require_spec(self.spec)
         require_zoo(zoo)
-        spec = PermutationSpec.of(zoo.network) if self.spec is None else self.spec
+        spec = _spec_of(zoo) if self.spec is None else self.spec
         if spec.layout != zoo.layout:
             raise ValueError("the spec belongs to another layout than the zoo's: make it from zoo.network")
         members = fitted_members(self, zoo, at_least=2)
@@ -148,6 +148,17 @@ class UnitCrossover(BaseEstimator):
         if self.factor_ != 1:
             children = self.mean_ + self.factor_ * (children - self.mean_)
         return as_zoo(children, self.members_, f"unit crossover of {self.parents_}")
+
+
+def _spec_of(zoo: Zoo) -> PermutationSpec:
+    """Which weights make up a unit, in a network of the course."""
+    try:
+        return PermutationSpec.of(zoo.network)
+    except ValueError:
+        kind = type(zoo.network).__name__
+        raise ValueError(
+            f"which weights of {kind} networks make up a unit is not known: UnitCrossover(spec=derive_spec(network, x))"
+        ) from None
 
 
 def owners(spec: PermutationSpec) -> Tensor:
