@@ -288,7 +288,7 @@ def summary(runs: dict[str, dict]) -> list[str]:
         cells = [regime, f"{100 * zoo:.1f} %", f"{100 * (zoo - mixture):.1f}", ", ".join(f"{w:.2f}" for w in widths)]
         for names in kinds.values():
             cells.append(percent([best_of([table[name] for name in names if name in table]) for table in tables]))
-        cells.append(percent([luckiest(run.get("not aligned", ())) for run in several]))
+        cells.append(percent([luckiest(run["not aligned"]) for run in several if "not aligned" in run]))
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
