@@ -566,3 +566,22 @@ def test_networks_that_return_something_else_are_named():
             predict(narrow, TASK.test.x, **sizes)
     assert predict(narrow, TASK.test.x[:0]).shape == (2, 0, 3)  # control, of no examples
     assert predict(narrow, TASK.test.x, members_at_once=np.int64(1)).shape == (2, len(TASK.test), 3)
+
+
+class NoisyAlways(nn.Module):
+    """Its outputs are random in eval mode, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.one = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.one(x) + torch.randn(len(x), 3)
+
+
+def test_one_network_of_random_outputs_runs_as_it_does_alone(recwarn):
+    x = torch.zeros(5, 4)
+    predict(Zoo.from_modules([NoisyAlways()]), x)
+    assert not [str(said.message) for said in recwarn if ONE_BY_ONE in str(said.message)]
+    with pytest.warns(UserWarning, match=f"NoisyAlways {ONE_BY_ONE}"):  # control: of two each would draw its own
+        predict(Zoo.from_modules([NoisyAlways(), NoisyAlways()]), x)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from statistics import mean
 from typing import Any
 
@@ -31,6 +31,18 @@ ZOOS = {
     "mnist-768-large0.3-N30": ("MNIST 768, decay 0.3", 20, "mnist, width 768; adamw 0.003, decay 0.3, 20 epochs"),
     "mnist-1024-large1-N50": ("MNIST 1,024, decay 1", 5, None),
 }
+
+SHARES = {  # heading -> names of rows, of which the best counts, and the basis
+    "held-out": (["held-out networks"], "universe"),
+    "mix of all": (["mixture of all"], "universe"),
+    "the same, not aligned": (["mixture of all", "mixture of all, factor 1"], "not aligned"),
+    "units of all": (["unit crossover of all, wider", "unit crossover of all"], "universe"),
+    "Gaussian about the mean": (["Gaussian on codes, wider"], "universe"),
+    "flow on 2 codes": (["flow on 2 codes, others drawn"], "universe"),
+    "noise": (["zoo + noise"], "universe"),
+    "Gaussian on weights": (["Gaussian on weights, narrower", "Gaussian on weights"], "universe"),
+}
+BEST = "best of all, not aligned"  # the heading of the last column
 
 DECAYS = {0: "digits-128-fast0", 0.3: "digits-128-fast0.3", 1: "digits-128-fast1", 3: "digits-128-fast3"}
 
@@ -55,45 +67,23 @@ def share_table() -> str:
     Gaussians on weights, units of all members, and mixtures that are not aligned, count at the better of two widths:
     that which was set by distance, and that of the members. (Older runs have units of all members at the latter alone.)
     """
-    units = ["unit crossover of all, wider", "unit crossover of all"]
-    weights = ["Gaussian on weights, narrower", "Gaussian on weights"]
-    columns = {  # heading -> names of rows, and the basis
-        "held-out": (["held-out networks"], "universe"),
-        "mix of all": (["mixture of all"], "universe"),
-        "the same, not aligned": (["mixture of all", "mixture of all, factor 1"], "not aligned"),
-        "units of all": (units, "universe"),
-        "Gaussian about the mean": (["Gaussian on codes, wider"], "universe"),
-        "flow on 2 codes": (["flow on 2 codes, others drawn"], "universe"),
-        "noise": (["zoo + noise"], "universe"),
-        "Gaussian on weights": (weights, "universe"),
-    }
     lines = []
     for name, runs in _by_zoo().items():
-        cells = [_percent(_shares(runs, rows, basis)) for rows, basis in columns.values()]
-        best = _percent([best_without_alignment(run) for run in runs])
-        lines.append([ZOOS[name][0], *cells, best])
-    return markdown_table(["zoo, units", *columns, "best of all, not aligned"], lines)
+        lines.append([ZOOS[name][0], *_share_cells(runs, SHARES)])
+    return markdown_table(["zoo, units", *SHARES, BEST], lines)
 
 
 def decay_table() -> str:
     """What decay does to a zoo of 128 units on digits, and to its rivals: validation, one zoo each, in percent."""
-    columns = {  # heading -> names of rows, and the basis
-        "held-out": (["held-out networks"], "universe"),
-        "mix of all": (["mixture of all"], "universe"),
-        "noise": (["zoo + noise"], "universe"),
-        "Gaussian on weights": (["Gaussian on weights"], "universe"),
-    }
+    columns = ("held-out", "mix of all", "noise", "Gaussian on weights")
     stored = _stored("new_and_accurate_few_validation")
     lines = []
     for decay, name in DECAYS.items():
         runs = [run for key, run in stored.items() if key.partition(",")[0] == name]
         zoo = mean(_scores(runs, "zoo"))
         lost = zoo - mean(_scores(runs, "mixture of all"))
-        shares = [_percent(_shares(runs, rows, basis)) for rows, basis in columns.values()]
-        best = _percent([best_without_alignment(run) for run in runs])
-        lines.append([f"{decay:g}", f"{zoo:.1f} %", f"{lost:.1f}", *shares, best])
-    heading = ["decay", "zoo, accuracy", "points lost by mixtures", *columns, "best of all, not aligned"]
-    return markdown_table(heading, lines)
+        lines.append([f"{decay:g}", f"{zoo:.1f} %", f"{lost:.1f}", *_share_cells(runs, columns)])
+    return markdown_table(["decay", "zoo, accuracy", "points lost by mixtures", *columns, BEST], lines)
 
 
 def lost_by_width() -> dict[str, dict[str, tuple[list[int], list[float]]]]:
@@ -171,6 +161,12 @@ def _shares(runs: Runs, kinds: Sequence[str], basis: str) -> list[float]:
     """Of each run the largest share among rows of these names, of which older runs lack some; NaN: all of them."""
     shares = [[row["accurate_and_new"] for row in run[basis] if row["name"] in kinds] for run in runs]
     return [max(of_run, default=math.nan) for of_run in shares]
+
+
+def _share_cells(runs: Runs, headings: Iterable[str]) -> list[str]:
+    """The cells of a zoo in the columns of ``SHARES`` that are asked for, and what did best without alignment."""
+    cells = [_percent(_shares(runs, *SHARES[heading])) for heading in headings]
+    return [*cells, _percent([best_without_alignment(run) for run in runs])]
 
 
 def _in_two_lines(words: str) -> str:

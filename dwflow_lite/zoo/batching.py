@@ -201,11 +201,12 @@ class Attempt:
         networks = len(next(iter(self.state.values())))
         shown = []
         for member in range(networks):
+            outputs = []
             with seeded(self.x.device, seed), torch.set_grad_enabled(trains):
-                module = member_of(self.network, self.state, member)
-                outputs = [outputs_of(module, self.x)]  # (n, outputs)
-                # The second call goes on where the first ended; or it begins anew, and then it would repeat the first.
-                outputs.append(outputs_of(module, self.x) if trains else outputs[0])
+                for call in range(2):
+                    if call == 0 or not trains:
+                        module = member_of(self.network, self.state, member)
+                    outputs.append(outputs_of(module, self.x))  # (n, outputs)
                 own = tensors_of(module)
                 losses = self.loss(outputs[-1][None]) if trains else None  # (1,)
                 shown.append(_shown(outputs, {name: own[name] for name in self.state}, losses))
