@@ -29,6 +29,7 @@ from dwflow_lite.flow.conditional import ConditionalField, guided
 from dwflow_lite.flow.field import make_field
 from dwflow_lite.flow.path import GaussianSource, StraightPath
 from dwflow_lite.generate import AffineMixture, LeadingFlow, mixtures, simple
+from dwflow_lite.generate.balanced import MLPLayers
 from dwflow_lite.generate.mixtures import COEFFICIENTS
 from dwflow_lite.networks import BERT, MLP, ResNet, ViT
 from dwflow_lite.support.products import combined, gram_of, projected
@@ -368,6 +369,18 @@ def test_mixtures(fake, coefficients):
     generator.mean_ = generator.mean_.cpu()
     with elsewhere:
         generator.sample(4, seed=0)
+
+
+def test_units_in_balance(fake):
+    zoo = zoo_on("cuda:0", "MLP")
+    candidates = torch.rand(3, 2, zoo.layout.size, device="cuda:0")
+    inputs = torch.rand(5, zoo.network.sizes[0], device="cuda:0")
+    layers = MLPLayers(zoo, inputs)
+    orders = [torch.rand(3, units).argsort(1) for units in layers.hidden]  # drawn on the CPU, as all that is random
+    assert is_there(layers.put_together(candidates, orders))
+    layers.x = layers.x.cpu()
+    with elsewhere:
+        layers.put_together(candidates, orders)
 
 
 @pytest.mark.parametrize("neighbours", [None, 2])

@@ -20,6 +20,7 @@ from dwflow_lite.generate import (
     NOISE_LADDER,
     TRIVIAL,
     AffineMixture,
+    BalancedUnits,
     ClosedFormFlow,
     ConditionalDeepWeightFlow,
     ConditionalGaussian,
@@ -465,6 +466,7 @@ GENERATORS = (
         "flow on 2 codes": LeadingFlow(2, flow=FlowSettings(hidden=8, steps=5)),
         "children of 2": UnitCrossover(),
         "children of 4": UnitCrossover(parents=4),
+        "children in balance": BalancedUnits(UnitCrossover(), torch.linspace(-1, 1, 12).view(3, 4)),
         "a wide source": ClosedFormFlow(source=1.0, steps=5),
     }
 )

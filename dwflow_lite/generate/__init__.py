@@ -1,5 +1,6 @@
 """From a zoo of networks to new ones: DeepWeightFlow, and the simple generators it has to beat."""
 
+from dwflow_lite.generate.balanced import BalancedUnits
 from dwflow_lite.generate.conditional import ConditionalDeepWeightFlow
 from dwflow_lite.generate.conditional_simple import ConditionalGaussian, ConditionalRetrieval, OwnCodesFlow
 from dwflow_lite.generate.conditions import align_together
@@ -28,6 +29,7 @@ __all__ = [
     "NOISE_LADDER",
     "TRIVIAL",
     "AffineMixture",
+    "BalancedUnits",
     "ClosedFormFlow",
     "ConditionalDeepWeightFlow",
     "ConditionalGaussian",
