@@ -7,8 +7,10 @@ A regime is a task, a network and a recipe. For each seed: a zoo and held-out ne
 member; to the mean, round after round; this with every unit's scale fixed before; not aligned). Both bars come from the
 zoo alone, before anything is generated. A generator with a width (noise around the mean, noise around members,
 mixtures) is made so wide that all but a twentieth of its networks pass the bar of distance: by distances alone, no
-score chooses it. Everything is measured up to the symmetries of the network. Regimes are compared on the validation
-split; the test split is for those that were chosen before, and its runs are kept in a file of their own.
+score chooses it. Where units are balanced, it is by 64 inputs of the calibration split without their labels, and rivals
+have the same choice, between two candidates. Everything is measured up to the symmetries of the network.
+Regimes are compared on the validation split; the test split is for those that were chosen before, and its runs are kept
+in a file of their own.
 Regimes and seeds found in the file are not run again. MNIST is read from $DWFLOW_DATA.
 """
 
@@ -42,6 +44,7 @@ from dwflow_lite.auditing.streams import Rows
 from dwflow_lite.flow import FlowSettings
 from dwflow_lite.generate import (
     AffineMixture,
+    BalancedUnits,
     ClosedFormFlow,
     GaussianCodes,
     GaussianWeights,
@@ -113,8 +116,7 @@ WIDE = [(w,) for w in (64, 160, 512, 1024)] + [(w, w) for w in (128, 256, 512)] 
 DIGITS += [Regime("digits", hidden, "fast1", epochs=60, members=50) for hidden in WIDE]
 MNIST = [Regime("mnist", (w,), recipe, epochs=5, members=50) for w in (512, 1024) for recipe in ("large1", "half1")]
 # Within half a point of the best recipe, at 512 units.
-MNIST += [Regime("mnist", (w,), "large0.3", epochs=20, members=30) for w in (512, 1024)]
-MNIST += [Regime("mnist", (768,), "large0.3", epochs=20, members=30, held_out=10)]
+MNIST += [Regime("mnist", (w,), "large0.3", epochs=20, members=30, held_out=10) for w in (512, 768, 1024)]
 REGIMES = {regime.name: regime for regime in DIGITS + MNIST}
 
 
@@ -137,7 +139,13 @@ FEW = (
     "affine mixture of 5",
     "unit crossover of all",
     "unit crossover of all, wider",
+    "units of all in balance",
+    "Gaussian on weights, in balance",
 )
+
+
+FLOWS = {"flow, default", "flow, matched source, best held-out", "flow on 2 codes, others drawn"}
+BALANCED_BY = 64  # inputs, without their labels
 
 
 def reading_of(zoo: Zoo, seed: int = 0) -> Reading:
@@ -183,44 +191,63 @@ def least_width(
     return high
 
 
-def generators(zoo: Zoo, seed: int, flows: bool, few: bool = False) -> dict[str, Generator]:
-    """All rivals, unfitted, by names that do not hang on what was measured; or a few of them."""
+def generators(zoo: Zoo, inputs: Tensor, seed: int) -> dict[str, Callable[[], Generator]]:
+    """All rivals, by names that do not hang on what was measured: called, each gives an unfitted generator.
+
+    Widths are set when it is called, as that takes a while.
+
+    Args:
+        zoo: that they will be fitted on.
+        inputs: (b, ...), that units are balanced by.
+        seed: of the flows.
+    """
+    reading = reading_of(zoo)
     signs = partial(AffineMixture, None, "signs")
     children = partial(UnitCrossover, len(zoo.fitted))
-    new_at = partial(as_new, zoo=zoo, reading=reading_of(zoo), high=1.6)
-    rivals: dict[str, Generator] = {
-        "retrieval": Retrieval(),
-        "closed form": ClosedFormFlow(),
-        "mixture of all": signs(factor=new_at(lambda f: signs(factor=f), low=0.4)),
-        "mixture of all, factor 1": signs(),
-        "Gaussian on codes, wider": GaussianCodes(factor=new_at(lambda f: GaussianCodes(factor=f), low=0.4)),
-        "Gaussian on codes": GaussianCodes(),
-        "zoo + noise": MemberNoise(new_at(MemberNoise, low=0.0)),
-        "Gaussian on weights, narrower": GaussianWeights(new_at(GaussianWeights, low=0.4)),
-        "Gaussian on weights": GaussianWeights(),
-        "affine mixture of 5": AffineMixture(5),
-        "pair interpolation": PairInterpolation(),
-        "soup of 10": Soup(10),
-        "unit crossover of 2": UnitCrossover(2),
-        "unit crossover of all": children(),
-        "unit crossover of all, wider": children(factor=new_at(lambda f: children(factor=f), low=0.4)),
-    }
-    if few:
-        return {name: rivals[name] for name in FEW}
-    if flows:
-        matched = FlowSettings(hidden=256, keep="best")
-        rivals["flow, default"] = DeepWeightFlow(align=None, seed=seed)
-        rivals["flow, matched source, best held-out"] = DeepWeightFlow(
+    matched = FlowSettings(hidden=256, keep="best")
+    leading = partial(LeadingFlow, 2, seed=seed)
+
+    def new(make: Callable[..., Generator], low: float = 0.4) -> Generator:
+        return make(factor=as_new(lambda factor: make(factor=factor), zoo, reading, low, high=1.6))
+
+    def noisy(factor: float) -> MemberNoise:
+        return MemberNoise(level=factor)
+
+    def in_balance(make: Callable[..., Generator]) -> Callable[..., Generator]:
+        return lambda factor: BalancedUnits(make(factor=factor), inputs)
+
+    return {
+        "retrieval": Retrieval,
+        "closed form": ClosedFormFlow,
+        "mixture of all": lambda: new(signs),
+        "mixture of all, factor 1": signs,
+        "Gaussian on codes, wider": lambda: new(GaussianCodes),
+        "Gaussian on codes": GaussianCodes,
+        "zoo + noise": lambda: new(noisy, low=0.0),
+        "Gaussian on weights, narrower": lambda: new(GaussianWeights),
+        "Gaussian on weights": GaussianWeights,
+        "affine mixture of 5": lambda: AffineMixture(5),
+        "pair interpolation": PairInterpolation,
+        "soup of 10": lambda: Soup(10),
+        "unit crossover of 2": lambda: UnitCrossover(2),
+        "unit crossover of all": children,
+        "unit crossover of all, wider": lambda: new(children),
+        "units of all in balance": lambda: new(in_balance(children)),
+        "mixture of all, in balance": lambda: new(in_balance(signs)),
+        "Gaussian on weights, in balance": lambda: new(in_balance(GaussianWeights)),
+        "zoo + noise, in balance": lambda: new(in_balance(noisy), low=0.0),
+        "flow, default": lambda: DeepWeightFlow(align=None, seed=seed),
+        "flow, matched source, best held-out": lambda: DeepWeightFlow(
             align=None, source="matched", flow=matched, seed=seed
-        )
-        leading = partial(LeadingFlow, 2, seed=seed)
-        rivals["flow on 2 codes, others drawn"] = leading(factor=new_at(lambda f: leading(factor=f), low=0.4))
-    return rivals
+        ),
+        "flow on 2 codes, others drawn": lambda: new(leading),
+    }
 
 
 def width_of(rival: Generator) -> dict[str, float]:
-    """The width that was set for a generator, if it has one."""
-    return {name: value for name, value in vars(rival).items() if name in ("factor", "level")}
+    """The width that was set for a generator, or for the one whose units it puts together, if it has one."""
+    inner = rival.of if isinstance(rival, BalancedUnits) else rival
+    return {name: value for name, value in vars(inner).items() if name in ("factor", "level")}
 
 
 def one_seed(  # noqa: PLR0913 - what the command line may ask for
@@ -233,7 +260,10 @@ def one_seed(  # noqa: PLR0913 - what the command line may ask for
     found: dict = {"seconds of the zoo": time.perf_counter() - start}
     for basis in bases:
         networks = BASES[basis](zoo, seed)
-        rivals = generators(networks, seed, flows and basis == "universe", few)
+        makers = generators(networks, task.calibration.x[:BALANCED_BY], seed)
+        left_out = set() if flows and basis == "universe" else FLOWS
+        wanted = FEW if few else [name for name in makers if name not in left_out]
+        rivals = {name: makers[name]() for name in wanted}
         made = {name: rival.fit(networks).sample(samples, seed=seed + 1) for name, rival in rivals.items()}
         report = audit(made, networks, task, controls={}, split=split, seed=seed)
         found[basis] = [row.numbers() | {"area": report.area(row.name)} for row in report.rows]
@@ -273,7 +303,14 @@ def summary(runs: dict[str, dict]) -> list[str]:
     The Gaussian on weights counts at the better of its two widths.
     """
     kinds = {
-        kind: [kind] for kind in ("held-out networks", "mixture of all", "Gaussian on codes, wider", "zoo + noise")
+        kind: [kind]
+        for kind in (
+            "held-out networks",
+            "units of all in balance",
+            "mixture of all",
+            "Gaussian on codes, wider",
+            "zoo + noise",
+        )
     }
     kinds["Gaussian on weights"] = ["Gaussian on weights", "Gaussian on weights, narrower"]
     heads = ["regime", "zoo", "points lost by mixtures", "their width", *kinds, "best without alignment"]
@@ -287,7 +324,8 @@ def summary(runs: dict[str, dict]) -> list[str]:
         widths = [run["widths, universe"]["mixture of all"]["factor"] for run in several if "widths, universe" in run]
         cells = [regime, f"{100 * zoo:.1f} %", f"{100 * (zoo - mixture):.1f}", ", ".join(f"{w:.2f}" for w in widths)]
         for names in kinds.values():
-            cells.append(percent([best_of([table[name] for name in names if name in table]) for table in tables]))
+            found = [best_of([table[name] for name in names if name in table]) for table in tables]
+            cells.append(percent(found) if any(name in table for name in names for table in tables) else "")
         cells.append(percent([luckiest(run["not aligned"]) for run in several if "not aligned" in run]))
         lines.append(f"| {' | '.join(cells)} |")
     return lines
