@@ -1,4 +1,4 @@
-"""Networks put together unit by unit, so that what one unit lacks another makes up for (notebook 09b).
+"""Networks put together unit by unit, so that what one unit lacks another makes up for (notebook 09c).
 
 A layer's output is a sum over its units. Where the units of a child come from many networks, each term is a little off,
 and, by chance, so is their sum. But a child has many units, and each may be had from more than one network: whoever
@@ -23,7 +23,7 @@ from dwflow_lite.support.checks import is_whole
 from dwflow_lite.support.devices import out_of_memory_as
 from dwflow_lite.zoo.zoo import Zoo
 
-NUMBERS_AT_ONCE = 2**25  # of contributions: children and members are taken in parts of so many
+NUMBERS_AT_ONCE = 2**22  # of contributions: children and members are taken in parts of so many
 
 
 class BalancedUnits(BaseEstimator):

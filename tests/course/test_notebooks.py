@@ -288,6 +288,27 @@ WRONG = {
         "lambda a, b, c: a + (b - a) / len(c)",
         "lambda a, b, c: b",
     ],
+    "09c.1": [
+        "lambda a, b, v, x: (x @ a.mT + b).relu().mT[..., None] * v.mT[:, None] + 1",
+        "lambda a, b, v, x: (a @ x.mT + b[:, None])[..., None] * v.mT[:, None]",
+        "lambda a, b, v, x: (a @ x.mT).relu()[..., None] * v.mT[:, None]",
+        "lambda a, b, v, x: ((x @ a.mT + b).relu() @ v.mT)[None].expand(len(b), -1, -1) / len(b)",
+        "lambda a, b, v, x: ((a @ x.mT + b[:, None]).relu()[..., None] * v.mT[:, None]).mT",
+    ],
+    "09c.2": [
+        "lambda s: s.var(0).sum(0).mean().sqrt()",
+        "lambda s: s.sum(1).var(0, correction=0).mean().sqrt()",
+        "lambda s: s.std(0, correction=0).sum(0).mean()",
+        "lambda s: s.var(0, correction=0).mean().sqrt()",
+        "lambda s: s.var(0, correction=0).sum(0).mean()",
+        "lambda s: s.square().mean(0).sum(0).mean().sqrt()",
+    ],
+    "09c.3": [
+        "lambda o: o.abs().argmin(0).tolist()",
+        "lambda o: [0] * o.shape[1]",
+        "lambda o: o.argmin(0).tolist()",
+        "lambda o: [int((o[0, :i].sum() + o[:, i]).abs().argmin()) for i in range(o.shape[1])]",
+    ],
     "10.1": [
         "lambda o, y: -o.mean(0).log_softmax(-1)[range(len(y)), y].mean()",
         "lambda o, y: -o.log_softmax(-1)[:, range(len(y)), y].mean()",
