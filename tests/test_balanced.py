@@ -130,6 +130,23 @@ def test_how_much_is_done_at_once_changes_nothing(x, sizes, monkeypatch):
     torch.testing.assert_close(generator.sample(7, seed=0).weights, expected)
 
 
+def test_candidates_are_drawn_for_a_few_children_at_a_time(x):
+    """So that a thousand children of many candidates need no more memory than a few."""
+
+    drawn = []
+
+    class Counting(UnitCrossover):
+        def sample(self, n, *, seed):
+            drawn.append((n, seed))
+            return super().sample(n, seed=seed)
+
+    generator = BalancedUnits(Counting(4), x, candidates=3).fit(zoo_of([4, 6, 3]))
+    made = generator.sample(70, seed=0).weights
+    assert [n for n, _ in drawn] == [96, 96, 18] and len({seed for _, seed in drawn}) == 3
+    assert len(made.unique(dim=0)) > 60  # control: they differ from part to part
+    assert torch.equal(made[:32], generator.sample(32, seed=0).weights)
+
+
 def test_any_generator_and_network_of_its_own_inputs(x):
     """Candidates may be any generator's; images are flattened; the caller's generator stays unfitted."""
     task = load_task("digits")
@@ -168,15 +185,25 @@ def test_what_cannot_be_balanced_is_said(x):
         (BalancedUnits(of, x[:0]), zoo, ValueError, r"got inputs of shape \(0, 4\)"),
         (BalancedUnits(of, wrong), zoo, ValueError, "NaN or infinite"),
         (BalancedUnits(of, x), zoo.weights, TypeError, "learns from a Zoo"),
-        (BalancedUnits(of, x), zoo_of([4, 3]), ValueError, "MLPs with a hidden layer, not in MLP"),
+        (BalancedUnits(of, x), zoo_of([4, 3]), ValueError, "MLPs with a hidden layer, not in this MLP"),
         (BalancedUnits(of, x), zoo_of([4, 6, 3], members=1), ValueError, "at least 2 fitted members, got 1"),
         (BalancedUnits(UnitCrossover(1), x), zoo, ValueError, "parents must be a whole number >= 2"),
     ):
         with pytest.raises(error, match=message):
             generator.fit(networks)
+
+    class Own(MLP):
+        def forward(self, x):
+            return -super().forward(x)
+
+    network = MLP([4, 6, 3])
+    torch.nn.utils.parametrizations.weight_norm(network.layers[0])
+    for other in (Own([4, 6, 3]), network):
+        with pytest.raises(ValueError, match=f"plain MLPs with a hidden layer, not in this {type(other).__name__}"):
+            BalancedUnits(of, x).fit(Zoo.from_modules([other, other]))
     network = ResNet((2,), 1)
     resnets = Zoo.from_modules([network, network])
-    with pytest.raises(ValueError, match="not in ResNet"):
+    with pytest.raises(ValueError, match="not in this ResNet"):
         BalancedUnits(of, x).fit(resnets)
     assert len(BalancedUnits(of, x).fit(zoo).sample(2, seed=0)) == 2  # control
 

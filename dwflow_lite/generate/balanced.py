@@ -21,9 +21,11 @@ from dwflow_lite.generate.simple import as_zoo, fitted_members, start
 from dwflow_lite.networks import MLP
 from dwflow_lite.support.checks import is_whole
 from dwflow_lite.support.devices import out_of_memory_as
+from dwflow_lite.zoo.layout import Layout
 from dwflow_lite.zoo.zoo import Zoo
 
 NUMBERS_AT_ONCE = 2**22  # of contributions: children and members are taken in parts of so many
+CHILDREN_AT_ONCE = 32  # of whom candidates are drawn; another number gives other children
 
 
 class BalancedUnits(BaseEstimator):
@@ -52,7 +54,7 @@ class BalancedUnits(BaseEstimator):
         Raises:
             TypeError: inputs that are no tensor of floating-point numbers, or no generator.
             ValueError: candidates that are no whole number >= 1, inputs that do not fit the network or are not finite,
-                networks other than MLPs with a hidden layer, fewer than two members, or a zoo on disk.
+                networks other than :class:`MLP` with a hidden layer, fewer than two members, or a zoo on disk.
         """
         if not is_whole(self.candidates, 1):
             raise ValueError(f"candidates must be a whole number >= 1, got {self.candidates!r}")
@@ -60,8 +62,11 @@ class BalancedUnits(BaseEstimator):
             raise TypeError(f"of must be a generator, such as UnitCrossover(100), got {type(self.of).__name__}")
         require_zoo(zoo)
         network = zoo.network
-        if not isinstance(network, MLP) or len(network.layers) < 2:
-            raise ValueError(f"units are balanced in MLPs with a hidden layer, not in {type(network).__name__}")
+        # Of a subclass, or behind parametrizations, it is not known how outputs come from weights.
+        is_known = type(network) is MLP and zoo.layout == Layout.of(MLP(network.sizes))
+        if not is_known or len(network.layers) < 2:
+            kind = type(network).__name__
+            raise ValueError(f"units are balanced in plain MLPs with a hidden layer, not in this {kind}")
         members = fitted_members(self, zoo, at_least=2)
         x = _checked_inputs(self.inputs, network.sizes[0]).to(members.weights)  # (b, inputs)
         of = clone(self.of, safe=False).fit(zoo)
@@ -73,15 +78,21 @@ class BalancedUnits(BaseEstimator):
     def sample(self, n: int, *, seed: int) -> Zoo:
         """``n`` children."""
         generator = start(self, n, seed)
-        seed_of_candidates = int(torch.randint(2**31, (), generator=generator))
-        made = self.of_.sample(n * self.candidates_, seed=seed_of_candidates).weights
+        parts = []
+        for begin in range(0, n, CHILDREN_AT_ONCE):
+            parts += self._children(min(CHILDREN_AT_ONCE, n - begin), generator)
+        return as_zoo(torch.cat(parts), self.members_, f"balanced units of {self.candidates_} candidates")
+
+    def _children(self, n: int, generator: torch.Generator) -> list[Tensor]:
+        """``n`` children, in parts (…, d)."""
+        seed = int(torch.randint(2**31, (), generator=generator))
+        made = self.of_.sample(n * self.candidates_, seed=seed).weights
         candidates = made.to(self.members_.weights).view(n, self.candidates_, -1)  # (n, K, d)
         # Drawn for all children at once, so that how many are put together at once changes none of them.
         orders = [torch.rand(n, units, generator=generator).argsort(1) for units in self.layers_.hidden]  # (n, U) each
         at_once = self.layers_.at_once(self.candidates_)
-        parts = zip(candidates.split(at_once), *(order.split(at_once) for order in orders), strict=True)
-        children = [self.layers_.put_together(part, of_part) for part, *of_part in parts]
-        return as_zoo(torch.cat(children), self.members_, f"balanced units of {self.candidates_} candidates")
+        split = zip(candidates.split(at_once), *(order.split(at_once) for order in orders), strict=True)
+        return [self.layers_.put_together(part, of_part) for part, *of_part in split]
 
 
 def balance(deviations: Tensor, order: Tensor) -> Tensor:
