@@ -178,8 +178,15 @@ def test_what_cannot_be_balanced_is_said(x):
         (BalancedUnits(of, x, candidates=0), zoo, ValueError, "candidates must be a whole number >= 1"),
         (BalancedUnits(of, x, candidates=1.5), zoo, ValueError, "candidates must be a whole number >= 1"),
         (BalancedUnits("units", x), zoo, TypeError, "of must be a generator, such as .*, got str"),
-        (BalancedUnits(of, [[1.0]]), zoo, TypeError, "inputs must be a tensor of floating-point numbers.*got list"),
+        (
+            BalancedUnits(of, [[1.0]]),
+            zoo,
+            TypeError,
+            "inputs must be a dense tensor of floating-point numbers.*got list",
+        ),
         (BalancedUnits(of, x.long()), zoo, TypeError, "floating-point numbers.*got torch.int64"),
+        (BalancedUnits(of, x.to_sparse()), zoo, TypeError, "dense tensor .* got torch.float32, torch.sparse_coo"),
+        (BalancedUnits(of, 1e25 * x), zoo, ValueError, "too large for sums"),
         (BalancedUnits(of, x[:, :3]), zoo, ValueError, r"take 4 numbers an example, got inputs of shape \(12, 3\)"),
         (BalancedUnits(of, x[0]), zoo, ValueError, r"got inputs of shape \(4,\)"),
         (BalancedUnits(of, x[:0]), zoo, ValueError, r"got inputs of shape \(0, 4\)"),
@@ -196,6 +203,12 @@ def test_what_cannot_be_balanced_is_said(x):
         def forward(self, x):
             return -super().forward(x)
 
+    class Few(UnitCrossover):
+        def sample(self, n, *, seed):
+            return super().sample(1, seed=seed)
+
+    with pytest.raises(ValueError, match="Few made 1 of 6 networks"):
+        BalancedUnits(Few(), x).fit(zoo).sample(3, seed=0)
     network = MLP([4, 6, 3])
     torch.nn.utils.parametrizations.weight_norm(network.layers[0])
     for other in (Own([4, 6, 3]), network):

@@ -53,8 +53,9 @@ class BalancedUnits(BaseEstimator):
 
         Raises:
             TypeError: inputs that are no tensor of floating-point numbers, or no generator.
-            ValueError: candidates that are no whole number >= 1, inputs that do not fit the network or are not finite,
-                networks other than :class:`MLP` with a hidden layer, fewer than two members, or a zoo on disk.
+            ValueError: candidates that are no whole number >= 1, inputs that do not fit the network, are not finite, or
+                so large that sums overflow, networks other than :class:`MLP` with a hidden layer, fewer than two
+                members, or a zoo on disk.
         """
         if not is_whole(self.candidates, 1):
             raise ValueError(f"candidates must be a whole number >= 1, got {self.candidates!r}")
@@ -71,6 +72,8 @@ class BalancedUnits(BaseEstimator):
         x = _checked_inputs(self.inputs, network.sizes[0]).to(members.weights)  # (b, inputs)
         of = clone(self.of, safe=False).fit(zoo)
         layers = MLPLayers(members, x)
+        if not all(average.square().sum().isfinite() for average in layers.averages):
+            raise ValueError("what units say of these inputs is too large for sums: scale the inputs as the task does")
         self.members_, self.of_, self.candidates_, self.layers_ = members, of, int(self.candidates), layers
         return self
 
@@ -87,6 +90,8 @@ class BalancedUnits(BaseEstimator):
         """``n`` children, in parts (…, d)."""
         seed = int(torch.randint(2**31, (), generator=generator))
         made = self.of_.sample(n * self.candidates_, seed=seed).weights
+        if len(made) != n * self.candidates_:
+            raise ValueError(f"{type(self.of_).__name__} made {len(made)} of {n * self.candidates_} networks")
         candidates = made.to(self.members_.weights).view(n, self.candidates_, -1)  # (n, K, d)
         # Drawn for all children at once, so that how many are put together at once changes none of them.
         orders = [torch.rand(n, units, generator=generator).argsort(1) for units in self.layers_.hidden]  # (n, U) each
@@ -105,11 +110,11 @@ def balance(deviations: Tensor, order: Tensor) -> Tensor:
         order: (n, U), in which each child's units have their turn.
 
     Example:
-        Each unit may be one too high or two too low. Two of the former and one of the latter are in balance:
+        Each unit may be one too high or two too low: 1, then 1 - 2 = -1, then -1 + 1 = 0.
 
         >>> deviations = torch.tensor([1.0, -2.0]).view(1, 2, 1, 1).expand(1, 2, 3, 1)
         >>> balance(deviations, torch.tensor([[0, 1, 2]]))
-        tensor([[0, 0, 1]])
+        tensor([[0, 1, 0]])
     """
     child = torch.arange(len(deviations), device=deviations.device)  # (n,)
     total = torch.zeros_like(deviations[:, :1, 0])  # (n, 1, D)
@@ -190,9 +195,11 @@ class MLPLayers:
 
 def _checked_inputs(inputs: Tensor, size: int) -> Tensor:
     """Inputs (b, size), flattened; an error where they do not fit, or are no finite numbers."""
-    if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
-        kind = inputs.dtype if isinstance(inputs, Tensor) else type(inputs).__name__
-        raise TypeError(f"inputs must be a tensor of floating-point numbers, such as task.calibration.x, got {kind}")
+    if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or inputs.layout != torch.strided:
+        kind = f"{inputs.dtype}, {inputs.layout}" if isinstance(inputs, Tensor) else type(inputs).__name__
+        raise TypeError(
+            f"inputs must be a dense tensor of floating-point numbers, as task.calibration.x is, got {kind}"
+        )
     if inputs.ndim < 2 or not len(inputs) or inputs.flatten(1).shape[1] != size:
         raise ValueError(f"the networks take {size} numbers an example, got inputs of shape {tuple(inputs.shape)}")
     if not inputs.isfinite().all():

@@ -308,6 +308,7 @@ WRONG = {
         "lambda o: [0] * o.shape[1]",
         "lambda o: o.argmin(0).tolist()",
         "lambda o: [int((o[0, :i].sum() + o[:, i]).abs().argmin()) for i in range(o.shape[1])]",
+        "lambda o: [int((o[0, :i].sum() + o[:, i]).abs().argmin()) for i in reversed(range(o.shape[1]))]",
     ],
     "10.1": [
         "lambda o, y: -o.mean(0).log_softmax(-1)[range(len(y)), y].mean()",
