@@ -21,7 +21,6 @@ from dwflow_lite.generate.simple import as_zoo, fitted_members, start
 from dwflow_lite.networks import MLP
 from dwflow_lite.support.checks import is_whole
 from dwflow_lite.support.devices import out_of_memory_as
-from dwflow_lite.zoo.layout import Layout
 from dwflow_lite.zoo.zoo import Zoo
 
 NUMBERS_AT_ONCE = 2**22  # of contributions: children and members are taken in parts of so many
@@ -62,14 +61,9 @@ class BalancedUnits(BaseEstimator):
         if not isinstance(self.of, Generator):
             raise TypeError(f"of must be a generator, such as UnitCrossover(100), got {type(self.of).__name__}")
         require_zoo(zoo)
-        network = zoo.network
-        # Of a subclass, or behind parametrizations, it is not known how outputs come from weights.
-        is_known = type(network) is MLP and zoo.layout == Layout.of(MLP(network.sizes))
-        if not is_known or len(network.layers) < 2:
-            kind = type(network).__name__
-            raise ValueError(f"units are balanced in plain MLPs with a hidden layer, not in this {kind}")
+        _check_network(zoo)
         members = fitted_members(self, zoo, at_least=2)
-        x = _checked_inputs(self.inputs, network.sizes[0]).to(members.weights)  # (b, inputs)
+        x = _checked_inputs(self.inputs, zoo.network.sizes[0]).to(members.weights)  # (b, inputs)
         of = clone(self.of, safe=False).fit(zoo)
         layers = MLPLayers(members, x)
         if not all(average.square().sum().isfinite() for average in layers.averages):
@@ -191,6 +185,17 @@ class MLPLayers:
         onward = f"layers.{len(self.hidden)}.weight"
         made[onward] = state[onward].mT[child, chosen, unit].mT  # (n, O, U): columns go with the last hidden units
         return self.layout.flatten(made)
+
+
+def _check_network(zoo: Zoo) -> None:
+    """``ValueError`` for networks of which it is not known how outputs come from weights: only plain MLPs are."""
+    network, known = zoo.network, {}
+    if type(network) is MLP and len(network.layers) > 1:  # a subclass may compute anything
+        for number, (inputs, outputs) in enumerate(pairwise(network.sizes)):
+            known |= {f"layers.{number}.weight": (outputs, inputs), f"layers.{number}.bias": (outputs,)}
+    if not known or known != {entry.name: entry.shape for entry in zoo.layout.entries}:  # or has parametrizations
+        kind = type(network).__name__
+        raise ValueError(f"units are balanced in plain MLPs with a hidden layer, not in this {kind}")
 
 
 def _checked_inputs(inputs: Tensor, size: int) -> Tensor:
