@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.kept import run_missing
-from benchmarks.new_and_accurate import BALANCED_BY, REGIMES, as_new, generators, reading_of
+from benchmarks.new_and_accurate import REGIMES, as_new, generators, reading_of
 from dwflow_lite import PermutationSpec, Task, Zoo, canonicalise, load_task
 from dwflow_lite.auditing.lines import matched_each
 from dwflow_lite.flow import FlowSettings
@@ -64,7 +64,7 @@ def one_seed(seed: int, toy: bool) -> dict:
     trained = regime.zoo(task, seed)
     zoo = canonicalise(trained, rounds=10, seed=seed)
     spec = PermutationSpec.of(zoo.network)
-    rivals = generators(zoo, task.calibration.x[:BALANCED_BY], seed)
+    rivals = generators(zoo, task, seed)
     leading = partial(LeadingFlow, 2, flow, seed=seed)
     factor = as_new(lambda f: leading(factor=f), zoo, reading_of(zoo), 0.5, 2.0, turns)
     made = {name: rivals[name]().fit(zoo).sample(samples, seed=seed + 1).weights for name in KINDS}

@@ -191,17 +191,18 @@ def least_width(
     return high
 
 
-def generators(zoo: Zoo, inputs: Tensor, seed: int) -> dict[str, Callable[[], Generator]]:
+def generators(zoo: Zoo, task: Task, seed: int) -> dict[str, Callable[[], Generator]]:
     """All rivals, by names that do not hang on what was measured: called, each gives an unfitted generator.
 
     Widths are set when it is called, as that takes a while.
 
     Args:
         zoo: that they will be fitted on.
-        inputs: (b, ...), that units are balanced by.
+        task: whose inputs units are balanced by.
         seed: of the flows.
     """
     reading = reading_of(zoo)
+    inputs = task.calibration.x[:BALANCED_BY]  # (b, ...)
     signs = partial(AffineMixture, None, "signs")
     children = partial(UnitCrossover, len(zoo.fitted))
     matched = FlowSettings(hidden=256, keep="best")
@@ -260,7 +261,7 @@ def one_seed(  # noqa: PLR0913 - what the command line may ask for
     found: dict = {"seconds of the zoo": time.perf_counter() - start}
     for basis in bases:
         networks = BASES[basis](zoo, seed)
-        makers = generators(networks, task.calibration.x[:BALANCED_BY], seed)
+        makers = generators(networks, task, seed)
         left_out = set() if flows and basis == "universe" else FLOWS
         wanted = FEW if few else [name for name in makers if name not in left_out]
         rivals = {name: makers[name]() for name in wanted}

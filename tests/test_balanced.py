@@ -178,6 +178,7 @@ def test_what_cannot_be_balanced_is_said(x):
         (BalancedUnits(of, x, candidates=0), zoo, ValueError, "candidates must be a whole number >= 1"),
         (BalancedUnits(of, x, candidates=1.5), zoo, ValueError, "candidates must be a whole number >= 1"),
         (BalancedUnits("units", x), zoo, TypeError, "of must be a generator, such as .*, got str"),
+        (BalancedUnits(UnitCrossover, x), zoo, TypeError, "of must be a generator, such as .*, got type"),
         (
             BalancedUnits(of, [[1.0]]),
             zoo,

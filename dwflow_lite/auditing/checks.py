@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from dwflow_lite.generate.generator import Generator
+from dwflow_lite.generate.generator import Generator, is_generator
 from dwflow_lite.networks import architecture_of
 from dwflow_lite.symmetry.basis import check_same_basis
 from dwflow_lite.symmetry.spec import PermutationSpec, require_spec
@@ -36,7 +36,7 @@ def check_controls(controls: Mapping[str, Generator]) -> None:
             f"controls are generators by name, such as {{'soup': Soup(size=10)}}, not {type(controls).__name__}"
         )
     for name, control in controls.items():
-        if isinstance(control, type) or not isinstance(control, Generator):
+        if not is_generator(control):
             raise TypeError(
                 f"control {name!r} must be a generator with fit(zoo) and sample(n, seed=…), such as Soup(size=10), "
                 f"not {control!r}"

@@ -16,7 +16,7 @@ import torch
 from sklearn.base import BaseEstimator, clone
 from torch import Tensor
 
-from dwflow_lite.generate.generator import FIT_FEWER, SAMPLE_FEWER, Generator, require_zoo
+from dwflow_lite.generate.generator import FIT_FEWER, SAMPLE_FEWER, Generator, is_generator, require_zoo
 from dwflow_lite.generate.simple import as_zoo, fitted_members, start
 from dwflow_lite.networks import MLP
 from dwflow_lite.support.checks import is_whole
@@ -58,7 +58,7 @@ class BalancedUnits(BaseEstimator):
         """
         if not is_whole(self.candidates, 1):
             raise ValueError(f"candidates must be a whole number >= 1, got {self.candidates!r}")
-        if not isinstance(self.of, Generator):
+        if not is_generator(self.of):
             raise TypeError(f"of must be a generator, such as UnitCrossover(100), got {type(self.of).__name__}")
         require_zoo(zoo)
         _check_network(zoo)
@@ -172,7 +172,7 @@ class MLPLayers:
         child = torch.arange(n, device=candidates.device).unsqueeze(1)  # (n, 1)
         state = self.layout.unflatten(candidates)  # tensors (n, K, ...)
         flat = {name: tensor.flatten(0, 1) for name, tensor in state.items()}  # (n · K, ...)
-        made = {name: tensor[:, 0].clone() for name, tensor in state.items()}
+        made = {}
         x = self.x.expand(n, *self.x.shape)  # (n, b, I)
         for number, (average, order) in enumerate(zip(self.averages, orders, strict=True)):
             activations = self.activations(flat, number, x.repeat_interleave(options, 0))  # (n · K, U, b)
@@ -182,8 +182,9 @@ class MLPLayers:
             for name in (f"layers.{number}.weight", f"layers.{number}.bias"):
                 made[name] = state[name][child, chosen, unit]
             x = activations.unflatten(0, (n, options))[child, chosen, unit].mT  # (n, b, U)
-        onward = f"layers.{len(self.hidden)}.weight"
-        made[onward] = state[onward].mT[child, chosen, unit].mT  # (n, O, U): columns go with the last hidden units
+        last = f"layers.{len(self.hidden)}"
+        made[f"{last}.weight"] = state[f"{last}.weight"].mT[child, chosen, unit].mT  # (n, O, U): they go with the units
+        made[f"{last}.bias"] = state[f"{last}.bias"][:, 0]  # no unit's: the first candidate's
         return self.layout.flatten(made)
 
 

@@ -51,6 +51,11 @@ class ConditionalGenerator(Protocol):
         ...
 
 
+def is_generator(value: object) -> bool:
+    """Whether it has both methods of a :class:`Generator`, and is not the class of one."""
+    return isinstance(value, Generator) and not isinstance(value, type)
+
+
 def require_zoo(zoo: object) -> None:
     """``TypeError`` for anything but a zoo, such as its weights."""
     if not isinstance(zoo, Zoo):
